@@ -1,0 +1,43 @@
+# Everything is installed into .venv from requirements.lock; nothing outside this folder changes.
+PYTHON ?= python3
+PROFILE ?= demo
+BIN := .venv/bin
+
+.PHONY: book test lab references lock format clean
+
+book: .venv/installed
+	$(BIN)/cellaug run --profile $(PROFILE)
+	$(BIN)/cellaug book --profile $(PROFILE)
+
+test: .venv/installed
+	PATH="$(CURDIR)/$(BIN):$$PATH" sh tests/install_browser.sh
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+	$(BIN)/python -m pytest
+
+lab: .venv/installed
+	$(BIN)/jupyter lab --notebook-dir=notebooks
+
+# The reference notebooks that nbval compares with: the chapters under the smoke profile.
+references: .venv/installed
+	$(BIN)/cellaug run --profile smoke
+	$(BIN)/python tests/make_references.py
+
+lock:
+	uv pip compile --universal --python-version 3.11 --fork-strategy fewest --extra test \
+	    --no-header --no-annotate pyproject.toml -o requirements.lock
+
+format: .venv/installed
+	$(BIN)/ruff check --fix .
+	$(BIN)/ruff format .
+
+clean:
+	rm -rf build
+
+.venv/installed: requirements.lock pyproject.toml
+	@$(PYTHON) -c 'import sys; v = sys.version_info[:2]; sys.exit(0 if (3, 11) <= v < (3, 14) else "Python 3.11, 3.12 or 3.13 is needed, this is %d.%d: name another one with make PYTHON=python3.12" % v)'
+	$(PYTHON) -m venv .venv
+	$(BIN)/python -m pip install --quiet --requirement requirements.lock
+	$(BIN)/python -m pip install --quiet --no-deps --no-build-isolation --editable .
+	$(BIN)/jupytext-config --settings-file .venv/share/jupyter/lab/settings/overrides.json set-default-viewer python
+	touch $@

@@ -1,0 +1,23 @@
+"""The image-to-latent network (Section 4.6, Fig. 26)."""
+
+from keras import Input, Model, layers
+
+from cellaug.networks.dcgan import discriminator_body
+
+
+def image_to_latent(
+    size: int = 256, depth: int = 64, latent_dim: int = 100, kernel: int = 5, dropout: float = 0.0
+) -> Model:
+    """Images (N, size, size, 3) in [-1, 1] to latent vectors (N, latent_dim).
+
+    The discriminator's body with ``latent_dim`` linear outputs in place of its one (Section 4.6).
+    Dropout is off unless asked for: Section 4.3 names it for the discriminator alone, and here each
+    dropped feature would shift the latent vector that is to be found.
+
+    Raises:
+        ValueError: for a size that is not a power of two of at least 16.
+    """
+    image = Input((size, size, 3), name="image")
+    features = discriminator_body(image, size, depth, kernel, dropout)
+    latent = layers.Dense(latent_dim, dtype="float32", name="latent")(features)
+    return Model(image, latent, name="image_to_latent")

@@ -1,0 +1,143 @@
+"""All state of a training run in one file, so that a resumed run ends like an uninterrupted one."""
+
+import hashlib
+import json
+import os
+import tempfile
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import keras
+import numpy as np
+
+PACKAGE = Path(__file__).parents[1]
+
+
+class Mismatch(ValueError):
+    """The checkpoint belongs to a run with other settings; ``keys`` names those that differ."""
+
+    def __init__(self, path: Path, keys: list[str]):
+        super().__init__(f"{path} is of a run that differs in: {', '.join(keys)}")
+        self.keys = keys
+
+
+def source_hash() -> str:
+    """A hash of the source of `cellaug.training` and `cellaug.networks`: 16 hex digits."""
+    digest = hashlib.sha256()
+    for path in sorted([*PACKAGE.glob("training/*.py"), *PACKAGE.glob("networks/*.py")]):
+        digest.update(path.name.encode() + b"\0" + path.read_bytes() + b"\0")
+    return digest.hexdigest()[:16]
+
+
+def variables_of(model: keras.Model) -> list[keras.Variable]:
+    """Everything that a training step changes: weights, running means, seeds, optimizers' state.
+
+    Metrics are left out, since every epoch begins them anew.
+    """
+    optimizers = [model.optimizer, getattr(model, "d_optimizer", None)]
+    found = list(model.variables)
+    for optimizer in optimizers:
+        if optimizer is not None:
+            if not optimizer.built:
+                optimizer.build(model.trainable_variables)
+            found += optimizer.variables
+    metrics = {id(v) for v in model.metrics_variables}
+    return list({id(v): v for v in found if id(v) not in metrics}.values())
+
+
+def fingerprint(model: keras.Model, settings: Mapping[str, Any]) -> dict[str, Any]:
+    """What has to be the same for a run to be continued, as JSON would give it back.
+
+    The caller's settings and besides them ``backend`` (random numbers differ between backends),
+    ``source`` (`source_hash`) and ``variables`` (their shapes in order; Keras's names for them
+    depend on what else the process has built).
+    """
+    facts = {
+        **settings,
+        "backend": keras.backend.backend(),
+        "source": source_hash(),
+        "variables": [list(v.shape) for v in variables_of(model)],
+    }
+    return json.loads(json.dumps(facts, default=_plain))
+
+
+def save(
+    path: Path,
+    model: keras.Model,
+    settings: Mapping[str, Any],
+    epoch: int,
+    history: list[dict[str, float]],
+) -> None:
+    """Write the state after ``epoch`` epochs to an .npz file, in place of what is there.
+
+    Args:
+        path: the file; its folder is made if it is missing.
+        model: compiled.
+        settings: what the caller calls the run's settings; anything JSON can hold.
+        epoch: how many epochs are done.
+        history: one mapping of names to numbers for each of them.
+    """
+    arrays = {
+        f"{index:05d}": keras.ops.convert_to_numpy(variable.value)
+        for index, variable in enumerate(variables_of(model))
+    }
+    record = {"settings": fingerprint(model, settings), "epoch": epoch, "history": history}
+    write_npz(path, record=np.array(json.dumps(record)), **arrays)
+
+
+def restore(
+    path: Path, model: keras.Model, settings: Mapping[str, Any], epochs: int
+) -> tuple[int, list[dict[str, float]]]:
+    """Put a saved state into the model; returns the epochs done and their history.
+
+    Raises:
+        Mismatch: if the settings, the backend, the source or the model are others, or more than
+            ``epochs`` epochs are done. The model is then as it was.
+        ValueError: if the file is not a checkpoint.
+    """
+    try:
+        with np.load(path, allow_pickle=False) as file:
+            record = json.loads(file["record"].item())
+            expected = fingerprint(model, settings)
+            saved = record["settings"]
+            keys = sorted(
+                key
+                for key in expected.keys() | saved.keys()
+                if key not in expected or key not in saved or expected[key] != saved[key]
+            )
+            if record["epoch"] > epochs:
+                keys.append("epochs")
+            if keys:
+                raise Mismatch(path, keys)
+            variables = variables_of(model)
+            values = [file[f"{index:05d}"] for index in range(len(variables))]
+    except Mismatch:
+        raise
+    except Exception as error:
+        raise ValueError(f"{path} is not a checkpoint of cellaug: remove it ({error})") from error
+    for variable, value in zip(variables, values, strict=True):
+        variable.assign(value)
+    return record["epoch"], record["history"]
+
+
+def write_npz(path: Path, **arrays: np.ndarray) -> None:
+    """`numpy.savez` to a temporary name beside ``path``, moved into place when it is whole."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    handle, name = tempfile.mkstemp(dir=path.parent, prefix=path.stem, suffix=".part")
+    try:
+        with os.fdopen(handle, "wb") as file:
+            np.savez(file, **arrays)
+        Path(name).replace(path)
+    except BaseException:
+        Path(name).unlink(missing_ok=True)
+        raise
+
+
+def _plain(value: Any) -> Any:
+    """What JSON does not know of by itself: NumPy's numbers and arrays, and paths."""
+    if isinstance(value, np.generic | np.ndarray):
+        return value.tolist()
+    if isinstance(value, os.PathLike):
+        return os.fspath(value)
+    raise TypeError(f"setting {value!r}: expected plain values, as JSON holds them")

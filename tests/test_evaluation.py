@@ -1,0 +1,343 @@
+"""Tests of cellaug.evaluation."""
+
+import json
+import subprocess
+import sys
+
+import numpy as np
+import pandas as pd
+import pytest
+from scipy import stats
+
+from cellaug.book import thesis
+from cellaug.evaluation import (
+    ExpertForm,
+    answers,
+    binomial_interval,
+    classification_report,
+    diversity,
+    machine_expert,
+    mean_pairwise_distance,
+    nearest,
+    paired_difference,
+    per_class_change,
+    score,
+    score_confusion,
+    shuffle_trial,
+    similarity,
+    summarise_seeds,
+)
+
+NAMES = ("band", "segmented", "platelet", "absent")
+
+
+def flat(*levels, size=8):
+    """Images of one grey level each."""
+    return np.stack([np.full((size, size, 3), level, np.uint8) for level in levels])
+
+
+# --- classification ----------------------------------------------------------------------------
+
+
+def test_report_by_hand():
+    truth = np.array([0, 0, 0, 0, 1, 1, 2])
+    predicted = np.array([0, 0, 0, 1, 1, 2, 2])
+    report = classification_report(truth, predicted, NAMES)
+    assert report["confusion"] == [[3, 1, 0, 0], [0, 1, 1, 0], [0, 0, 1, 0], [0, 0, 0, 0]]
+    assert report["accuracy"] == pytest.approx(5 / 7)
+    assert report["recall"] == {"band": 0.75, "segmented": 0.5, "platelet": 1.0, "absent": None}
+    assert report["precision"] == {"band": 1.0, "segmented": 0.5, "platelet": 0.5, "absent": None}
+    f1 = [6 / 7, 1 / 2, 2 / 3]  # 2PR / (P + R)
+    assert list(report["f1"].values())[:3] == pytest.approx(f1)
+    assert report["weighted_f1"] == pytest.approx((4 * f1[0] + 2 * f1[1] + 1 * f1[2]) / 7)
+    assert report["macro_f1"] == pytest.approx(sum(f1) / 3)  # the absent class does not count
+    assert report["support"] == {"band": 4, "segmented": 2, "platelet": 1, "absent": 0}
+    assert json.loads(json.dumps(report, allow_nan=False)) == report
+
+
+def test_a_class_that_is_only_predicted_counts_as_wrong():
+    report = classification_report(np.array([0, 0]), np.array([0, 3]), NAMES)
+    assert report["macro_f1"] == pytest.approx((2 / 3 + 0) / 2)
+    assert report["weighted_f1"] == pytest.approx(2 / 3)
+    assert report["precision"]["absent"] == 0.0 and report["recall"]["absent"] is None
+
+
+@pytest.mark.parametrize(
+    ("truth", "predicted", "message"),
+    [
+        ([0, 1], [0], "argmax"),
+        ([], [], "argmax"),
+        ([0, 4], [0, 1], "truth: class numbers must lie in 0–3"),
+        ([0, 1], [0, -1], "predicted: class numbers"),
+        ([0, 1], [0.0, 1.0], "predicted: expected integer"),
+    ],
+)
+def test_report_refuses(truth, predicted, message):
+    with pytest.raises(ValueError, match=message):
+        classification_report(np.array(truth), np.array(predicted), NAMES)
+
+
+def test_per_class_change_is_in_percentage_points():
+    before = classification_report(np.array([0, 0, 1, 1]), np.array([0, 1, 1, 1]), NAMES)
+    after = classification_report(np.array([0, 0, 1, 1]), np.array([0, 0, 1, 0]), NAMES)
+    change = per_class_change(before, after)
+    assert change[["band", "segmented"]].tolist() == [50.0, -50.0]
+    assert change[["platelet", "absent"]].isna().all()
+    with pytest.raises(ValueError, match="different classes"):
+        per_class_change(before, classification_report(np.array([0]), np.array([0]), NAMES[:2]))
+
+
+def test_summary_of_seeds():
+    truth = np.array([0, 0, 1, 1])
+    reports = [
+        classification_report(truth, np.array(predicted), NAMES)
+        for predicted in ([0, 0, 1, 1], [0, 1, 1, 1], [1, 1, 1, 1])
+    ]
+    summary = summarise_seeds(reports)
+    # accuracies 1, 0.75, 0.5: variance ((0.25)² + 0 + (0.25)²) / 2
+    assert summary["accuracy"] == {"mean": 0.75, "std": pytest.approx(0.25), "n": 3}
+    assert summary["recall"]["band"]["mean"] == 0.5
+    assert summary["recall"]["absent"] == {"mean": None, "std": None, "n": 0}
+    assert summarise_seeds(reports[:1])["accuracy"] == {"mean": 1.0, "std": None, "n": 1}
+    with pytest.raises(ValueError, match="at least one"):
+        summarise_seeds([])
+
+
+def test_paired_difference_by_hand():
+    found = paired_difference([10, 20, 30], [11, 22, 33])
+    # differences 1, 2, 3: mean 2, error 1/√3, and 4.3027 is the t table's 97.5 % at 2 degrees
+    assert found["mean"] == pytest.approx(2)
+    assert found["low"] == pytest.approx(2 - 4.3026527 / 3**0.5)
+    assert found["high"] == pytest.approx(2 + 4.3026527 / 3**0.5)
+    assert found["n"] == 3
+    assert paired_difference([1.0], [3.0]) == {"mean": 2.0, "low": None, "high": None, "n": 1}
+    with pytest.raises(ValueError, match="one value per seed"):
+        paired_difference([1, 2], [1, 2, 3])
+
+
+# --- the expert's statistics -------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(("successes", "trials"), [(44, 50), (27, 50), (1, 7), (6, 7)])
+def test_interval_ends_leave_two_and_a_half_per_cent(successes, trials):
+    low, high = binomial_interval(successes, trials)
+    assert stats.binom.sf(successes - 1, trials, low) == pytest.approx(0.025)
+    assert stats.binom.cdf(successes, trials, high) == pytest.approx(0.025)
+
+
+def test_interval_at_the_edges():
+    assert binomial_interval(0, 10) == (0.0, pytest.approx(1 - 0.025**0.1))
+    assert binomial_interval(10, 10) == (pytest.approx(0.025**0.1), 1.0)
+    assert binomial_interval(0, 0) == (0.0, 1.0)
+    assert binomial_interval(0, 10, confidence=0.9)[1] == pytest.approx(1 - 0.05**0.1)
+    with pytest.raises(ValueError, match="11 of 10"):
+        binomial_interval(11, 10)
+
+
+def test_score_gives_the_thesis_its_own_numbers():
+    truth = np.repeat([True, False], 50)
+    said = np.repeat([True, False, True, False], [44, 6, 23, 27])
+    result = score(truth, said)
+    assert result["confusion"] == thesis()["expert"]["confusion"] == [[44, 6], [23, 27]]
+    assert result["recall"]["value"] == 0.88
+    assert result["specificity"]["value"] == 0.54
+    assert result["accuracy"]["value"] == 0.71
+    # Clopper–Pearson from published tables
+    assert (result["recall"]["low"], result["recall"]["high"]) == pytest.approx(
+        (0.757, 0.955), abs=5e-4
+    )
+    assert (result["specificity"]["successes"], result["specificity"]["trials"]) == (27, 50)
+    assert score_confusion([[44, 6], [23, 27]]) == result
+
+
+def test_score_without_generated_images_and_with_wrong_input():
+    result = score(np.array([True, True]), np.array([True, False]))
+    assert result["specificity"]["value"] is None
+    with pytest.raises(ValueError, match="booleans"):
+        score(np.array([1, 0]), np.array([1, 0]))
+
+
+def test_shuffle_trial_keeps_truth_with_its_image():
+    real, fake = flat(*range(100, 120)), flat(*range(20))
+    images, is_real = shuffle_trial(real, fake, seed=3)
+    assert images.shape == (40, 8, 8, 3)
+    assert np.array_equal(images[:, 0, 0, 0] >= 100, is_real)
+    assert sorted(images[:, 0, 0, 0].tolist()) == [*range(20), *range(100, 120)]
+    assert 0 < is_real[:20].sum() < 20  # mixed
+    assert np.array_equal(images, shuffle_trial(real, fake, seed=3)[0])
+    assert not np.array_equal(images, shuffle_trial(real, fake, seed=4)[0])
+    with pytest.raises(ValueError, match="one size"):
+        shuffle_trial(real, flat(1, size=9))
+
+
+# --- the expert's form -------------------------------------------------------------------------
+
+
+def shown(form):
+    """The grey level of the picture that the form shows."""
+    import cv2
+
+    return int(cv2.imdecode(np.frombuffer(form.picture.value, np.uint8), 1)[0, 0, 0])
+
+
+def test_form_takes_answers_by_its_buttons(tmp_path):
+    path = tmp_path / "trials" / "one.json"
+    images = flat(10, 20, 30)
+    form = ExpertForm(images, path)
+    assert shown(form) == 10 and form.back.disabled and not path.exists()
+    form.real.click()
+    assert shown(form) == 20 and json.loads(path.read_text())["said_real"] == [True, None, None]
+    with pytest.raises(ValueError, match="2 of 3 images are not answered"):
+        answers(path)
+    form.generated.click()
+    form.real.click()
+    assert form.complete and form.real.disabled and form.generated.disabled
+    assert "All 3 images" in form.text.value and form.bar.value == 3
+    assert answers(path, images).tolist() == [True, False, True]
+    assert list(path.parent.iterdir()) == [path]
+
+
+def test_form_goes_back_and_changes_an_answer(tmp_path):
+    form = ExpertForm(flat(10, 20, 30, 40), tmp_path / "a.json")
+    form.real.click()
+    form.real.click()
+    form.back.click()
+    form.back.click()
+    assert shown(form) == 10 and "so far: real" in form.text.value
+    form.generated.click()
+    assert shown(form) == 30  # the first without an answer
+    assert form.given == [False, True, None, None]
+
+
+def test_form_goes_back_from_the_end(tmp_path):
+    form = ExpertForm(flat(10, 20), tmp_path / "a.json")
+    form.real.click()
+    form.real.click()
+    form.back.click()
+    assert shown(form) == 20 and form.picture.layout.display == "" and not form.real.disabled
+    form.generated.click()
+    assert answers(tmp_path / "a.json").tolist() == [True, False]
+    assert form.real.disabled
+
+
+def test_form_resumes(tmp_path):
+    images = flat(10, 20, 30)
+    first = ExpertForm(images, tmp_path / "a.json")
+    first.generated.click()
+    second = ExpertForm(images, tmp_path / "a.json")
+    assert shown(second) == 20 and second.bar.value == 1 and second.given == [False, None, None]
+
+
+def test_form_refuses_what_is_not_its_file(tmp_path):
+    path = tmp_path / "a.json"
+    ExpertForm(flat(10, 20), path).real.click()
+    before = path.read_bytes()
+    with pytest.raises(ValueError, match="another trial"):
+        ExpertForm(flat(20, 10), path)
+    with pytest.raises(ValueError, match="another trial"):
+        answers(path, flat(20, 10))
+    assert path.read_bytes() == before
+    path.write_text("{")
+    with pytest.raises(ValueError, match="JSON"):
+        ExpertForm(flat(10, 20), path)
+    path.write_text('{"format": 1, "said_real": [1]}')
+    with pytest.raises(ValueError, match="true, false and null"):
+        answers(path)
+    path.write_text('{"format": 2}')
+    with pytest.raises(ValueError, match="format 1"):
+        answers(path)
+    with pytest.raises(FileNotFoundError, match="no answers yet"):
+        answers(tmp_path / "none.json")
+
+
+def test_form_shows_in_a_notebook(tmp_path):
+    bundle = ExpertForm(flat(10), tmp_path / "a.json")._repr_mimebundle_()
+    assert "application/vnd.jupyter.widget-view+json" in bundle
+
+
+# --- likeness and diversity --------------------------------------------------------------------
+
+
+def test_nearest_agrees_with_brute_force(monkeypatch):
+    monkeypatch.setattr(similarity, "CHUNK", 3)
+    rng = np.random.default_rng(0)
+    query = rng.integers(0, 256, (7, 16, 16, 3), dtype=np.uint8)
+    candidates = rng.integers(0, 256, (11, 16, 16, 3), dtype=np.uint8)
+    candidates[8] = query[4]
+    difference = query[:, None].astype(float) - candidates[None]
+    expected = np.sqrt((difference**2).mean((2, 3, 4)))
+    indices, distances = nearest(query, candidates)
+    assert indices.tolist() == expected.argmin(1).tolist()
+    assert distances == pytest.approx(expected.min(1))
+    assert indices[4] == 8 and distances[4] == 0.0
+
+
+def test_distance_is_in_grey_levels_after_averaging_areas():
+    indices, distances = nearest(flat(100), flat(90, 104, 111))
+    assert (indices.tolist(), distances.tolist()) == ([1], [4.0])
+    # at 64 px, dots of one pixel that average to the flat image vanish at 32 px
+    dots = np.zeros((1, 64, 64, 3), np.uint8)
+    dots[:, ::2, ::2] = 80
+    assert nearest(dots, flat(20, size=64))[1].tolist() == [0.0]
+
+
+def test_nearest_refuses():
+    with pytest.raises(ValueError, match="one image size"):
+        nearest(flat(1), flat(1, size=9))
+    with pytest.raises(ValueError, match="at least one"):
+        nearest(flat(1), flat(1)[:0])
+    with pytest.raises(ValueError, match="query: expected uint8"):
+        nearest(flat(1) / 255, flat(1))
+
+
+def test_mean_pairwise_distance_by_hand():
+    assert mean_pairwise_distance(flat(0, 10, 40)) == pytest.approx((10 + 40 + 30) / 3)
+    assert mean_pairwise_distance(flat(7, 7)) == 0.0
+    with pytest.raises(ValueError, match="needs two"):
+        mean_pairwise_distance(flat(1))
+
+
+def test_drawn_pairs_estimate_the_mean():
+    images = flat(*range(0, 200, 4))
+    every = mean_pairwise_distance(images, max_pairs=10_000)
+    drawn = mean_pairwise_distance(images, max_pairs=800, seed=1)
+    assert drawn != every and drawn == pytest.approx(every, rel=0.08)
+    assert drawn == mean_pairwise_distance(images, max_pairs=800, seed=1)
+
+
+def test_diversity_by_class():
+    found = diversity(flat(0, 10, 5, 5, 80), np.array([0, 0, 1, 1, 2]), NAMES)
+    expected = pd.Series([10, 0, np.nan, np.nan], index=list(NAMES), name="diversity")
+    pd.testing.assert_series_equal(found, expected)
+    with pytest.raises(ValueError, match="one per image"):
+        diversity(flat(0, 10), np.array([0]), NAMES)
+
+
+# --- the machine in the expert's place ---------------------------------------------------------
+
+
+def test_machine_expert_finds_a_plain_difference():
+    rng = np.random.default_rng(0)
+    cells = rng.integers(60, 200, (72, 16, 16, 3), dtype=np.uint8)
+    gridded = cells[36:].copy()
+    gridded[:, ::2] //= 2  # the grid of a transposed convolution, laid on thick
+    trial, truth = shuffle_trial(cells[24:36], gridded[24:], seed=0)
+    said = machine_expert(cells[:24], gridded[:12], trial, seed=0, steps=100, batch_size=8)
+    assert score(truth, said)["accuracy"]["value"] >= 0.9
+
+
+def test_machine_expert_refuses_what_it_has_seen():
+    with pytest.raises(ValueError, match="1 of the trial's 2 images"):
+        machine_expert(flat(1, 2), flat(3, 4), flat(2, 9))
+    with pytest.raises(ValueError, match="fake_train"):
+        machine_expert(flat(1, 2), flat(3, size=9), flat(9))
+
+
+def test_importing_is_light():
+    code = (
+        "import cellaug.evaluation, cellaug.augmentation, sys;"
+        "heavy = {'keras', 'tensorflow', 'jax', 'ipywidgets', 'IPython', 'matplotlib'};"
+        "print(sorted(heavy & set(sys.modules)))"
+    )
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    assert done.stdout.strip() == "[]"

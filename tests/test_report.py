@@ -1,0 +1,351 @@
+"""The book is built from tiny executed chapters and opened in a browser without network."""
+
+import base64
+import json
+import re
+import struct
+import zlib
+from pathlib import Path
+
+import browser
+import nbformat
+import pytest
+from nbformat.v4 import new_code_cell, new_markdown_cell, new_notebook, new_output
+
+from cellaug import report
+from cellaug.book import CHAPTERS
+from cellaug.report import BANNER, ReportError, build_html, facts_page, results_page
+
+BOOK = Path(__file__).parents[1] / "book"
+FACTS = {
+    "profile": "smoke",
+    "data": "phantom",
+    "phantom": True,
+    "date": "2026-01-02",
+    "credit": "Drawn here. See https://example.org/licence for it.",
+    "seed": 7,
+    "seconds": 3723.4,
+    "versions": {"keras": "3.15.1"},
+}
+
+
+def png(width: int, height: int) -> str:
+    """A grey picture as base64, made by hand so that no plotting library is needed."""
+
+    def chunk(kind: bytes, data: bytes) -> bytes:
+        check = struct.pack(">I", zlib.crc32(kind + data))
+        return struct.pack(">I", len(data)) + kind + data + check
+
+    rows = (b"\0" + b"\x80" * width) * height
+    header = struct.pack(">IIBBBBB", width, height, 8, 0, 0, 0, 0)
+    data = b"\x89PNG\r\n\x1a\n" + chunk(b"IHDR", header)
+    data += chunk(b"IDAT", zlib.compress(rows)) + chunk(b"IEND", b"")
+    return base64.b64encode(data).decode()
+
+
+def figure_cell(name: str) -> nbformat.NotebookNode:
+    """A cell whose output is one picture with a caption."""
+    picture = new_output(
+        "display_data", {"image/png": png(40, 20), "text/plain": "<Figure size 40x20>"}
+    )
+    figure = {"caption": "A grey box, see [Eq. 39](#eq-39).", "name": name}
+    metadata = {"mystnb": {"figure": figure, "image": {"alt": "grey"}}, "tags": ["hide-input"]}
+    return new_code_cell(
+        "draw_me()", execution_count=3, outputs=[picture], metadata=metadata, id="figure"
+    )
+
+
+def first_chapter() -> list[nbformat.NotebookNode]:
+    """Cells with all that a chapter may hold."""
+    widget = {"application/vnd.jupyter.widget-view+json": {"model_id": "x"}, "text/plain": "Form()"}
+    wide = "<table><tr>" + "<td>a_rather_long_name</td>" * 12 + "</tr></table>"
+    return [
+        new_markdown_cell(
+            "# The data\n\nThe scale is [Eq. 39](#eq-39), the game {eq}`eq-29`; see\n"
+            "{numref}`fig-grey` and {cite:t}`acevedo2020`."
+        ),
+        new_code_cell("seed = 0", execution_count=1, metadata={"tags": ["parameters"]}),
+        new_code_cell("seed = 1", execution_count=2, metadata={"tags": ["injected-parameters"]}),
+        new_markdown_cell("$$\n\\hat p_i = \\frac{p_i - 127.5}{127.5} \\tag{39}\n$$"),
+        figure_cell("fig-grey"),
+        new_code_cell(
+            "show_form()", execution_count=4, outputs=[new_output("display_data", widget)]
+        ),
+        new_code_cell(
+            "table", execution_count=5, outputs=[new_output("display_data", {"text/html": wide})]
+        ),
+    ]
+
+
+def write_chapters(folder: Path, **changed: list[nbformat.NotebookNode]) -> Path:
+    """Write the six notebooks; ``c01=cells`` replaces the cells of the first."""
+    folder.mkdir()
+    for number, name in enumerate(CHAPTERS, 1):
+        plain = [new_markdown_cell(f"# Title {number}\n\nText."), new_code_cell("")]
+        cells = changed.get(f"c{number:02}", first_chapter() if number == 1 else plain)
+        metadata = {"language_info": {"name": "python", "pygments_lexer": "ipython3"}}
+        nbformat.write(new_notebook(cells=cells, metadata=metadata), folder / f"{name}.ipynb")
+    return folder
+
+
+def record(folder: Path, **more) -> Path:
+    """Write one run's metrics.json and return the folder of all runs."""
+    content = {
+        "profile": "pbc",
+        "date": "2026-02-03",
+        "settings": {"gan_epochs": 30},
+        "device": "two | cores",
+        "data": "0123456789abcdef",
+        "versions": {"keras": "3.15.1"},
+        "durations": {"01_data": 12.3},
+        "chapters": {
+            "02_vanilla_gan": {
+                "d_loss": 1.23456,
+                "history": [[1.0] * 3] * 40,
+                "seeds": [1, 2],
+                "expert": {
+                    "recall": {"value": 0.88, "n": 50},
+                    "specificity": {"value": 0.54, "n": 50},
+                },
+            },
+            "05_classifier": {"one_pool": {"real": {"weighted_f1": {"mean": 0.9534}}}},
+        },
+    }
+    (folder / "pbc").mkdir(parents=True)
+    (folder / "pbc" / "metrics.json").write_text(json.dumps(content | more))
+    return folder
+
+
+@pytest.fixture(scope="module")
+def built(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The folder of a book of phantom cells."""
+    place = tmp_path_factory.mktemp("book")
+    page = build_html(
+        write_chapters(place / "notebooks"), place / "html", FACTS, record(place / "results")
+    )
+    assert page == place / "html" / "index.html"
+    return place / "html"
+
+
+@pytest.fixture(scope="module")
+def chromium():
+    """A running headless Chromium."""
+    with browser.chromium() as running:
+        yield running
+
+
+def pages(root: Path) -> list[str]:
+    """All pages of a book by name."""
+    return sorted(path.name for path in root.glob("*.html"))
+
+
+def test_every_page_works_offline(built, chromium):
+    expected = {f"{name}.html" for name in (*CHAPTERS, "intro", "background", "references")}
+    assert expected | {"built_from.html", "recorded_results.html", "search.html"} <= set(
+        pages(built)
+    )
+    for name in pages(built):
+        visit = browser.Visit(chromium, built, name, browser.DESKTOP)
+        assert (visit.errors, visit.outside, visit.failed) == ([], [], []), name
+        check_equations(visit, name)
+        check_pictures(visit, name)
+        visit.close()
+
+
+def test_nothing_is_wider_than_a_phone(built, chromium):
+    for name in ("01_data.html", "background.html", "recorded_results.html"):
+        visit = browser.Visit(chromium, built, name, browser.PHONE)
+        assert visit.errors == []
+        assert visit.page.evaluate("document.documentElement.scrollWidth") <= browser.PHONE["width"]
+        check_equations(visit, name)
+        # An equation's number stands beside it, on the screen and not over it.
+        overlaps = visit.page.evaluate(
+            """[...document.querySelectorAll('div.math > .eqno')].filter(number => {
+                const a = number.getBoundingClientRect();
+                const b = number.parentElement.querySelector('.MathJax_Display')
+                    .getBoundingClientRect();
+                return a.left < b.right || a.right > innerWidth;
+            }).length"""
+        )
+        assert overlaps == 0, name
+        visit.close()
+
+
+def test_list_of_pages_opens_on_a_phone(built, chromium):
+    visit = browser.Visit(chromium, built, "intro.html", browser.PHONE)
+    link = visit.page.locator(".bd-sidebar-primary a[href='01_data.html']")
+    assert link.bounding_box()["x"] < 0
+    visit.page.locator(".primary-toggle:visible").first.click()
+    visit.page.wait_for_function(
+        "document.querySelector('.bd-sidebar-primary').getBoundingClientRect().x >= 0"
+    )
+    link.click()
+    visit.page.wait_for_url("**/01_data.html")
+    visit.close()
+
+
+def test_search_works_offline(built, chromium):
+    visit = browser.Visit(chromium, built, "search.html", browser.DESKTOP)
+    visit.page.goto(f"{(built / 'search.html').as_uri()}?q=checkerboard")
+    visit.page.wait_for_selector("#search-results li a")
+    assert "Background" in visit.page.inner_text("#search-results")
+    assert visit.errors == []
+    visit.close()
+
+
+def check_equations(visit: browser.Visit, name: str) -> None:
+    """Every formula has become visible, and no TeX is left to be read."""
+    sources = visit.page.locator("div.math.notranslate, span.math.notranslate")
+    boxes = visit.page.evaluate(
+        """[...document.querySelectorAll('div.math.notranslate, span.math.notranslate')].map(e => {
+            const m = e.querySelector('.MathJax');
+            const box = m ? m.getBoundingClientRect() : {width: 0, height: 0};
+            return Math.min(box.width, box.height);
+        })"""
+    )
+    assert len(boxes) == sources.count()
+    assert all(side > 1 for side in boxes), name
+    assert visit.page.locator(".MathJax_Error, .merror, .noError").count() == 0, name
+    if name not in ("genindex.html", "search.html"):
+        text = visit.page.inner_text("article.bd-article")
+        assert not re.search(r"\\[(\[a-zA-Z]|\$\$|\{eq\}|\{numref\}|\{cite", text), name
+
+
+def check_pictures(visit: browser.Visit, name: str) -> None:
+    """Every picture has been loaded."""
+    widths = visit.page.evaluate("[...document.images].map(i => i.naturalWidth)")
+    assert all(width > 0 for width in widths), name
+    if name == "background.html":
+        assert len(widths) == 4
+
+
+def test_banner_on_every_page_of_phantoms(built):
+    for name in pages(built):
+        assert BANNER in (built / name).read_text(), name
+
+
+def test_chapter_as_rendered(built, chromium):
+    visit = browser.Visit(chromium, built, "01_data.html", browser.DESKTOP)
+    page = visit.page
+    assert page.inner_text("article h1").startswith("1. The data")
+    links = page.eval_on_selector_all(
+        "article.bd-article a.reference",
+        "all => all.map(a => [a.innerText, a.getAttribute('href')])",
+    )
+    assert ["Eq. 39", "#equation-eq-39"] in links
+    assert ["Eq. 29", "background.html#equation-eq-29"] in links
+    assert ["Fig. 1.1", "#fig-grey"] in links
+    assert page.inner_text("#equation-eq-39 > .eqno").startswith("(39)")
+    assert page.inner_text("figure#fig-grey figcaption").startswith(
+        "Fig. 1.1 A grey box, see Eq. 39."
+    )
+    assert page.get_attribute("figure#fig-grey img", "alt") == "grey"
+    # Folded: the cell that draws, and the parameters that papermill put in. Open: all others.
+    assert page.locator("details:not([open])").count() == 2
+    assert "draw_me" not in page.inner_text("article.bd-article")
+    assert "seed = 0" in page.inner_text("article.bd-article")
+    assert "An interactive form stands here" in page.inner_text("article.bd-article")
+    visit.close()
+
+
+def test_all_equations_of_the_thesis_once_and_in_order():
+    found = re.findall(r"\\tag\{(\w+)\}", (BOOK / "background.md").read_text())
+    assert found == [str(number) for number in range(1, 39)]
+
+
+def test_no_address_is_loaded_from_elsewhere(built):
+    for path in built.glob("*.html"):
+        text = path.read_text()
+        loaded = re.findall(r"<(?:script|link|img|iframe)[^>]*?(?:src|href)=\"([^\"]*)\"", text)
+        assert not [a for a in loaded if re.match(r"(https?:)?//", a)], path.name
+        assert not re.search(r"binder|thebe|plausible|require\.js|cdn\.", text), path.name
+
+
+def test_a_warning_is_an_error_and_the_old_book_stays(tmp_path):
+    target = tmp_path / "html"
+    target.mkdir()
+    (target / "old.html").write_text("old")
+    undefined = [new_markdown_cell("# One\n\nSee {eq}`eq-99`.")]
+    with pytest.raises(ReportError, match=r"02_vanilla_gan.*eq-99"):
+        build_html(
+            write_chapters(tmp_path / "bad", c02=undefined), target, FACTS, tmp_path / "none"
+        )
+    assert [path.name for path in target.iterdir()] == ["old.html"]
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["bad", "html"]
+
+
+def test_real_cells_have_no_banner_and_replace_the_old_book(tmp_path, monkeypatch):
+    sources = {}
+
+    def render(source: Path, out: Path) -> Path:
+        sources.update({path.name: path.read_text() for path in source.glob("*.*")})
+        out.mkdir()
+        (out / "index.html").write_text("new")
+        return out
+
+    monkeypatch.setattr(report, "_render", render)
+    target = tmp_path / "html"
+    target.mkdir()
+    (target / "old.html").write_text("old")
+    facts = FACTS | {"phantom": False, "data": "pbc-fine"}
+    build_html(write_chapters(tmp_path / "notebooks"), target, facts, tmp_path / "none")
+    assert not [name for name, text in sources.items() if BANNER in text]
+    assert "run of 2026-01-02 under the profile *smoke* on *pbc-fine*." in sources["_config.yml"]
+    assert "No run has been recorded" in sources["recorded_results.md"]
+    assert sorted(path.name for path in target.iterdir()) == ["_static", "index.html"]
+
+
+def test_a_chapter_that_failed_or_was_not_run_is_refused(tmp_path):
+    error = new_output("error", ename="KeyError", evalue="'seed'", traceback=[])
+    failed = [new_code_cell("a", execution_count=1, outputs=[error])]
+    with pytest.raises(ReportError, match=r"03_ac_gan\.ipynb: cell 1 ended in KeyError: 'seed'"):
+        build_html(write_chapters(tmp_path / "a", c03=failed), tmp_path / "html", FACTS, tmp_path)
+    unrun = [new_markdown_cell("# T"), new_code_cell("a")]
+    with pytest.raises(ReportError, match=r"04_latent_space\.ipynb: cell 2 was not run"):
+        build_html(write_chapters(tmp_path / "b", c04=unrun), tmp_path / "html", FACTS, tmp_path)
+    notebooks = write_chapters(tmp_path / "c")
+    (notebooks / "05_classifier.ipynb").unlink()
+    with pytest.raises(ReportError, match=r"05_classifier\.ipynb is missing"):
+        build_html(notebooks, tmp_path / "html", FACTS, tmp_path)
+    assert not (tmp_path / "html").exists()
+
+
+def test_facts_page():
+    page = facts_page(FACTS)
+    assert "| duration | 1 h 2 min 3 s |" in page
+    assert "| seed | 7 |" in page
+    assert "## Versions" in page and "| keras | 3.15.1 |" in page
+    assert "Drawn here. See <https://example.org/licence> for it." in page
+    assert BANNER in page
+    assert BANNER not in facts_page(FACTS | {"phantom": False})
+
+
+def test_facts_must_be_complete(tmp_path):
+    facts = {key: value for key, value in FACTS.items() if key != "phantom"}
+    with pytest.raises(ReportError, match="facts: no entry phantom"):
+        build_html(tmp_path, tmp_path / "html", facts, tmp_path)
+
+
+def test_results_page(tmp_path):
+    page = results_page(record(tmp_path))
+    assert "| pbc | pbc | 2026-02-03 | 0123456789abcdef | two \\| cores |" in page
+    assert "| d loss | 1.235 |" in page
+    assert "| history | *(120 values, not shown)* |" in page
+    assert "| seeds | 1, 2 |" in page
+    assert "| expert | value | n |" in page
+    assert "| recall | 0.88 | 50 |\n| specificity | 0.54 | 50 |" in page
+    assert "| one pool › real › weighted f1 › mean | 0.9534 |" in page
+    assert "| gan epochs | 30 |" in page
+    assert "Durations in seconds" in page and "| 01 data | 12.3 |" in page
+
+
+def test_results_must_be_readable(tmp_path):
+    record(tmp_path, chapters=[1])
+    with pytest.raises(ReportError, match=r"pbc/metrics\.json: expected an object"):
+        results_page(tmp_path)
+    (tmp_path / "pbc" / "metrics.json").write_text('{"profile": "pbc"}')
+    with pytest.raises(ReportError, match=r"metrics\.json: no entry date, settings, chapters"):
+        results_page(tmp_path)
+    (tmp_path / "pbc" / "metrics.json").write_text("{")
+    with pytest.raises(ReportError, match=r"metrics\.json is not JSON"):
+        results_page(tmp_path)
