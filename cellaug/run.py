@@ -197,13 +197,18 @@ def run(
                 continue
             state.remove(chapter)
             state.backend.dump()
-            started = time.monotonic()
+            started, code = time.monotonic(), _stamps(task)
             print(f"{chapter}: running", flush=True)
             execute(chapter, name, chapter_parameters(chapter, profile))
+            took = f"{time.monotonic() - started:.0f} s"
+            if _stamps(task) != code:
+                # What ran is not what lies there now, so it must not count as up to date.
+                print(f"{chapter}: done in {took}, but its code changed meanwhile", flush=True)
+                continue
             task.save_extra_values()
             state.save_success(task)
             state.backend.dump()
-            print(f"{chapter}: done in {time.monotonic() - started:.0f} s", flush=True)
+            print(f"{chapter}: done in {took}", flush=True)
     finally:
         state.close()
     return merge_metrics(name)
@@ -211,12 +216,19 @@ def run(
 
 def outdated(name: str, profile: Mapping[str, Any]) -> list[str]:
     """The chapters that `run` would run."""
-    state = Dependency(JsonDB, str(build_folder(name) / ".doit.json"))
+    known = build_folder(name) / ".doit.json"
+    if not known.is_file():
+        return list(CHAPTERS)
+    state = Dependency(JsonDB, str(known))
     try:
         tasks = [chapter_task(chapter, profile) for chapter in CHAPTERS]
         return [t.name for t in tasks if state.get_status(t, None).status != "up-to-date"]
     finally:
         state.close()
+
+
+def _stamps(task: Task) -> dict[str, int]:
+    return {path: Path(path).stat().st_mtime_ns for path in task.file_dep}
 
 
 def _chapter(text: str) -> str:

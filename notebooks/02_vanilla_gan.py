@@ -26,17 +26,17 @@
 # %% tags=["parameters"]
 profile = "demo"
 seed = 1
-image_size = 64
+image_size = 32
 latent_dim = 100
 kernel = 5
-generator_depth = 128
+generator_depth = 64
 discriminator_depth = 24
 gan_batch_size = 64
-gan_epochs = 40
+gan_epochs = 50
 gan_learning_rate = 2.0e-4
 gan_beta_1 = 0.5
 expert_images = 50
-machine_steps = 200
+machine_steps = 150
 memory_mb = 512
 
 # %% tags=["hide-input"]

@@ -23,10 +23,10 @@
 # %% tags=["parameters"]
 profile = "demo"
 seed = 1
-image_size = 64
+image_size = 32
 latent_dim = 100
 kernel = 5
-encoder_depth = 32
+encoder_depth = 24
 encoder_epochs = 15
 encoder_batch_size = 64
 encoder_learning_rate = 2.0e-4
@@ -66,10 +66,14 @@ sides = chapter.splits()
 # goes through latent vectors that the generator has hardly met. Look for jumps: a generator that
 # had only memorised would have to leap from one memory to the next.
 
-# %%
+# %% tags=["nbval-check-output"]
 rng = np.random.default_rng(seed)
 z_1, z_2 = rng.standard_normal((2, latent_dim)).astype("float32")
 line = latent.interpolate(z_1, z_2, steps=8)
+print(f"{len(line)} latent vectors of {line.shape[1]} numbers each")
+print("halfway lies the mean of the ends:", np.allclose(line[4], (z_1 + z_2) / 2))
+
+# %%
 walk = generate_images(generator, line)
 
 # %% mystnb={"figure": {"caption": "From one generated cell to another in eight steps along a straight line.", "name": "fig-interpolation"}}
@@ -168,7 +172,7 @@ Markdown(
 # $$I_{\text{perturbed}}(\tilde{z}, \epsilon) = G(\tilde{z} + \epsilon), \qquad
 # \epsilon \in \mathcal{N}(0, \sigma^2 I). \tag{42}$$
 #
-# The thesis settled on $\sigma^2 = 0.04$. Going along a row, the noise grows; look for the point
+# The thesis settled on $\sigma^2 = 0.04$. From row to row the noise grows; look for the point
 # where a cell stops being a variant and becomes another cell.
 
 # %%

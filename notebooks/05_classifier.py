@@ -25,12 +25,12 @@
 # %% tags=["parameters"]
 profile = "demo"
 seed = 1
-image_size = 64
+image_size = 32
 classifier = "compact"
 classifier_epochs = 10
 classifier_batch_size = 32
 classifier_learning_rate = 1.0e-3
-classifier_seeds = 2
+classifier_seeds = 3
 synthetic_from = "ac_gan"
 ratio = 0.5
 memory_mb = 512
@@ -66,8 +66,9 @@ generator = load_generator(chapter.inputs("03_ac_gan") / synthetic_from)
 folder = chapter.out / "augmented"
 manifest = augment(sides["classifier"], generator, ratio, folder, seed=seed)
 
-# %% tags=["hide-input"]
-manifest.groupby(["label", "origin"]).size().unstack().rename_axis(index=None, columns=None)
+# %% tags=["nbval-check-output"]
+counts = manifest.groupby(["label", "origin"]).size().unstack()
+print(counts.rename_axis(index=None, columns=None).to_string())
 
 # %%
 augmented = open_dataset(folder, class_names=names)

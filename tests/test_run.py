@@ -96,6 +96,15 @@ def test_only_what_changed_is_run_again(tiny, capsys):
     assert {c for c in first if second[c] != third[c]} == {"06_discussion"}
 
 
+def test_code_that_changes_during_the_run_does_not_count(tiny):
+    path = tiny / "notebooks" / "01_data.py"
+    touch = f"import pathlib\npathlib.Path({str(path)!r}).touch()\n\n# %%\nprint("
+    change(path, "print(", touch)
+    name, profile = run.load_profile("tiny")
+    run.run(name, profile, ["01"])
+    assert "01_data" in run.outdated(name, profile)
+
+
 def test_a_chapter_brings_what_it_needs(tiny):
     name, profile = run.load_profile("tiny")
     run.run(name, profile, ["3"])

@@ -1,0 +1,177 @@
+"""The command line end to end: the smoke profile, its book in a browser, and the tools."""
+
+import csv
+import json
+import subprocess
+import sys
+from pathlib import Path
+
+import browser
+import cv2
+import nbformat
+import numpy as np
+import pytest
+
+from cellaug import __version__
+from cellaug.book import CHAPTERS, build_folder, project_root
+from cellaug.data import open_dataset
+
+COMMAND = Path(sys.executable).with_name("cellaug")
+GENERATOR = Path("artifacts", "03_ac_gan", "conditional")
+
+
+def cellaug(*words, status=0):
+    """Run the command as a user does; returns what it printed."""
+    done = subprocess.run(
+        [COMMAND, *map(str, words)], cwd=project_root(), capture_output=True, text=True
+    )
+    assert done.returncode == status, done.stdout + done.stderr
+    return done.stdout if status == 0 else done.stderr
+
+
+@pytest.fixture(scope="module")
+def smoke():
+    """The smoke profile, run and rendered; the folder that holds all of it."""
+    cellaug("run", "--profile", "smoke")
+    index = cellaug("book", "--profile", "smoke").strip()
+    folder = build_folder("smoke")
+    assert Path(index) == folder / "html" / "index.html"
+    return folder
+
+
+@pytest.fixture(scope="module")
+def drawn():
+    """The cells of the smoke profile as a folder with one subfolder per class."""
+    return open_dataset("phantom", classes=4, images=320, size=48, seed=1)
+
+
+def test_every_chapter_was_run_to_its_end(smoke):
+    metrics = json.loads((smoke / "metrics.json").read_text())
+    assert list(metrics["chapters"]) == list(CHAPTERS)
+    assert set(metrics["durations"]) == set(CHAPTERS)
+    assert metrics["settings"]["image_size"] == 32 and metrics["versions"]["cellaug"] == __version__
+    assert metrics["data"] and metrics["device"] and metrics["date"]
+    assert sum(metrics["durations"].values()) < 240
+    for chapter in CHAPTERS:
+        notebook = nbformat.read(smoke / "notebooks" / f"{chapter}.ipynb", as_version=4)
+        outputs = [o for c in notebook.cells for o in c.get("outputs", ())]
+        assert not any(o.output_type == "error" for o in outputs)
+        assert not any(o.get("name") == "stderr" for o in outputs), chapter
+    assert not list((smoke / "failed").iterdir())
+    assert not any(p.is_dir() for p in (smoke / "checkpoints").iterdir())
+
+
+def test_figures_of_merit_are_what_the_artifacts_say(smoke):
+    chapters = json.loads((smoke / "metrics.json").read_text())["chapters"]
+    splits = json.loads((smoke / "artifacts/01_data/splits.json").read_text())
+    assert chapters["01_data"]["sides"] == {side: len(s["paths"]) for side, s in splits.items()}
+    classes = chapters["05_classifier"]
+    assert classes["test_images"] == len(splits["test"]["paths"])
+    added = classes["training_images"]["synthetic"] - classes["training_images"]["original"]
+    assert added == pytest.approx(0.5 * classes["training_images"]["original"], abs=4)
+
+
+def test_a_second_run_has_nothing_to_do(smoke):
+    assert cellaug("run", "--profile", "smoke").count("nothing has changed") == len(CHAPTERS)
+
+
+def test_the_book_works_with_the_network_off(smoke):
+    html = smoke / "html"
+    pages = ["index", "background", *CHAPTERS, "recorded_results", "built_from", "references"]
+    with browser.chromium() as chromium:
+        for name in pages:
+            visit = browser.Visit(chromium, html, f"{name}.html", browser.DESKTOP)
+            assert not visit.errors, (name, visit.errors)
+            assert not visit.outside and not visit.failed, name
+            text = visit.page.locator("article").inner_text()
+            assert "Drawn phantom cells" in visit.page.locator("body").inner_text(), name
+            assert "$" not in text and "\\frac" not in text and "|---|" not in text, name
+            for picture in visit.page.locator("article img").all():
+                assert picture.evaluate("i => i.complete && i.naturalWidth > 0"), name
+                assert picture.is_visible(), name
+            for equation in visit.page.locator("article div.math").all():
+                assert equation.bounding_box()["height"] > 10, name
+            visit.close()
+
+
+def test_the_book_holds_every_figure(smoke):
+    for chapter in CHAPTERS:
+        notebook = nbformat.read(smoke / "notebooks" / f"{chapter}.ipynb", as_version=4)
+        captions = [c for c in notebook.cells if "mystnb" in c.metadata]
+        for cell in captions:
+            (output,) = cell.outputs
+            assert "image/png" in output.data
+        html = (smoke / "html" / f"{chapter}.html").read_text()
+        assert html.count("<figure") == len(captions) == html.count("<figcaption"), chapter
+
+
+def test_generate(smoke, tmp_path):
+    words = ["generate", "--generator", smoke / GENERATOR, "--label", "phantom eosinophil"]
+    out, again = tmp_path / "out", tmp_path / "again"
+    cellaug(*words, "--count", 3, "--seed", 5, "--out", out)
+    cellaug(*words, "--count", 3, "--seed", 5, "--out", again)
+    rows = list(csv.DictReader((out / "manifest.csv").open()))
+    assert [(r["label"], r["seed"]) for r in rows] == [("phantom eosinophil", "5")] * 3
+    images = [cv2.imread(str(out / row["file"])) for row in rows]
+    assert all(image.shape == (32, 32, 3) for image in images)
+    assert np.abs(images[0].astype(int) - images[1]).max() > 0
+    for row in rows:
+        assert (out / row["file"]).read_bytes() == (again / row["file"]).read_bytes()
+    complaint = cellaug(
+        "generate", "--generator", smoke / GENERATOR, "--label", "eosinophile",
+        "--count", 1, "--out", tmp_path / "new", status=2,
+    )  # fmt: skip
+    assert "knows no class 'eosinophile'" in complaint and "phantom lymphocyte" in complaint
+    assert "nothing-there" in cellaug(
+        "generate", "--generator", "nothing-there", "--count", 1, "--out", tmp_path / "n", status=2
+    )
+
+
+def test_augment(smoke, drawn, tmp_path):
+    before = {p: p.read_bytes() for p in drawn.paths}
+    out = tmp_path / "augmented"
+    cellaug("augment", drawn.root, "--generator", smoke / GENERATOR, "--ratio", 0.25, "--out", out)
+    assert {p: p.read_bytes() for p in drawn.paths} == before
+    rows = list(csv.DictReader((out / "manifest.csv").open()))
+    for name, count in drawn.counts().items():
+        of_class = [r for r in rows if r["label"] == name]
+        assert sum(r["origin"] == "real" for r in of_class) == count
+        assert sum(r["origin"] == "synthetic" for r in of_class) == -(-count // 4)
+    assert len(open_dataset(out)) == len(rows)
+    again = cellaug(
+        "augment", drawn.root, "--generator", smoke / GENERATOR, "--out", out, status=2
+    )
+    assert str(out) in again
+
+
+def test_inspect(drawn, tmp_path):
+    text = cellaug("inspect", drawn.root)
+    assert f"{len(drawn)} images, 4 classes" in text and drawn.fingerprint in text
+    assert "no such folder" in cellaug("inspect", tmp_path / "nowhere", status=2)
+    (tmp_path / "cells" / "one").mkdir(parents=True)
+    (tmp_path / "cells" / "one" / "a.jpg").write_bytes(b"")
+    assert 'class "one" has no usable image' in cellaug("inspect", tmp_path / "cells", status=2)
+
+
+def test_help_names_every_command():
+    text = cellaug("--help")
+    for command in ("run", "book", "record", "fetch", "inspect", "generate", "augment"):
+        assert f"\n    {command} " in text
+        assert "usage: cellaug " + command in cellaug(command, "--help")
+    assert "gan_learning_rate" in cellaug("run", "--keys")
+    assert cellaug("--version").strip() == f"cellaug {__version__}"
+
+
+@pytest.mark.parametrize(
+    ("words", "complaint"),
+    [
+        (["run", "--profile", "nosuch"], "no profile 'nosuch'"),
+        (["run", "--set", "colour=red"], "no chapter declares colour"),
+        (["run", "--chapter", "9"], "no chapter '9'"),
+        (["book", "--profile", "thesis"], "01_data"),
+        (["generate", "--generator", "x", "--count", "0", "--out", "y"], "whole number from 1"),
+        (["augment", "x", "--generator", "y", "--ratio", "-1", "--out", "z"], "number above 0"),
+    ],
+)
+def test_complaints_say_what_to_do(words, complaint):
+    assert complaint in cellaug(*words, status=2)

@@ -1,0 +1,45 @@
+"""The notebooks that nbval compares with: they are of the present chapters and compare something."""
+
+import jupytext
+import nbformat
+import pytest
+
+from cellaug.book import CHAPTERS, project_root
+
+ROOT = project_root()
+
+
+def code(notebook):
+    return [c for c in notebook.cells if c.cell_type == "code"]
+
+
+def tags(cell):
+    return cell.metadata.get("tags", ())
+
+
+@pytest.mark.parametrize("chapter", CHAPTERS)
+def test_reference_is_of_the_present_chapter_and_was_run(chapter):
+    reference = nbformat.read(ROOT / "tests" / "reference" / f"{chapter}.ipynb", as_version=4)
+    present = jupytext.read(ROOT / "notebooks" / f"{chapter}.py")
+    ran = [c for c in code(reference) if "injected-parameters" not in tags(c)]
+    assert [c.source for c in ran] == [c.source for c in code(present)], "run: make references"
+    # nbval passes over cells that have no execution count.
+    assert all(c.execution_count for c in code(reference))
+
+
+@pytest.mark.parametrize("chapter", CHAPTERS)
+def test_reference_has_something_to_compare(chapter):
+    reference = nbformat.read(ROOT / "tests" / "reference" / f"{chapter}.ipynb", as_version=4)
+    compared = [c for c in code(reference) if "nbval-check-output" in tags(c)]
+    assert compared
+    for cell in compared:
+        assert cell.outputs, cell.source
+        for output in cell.outputs:
+            assert output.output_type == "stream" and output.text.strip(), cell.source
+
+
+def test_references_hold_no_picture_and_no_path_of_a_machine():
+    for path in (ROOT / "tests" / "reference").glob("*.ipynb"):
+        text = path.read_text()
+        assert "image/png" not in text and str(ROOT) not in text
+        assert path.stat().st_size < 200_000
