@@ -16,6 +16,8 @@ from matplotlib.figure import Figure
 from matplotlib.font_manager import FontProperties
 from matplotlib.textpath import TextPath
 
+from cellaug.data.images import check_images
+
 WIDTH = 7.5
 """Width of a full-width figure in inches."""
 
@@ -74,7 +76,7 @@ def image_grid(
     An image is `scale` inches wide, or less where a row would not fit the page. Without `columns`
     the grid is as near to a square as fits.
     """
-    images = _check_images(images, "images")
+    images = check_images(images, "images")
     count = len(images)
     if titles is not None and len(titles) != count:
         raise ValueError(f"titles: expected {count}, one per image, but got {len(titles)}")
@@ -105,7 +107,7 @@ def class_examples(
 
     A class that has fewer images leaves the rest of its row empty.
     """
-    images = _check_images(images, "images")
+    images = check_images(images, "images")
     labels = np.asarray(labels)
     rows = [
         (name, images[np.flatnonzero(labels == k)[:per_class]])
@@ -133,7 +135,7 @@ def pairs(
     `names` stands over each pair, `captions` (the distance, say) under it, and `heads` over the
     left and right images of the top row.
     """
-    left, right = _check_images(left, "left"), _check_images(right, "right")
+    left, right = check_images(left, "left"), check_images(right, "right")
     captions = [""] * len(left) if captions is None else captions
     if not len(left) == len(right) == len(names) == len(captions):
         raise ValueError(
@@ -603,7 +605,7 @@ def _rows(
 ) -> Figure:
     """Labelled rows of images; `heads` over the columns, `captions[label]` under a row's images."""
     captions = captions or {}
-    rows = [(label, _check_images(images, label or "images")) for label, images in rows]
+    rows = [(label, check_images(images, label or "images")) for label, images in rows]
     columns = max((len(images) for _, images in rows), default=0)
     if not columns:
         raise ValueError("there is no image to show")
@@ -647,13 +649,3 @@ def _rows(
                 )
         y += scale + GAP + below
     return fig
-
-
-def _check_images(images: np.ndarray, name: str) -> np.ndarray:
-    images = np.asarray(images)
-    if images.dtype != np.uint8 or images.ndim != 4 or images.shape[-1] != 3:
-        raise ValueError(
-            f"{name}: expected uint8 RGB images N×H×W×3 (0–255), but got {images.dtype} "
-            f"{images.shape}; cellaug.data.to_uint8 turns [-1, 1] into uint8"
-        )
-    return images

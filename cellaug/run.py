@@ -5,6 +5,7 @@ results of a chapter that it builds on have changed since it last succeeded.
 """
 
 import hashlib
+import io
 import json
 import os
 import re
@@ -275,13 +276,14 @@ def execute(chapter: str, name: str, parameters: Mapping[str, Any]) -> Path:
     nbformat.write(notebook, source)
     try:
         with chatter_into(source.with_suffix(".log")) as terminal:
+            watched = terminal.isatty()
             papermill.execute_notebook(
                 source,
                 running,
                 parameters=dict(parameters),
                 cwd=project_root(),
-                progress_bar=terminal.isatty(),
-                stdout_file=terminal if terminal.isatty() else None,
+                progress_bar={"file": terminal, "leave": False, "desc": chapter} if watched else {},
+                stdout_file=LastLine(terminal) if watched else None,
             )
     except papermill.PapermillExecutionError as error:
         running.replace(failed)
@@ -299,6 +301,26 @@ def execute(chapter: str, name: str, parameters: Mapping[str, Any]) -> Path:
     return final
 
 
+class LastLine(io.TextIOBase):
+    """Shows the latest line written to it, in place, on a terminal; papermill's bar overwrites it.
+
+    Args:
+        terminal: what to write to.
+    """
+
+    def __init__(self, terminal: TextIO) -> None:
+        self.terminal = terminal
+
+    def write(self, text: str) -> int:
+        """Show the last line of the text that is not blank."""
+        lines = [line for line in re.split(r"[\r\n]+", text) if line.strip()]
+        if lines:
+            width = shutil.get_terminal_size().columns - 1
+            self.terminal.write(f"\r\x1b[K{lines[-1][:width]}")
+            self.terminal.flush()
+        return len(text)
+
+
 @contextmanager
 def chatter_into(log: Path) -> Iterator[TextIO]:
     """Send what a kernel and its libraries write to standard error into a file.
@@ -313,6 +335,8 @@ def chatter_into(log: Path) -> Iterator[TextIO]:
             os.dup2(file.fileno(), 2)
             with redirect_stderr(terminal):
                 yield terminal
+            if terminal.isatty():
+                terminal.write("\r\x1b[K")
     finally:
         os.dup2(saved, 2)
         os.close(saved)

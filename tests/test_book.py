@@ -138,9 +138,7 @@ def test_augment(smoke, drawn, tmp_path):
         assert sum(r["origin"] == "real" for r in of_class) == count
         assert sum(r["origin"] == "synthetic" for r in of_class) == -(-count // 4)
     assert len(open_dataset(out)) == len(rows)
-    again = cellaug(
-        "augment", drawn.root, "--generator", smoke / GENERATOR, "--out", out, status=2
-    )
+    again = cellaug("augment", drawn.root, "--generator", smoke / GENERATOR, "--out", out, status=2)
     assert str(out) in again
 
 

@@ -57,7 +57,9 @@ def test_the_fixed_tools_are_there():
     names = {canonical(Requirement(text).name) for text in PROJECT["dependencies"]}
     fixed = "jupyterlab jupytext papermill tensorflow keras opencv-python seaborn scikit-learn"
     assert set(fixed.split()) <= names
-    assert "nbval" in {canonical(Requirement(t).name) for t in PROJECT["optional-dependencies"]["test"]}
+    assert "nbval" in {
+        canonical(Requirement(t).name) for t in PROJECT["optional-dependencies"]["test"]
+    }
 
 
 def test_no_registry_is_named():

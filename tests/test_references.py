@@ -1,4 +1,4 @@
-"""The notebooks that nbval compares with: they are of the present chapters and compare something."""
+"""The notebooks that nbval compares with are of the present chapters and compare something."""
 
 import jupytext
 import nbformat

@@ -127,6 +127,17 @@ def to_uint8(images: np.ndarray) -> np.ndarray:
     return np.clip(np.rint(images * 127.5 + 127.5), 0, 255).astype(np.uint8)
 
 
+def check_images(images: np.ndarray, name: str) -> np.ndarray:
+    """Return the images as an array; ValueError, naming them, unless uint8 RGB (N, H, W, 3)."""
+    images = np.asarray(images)
+    if images.dtype != np.uint8 or images.ndim != 4 or images.shape[-1] != 3:
+        raise ValueError(
+            f"{name}: expected uint8 RGB images N×H×W×3 (0–255), but got {images.dtype} "
+            f"{images.shape}; cellaug.data.to_uint8 turns [-1, 1] into uint8"
+        )
+    return images
+
+
 def write_png(path: str | Path, image: np.ndarray) -> None:
     """Write a uint8 RGB image (H, W, 3) as PNG; the file appears whole or not at all."""
     image = np.asarray(image)

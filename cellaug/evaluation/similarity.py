@@ -12,6 +12,8 @@ import cv2
 import numpy as np
 import pandas as pd
 
+from cellaug.data.images import check_images
+
 SIDE = 32
 """Pixels a side at which images are compared; smaller images are compared as they are."""
 
@@ -24,7 +26,7 @@ def nearest(query: np.ndarray, candidates: np.ndarray) -> tuple[np.ndarray, np.n
     Both are uint8 N×H×W×3 of one size. Returns the candidates' indices, int64 (N,), and their
     distances in grey levels, float64 (N,). Memory stays bounded by chunks of 1,024 images.
     """
-    query, candidates = _check(query, "query"), _check(candidates, "candidates")
+    query, candidates = check_images(query, "query"), check_images(candidates, "candidates")
     if query.shape[1:] != candidates.shape[1:]:
         raise ValueError(
             "query and candidates must have one image size, but have "
@@ -60,7 +62,7 @@ def mean_pairwise_distance(images: np.ndarray, max_pairs: int = 2000, seed: int 
     `images` is uint8 N×H×W×3 with at least two images. All pairs count where there are at most
     `max_pairs` of them; otherwise that many are drawn at random from `seed`.
     """
-    images = _check(images, "images")
+    images = check_images(images, "images")
     count = len(images)
     if count < 2:
         raise ValueError(f"images: a distance between images needs two of them, but got {count}")
@@ -85,7 +87,7 @@ def diversity(
 
     NaN for a class with fewer than two images: it has no distance.
     """
-    images, labels = _check(images, "images"), np.asarray(labels)
+    images, labels = check_images(images, "images"), np.asarray(labels)
     if labels.shape != (len(images),):
         raise ValueError(f"labels: expected one per image ({len(images)}), got {labels.shape}")
     values = {}
@@ -109,13 +111,3 @@ def _reduce(images: np.ndarray) -> np.ndarray:
         ]
     # centred, so that the squares below stay small and exact enough
     return np.asarray(images, np.float64).reshape(len(images), -1) - 127.5
-
-
-def _check(images: np.ndarray, name: str) -> np.ndarray:
-    images = np.asarray(images)
-    if images.dtype != np.uint8 or images.ndim != 4 or images.shape[-1] != 3:
-        raise ValueError(
-            f"{name}: expected uint8 RGB images N×H×W×3 (0–255), but got {images.dtype} "
-            f"{images.shape}; cellaug.data.to_uint8 turns [-1, 1] into uint8"
-        )
-    return images

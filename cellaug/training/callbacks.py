@@ -58,6 +58,9 @@ class Progress(keras.callbacks.Callback):
         self.epoch = 0
         self.shown = 0.0
         self.width = 0
+        # A notebook kernel says that it is no terminal, but it shows a line that is rewritten.
+        kernel = type(sys.stdout).__module__.startswith("ipykernel")
+        self.watched = kernel or sys.stdout.isatty()
 
     def on_epoch_begin(self, epoch: int, logs: dict | None = None) -> None:
         """Remember the epoch."""
@@ -66,7 +69,7 @@ class Progress(keras.callbacks.Callback):
     def on_train_batch_end(self, batch: int, logs: dict | None = None) -> None:
         """Rewrite the line if a second has gone by."""
         now = time.monotonic()
-        if sys.stdout.isatty() and now - self.shown >= 1:
+        if self.watched and now - self.shown >= 1:
             self.shown = now
             where = f"epoch {self.epoch + 1} of {self.epochs}, step {batch + 1} of {self.steps}"
             self._write(f"{self.label}: {where}, {self._spent()}{numbers(logs)}")
