@@ -20,13 +20,13 @@ from importlib import import_module
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-import numpy as np
-import pandas as pd
-from tqdm import tqdm
-
 import cellaug
 from cellaug.data import DataError, Dataset, to_uint8
 from cellaug.data.images import write_png
+
+import numpy as np
+import pandas as pd
+from tqdm import tqdm
 
 if TYPE_CHECKING:
     import keras

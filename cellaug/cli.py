@@ -1,7 +1,6 @@
 """The command ``cellaug``."""
 
 import argparse
-import os
 import sys
 from collections.abc import Sequence
 from pathlib import Path
@@ -242,7 +241,6 @@ def augment(arguments: argparse.Namespace) -> None:
 
 def main(argv: Sequence[str] | None = None) -> int:
     """Run the command line; returns the exit status: 0, 1 for a failed chapter, 2 for bad input."""
-    os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
     arguments = parser().parse_args(argv)
     from cellaug.book import BookError
     from cellaug.data import DataError

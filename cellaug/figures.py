@@ -7,6 +7,8 @@ RGB, N×H×W×3, 0–255. Sizes are inches at 110 dots per inch, made for a text
 
 from collections.abc import Mapping, Sequence
 
+from cellaug.data.images import check_images
+
 import matplotlib.pyplot as plt
 import numpy as np
 import pandas as pd
@@ -15,8 +17,6 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.font_manager import FontProperties
 from matplotlib.textpath import TextPath
-
-from cellaug.data.images import check_images
 
 WIDTH = 7.5
 """Width of a full-width figure in inches."""

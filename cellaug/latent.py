@@ -1,12 +1,12 @@
 """Walks, reconstructions and perturbations in the latent space (Section 4.6)."""
 
-import keras
-import numpy as np
-from keras import Model
-
 from cellaug.data.images import to_float
 from cellaug.networks.acgan import frozen
 from cellaug.training.adversarial import generate_images, use_xla
+
+import keras
+import numpy as np
+from keras import Model
 
 
 def interpolate(z1: np.ndarray, z2: np.ndarray, steps: int = 8) -> np.ndarray:

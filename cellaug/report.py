@@ -17,10 +17,10 @@ from importlib import resources
 from pathlib import Path
 from typing import Any
 
+from cellaug.book import CHAPTERS, project_root
+
 import nbformat
 import yaml
-
-from cellaug.book import CHAPTERS, project_root
 
 BANNER = "Drawn phantom cells, not real ones: nothing on this page says anything about blood."
 FACTS = ("profile", "data", "phantom", "date")  # the facts without which no page can be written

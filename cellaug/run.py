@@ -18,11 +18,6 @@ from modulefinder import ModuleFinder
 from pathlib import Path
 from typing import Any, TextIO
 
-import yaml
-from doit.dependency import Dependency, JsonDB
-from doit.task import Task
-from doit.tools import config_changed
-
 from cellaug.book import (
     CHAPTERS,
     BookError,
@@ -32,6 +27,11 @@ from cellaug.book import (
     project_root,
     versions,
 )
+
+import yaml
+from doit.dependency import Dependency, JsonDB
+from doit.task import Task
+from doit.tools import config_changed
 
 # Which chapters' artifacts a chapter reads.
 NEEDS = {

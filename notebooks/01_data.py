@@ -40,13 +40,13 @@ memory_mb = 512
 # %% tags=["hide-input"]
 import time
 
-import numpy as np
-import pandas as pd
-from IPython.display import Markdown
-
 from cellaug import figures
 from cellaug.book import Chapter, thesis
 from cellaug.data import open_dataset, read_image, save_splits, split, to_float, to_uint8
+
+import numpy as np
+import pandas as pd
+from IPython.display import Markdown
 
 chapter = Chapter("01_data", globals())
 figures.use_style()

@@ -40,17 +40,17 @@ machine_steps = 150
 memory_mb = 512
 
 # %% tags=["hide-input"]
-import keras
-import numpy as np
-import pandas as pd
-from IPython.display import Markdown
-
 from cellaug import figures, networks
 from cellaug.augmentation import save_generator
 from cellaug.book import Chapter, interactive, thesis
 from cellaug.data.reader import Reader
 from cellaug.evaluation import expert, realfake, similarity
 from cellaug.training import Adversarial, CrossEntropy, SampleImages, fit, load_samples
+
+import keras
+import numpy as np
+import pandas as pd
+from IPython.display import Markdown
 
 chapter = Chapter("02_vanilla_gan", globals())
 figures.use_style()

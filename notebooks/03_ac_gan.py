@@ -43,17 +43,17 @@ diversity_images = 64
 memory_mb = 512
 
 # %% tags=["hide-input"]
-import keras
-import numpy as np
-import pandas as pd
-from IPython.display import Markdown
-
 from cellaug import figures, networks
 from cellaug.augmentation import load_generator, save_generator
 from cellaug.book import Chapter, thesis
 from cellaug.data.reader import Reader
 from cellaug.evaluation import similarity
 from cellaug.training import Adversarial, AuxiliaryClassifier, CrossEntropy, fit
+
+import keras
+import numpy as np
+import pandas as pd
+from IPython.display import Markdown
 
 chapter = Chapter("03_ac_gan", globals())
 figures.use_style()

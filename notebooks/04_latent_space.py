@@ -37,10 +37,6 @@ variance = 0.04
 memory_mb = 512
 
 # %% tags=["hide-input"]
-import keras
-import numpy as np
-from IPython.display import Markdown
-
 from cellaug import figures, latent, networks
 from cellaug.augmentation import load_generator
 from cellaug.book import Chapter, thesis
@@ -48,6 +44,10 @@ from cellaug.data import to_float
 from cellaug.data.reader import Reader
 from cellaug.evaluation import similarity
 from cellaug.training import fit, generate_images, use_xla
+
+import keras
+import numpy as np
+from IPython.display import Markdown
 
 chapter = Chapter("04_latent_space", globals())
 figures.use_style()

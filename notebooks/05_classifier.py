@@ -36,11 +36,6 @@ ratio = 0.5
 memory_mb = 512
 
 # %% tags=["hide-input"]
-import keras
-import numpy as np
-import pandas as pd
-from IPython.display import Markdown
-
 from cellaug import figures, networks
 from cellaug.augmentation import augment, load_generator
 from cellaug.book import Chapter, thesis
@@ -48,6 +43,11 @@ from cellaug.data import open_dataset, read_image, to_float
 from cellaug.data.reader import Reader
 from cellaug.evaluation import classification
 from cellaug.training import fit, use_xla
+
+import keras
+import numpy as np
+import pandas as pd
+from IPython.display import Markdown
 
 chapter = Chapter("05_classifier", globals())
 figures.use_style()

@@ -26,11 +26,11 @@ seed = 1
 # %% tags=["hide-input"]
 import json
 
-import pandas as pd
-from IPython.display import Markdown
-
 from cellaug.book import CHAPTERS, Chapter, recorded_results, thesis
 from cellaug.evaluation import score_confusion
+
+import pandas as pd
+from IPython.display import Markdown
 
 chapter = Chapter("06_discussion", globals())
 

@@ -1,8 +1,8 @@
 """Make tests/reference/*.ipynb from the smoke profile's executed chapters, pictures left out."""
 
-import nbformat
-
 from cellaug.book import CHAPTERS, build_folder, project_root
+
+import nbformat
 
 PICTURES = {"image/png", "image/svg+xml", "text/html"}
 

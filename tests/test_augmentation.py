@@ -10,14 +10,14 @@ import zipfile
 from dataclasses import replace
 from pathlib import Path
 
+from cellaug.augmentation import augment, generate, load_generator, save_generator
+from cellaug.data import DataError, open_dataset, read_image
+from cellaug.data.images import write_png
+
 import keras
 import numpy as np
 import pandas as pd
 import pytest
-
-from cellaug.augmentation import augment, generate, load_generator, save_generator
-from cellaug.data import DataError, open_dataset, read_image
-from cellaug.data.images import write_png
 
 NAMES = ("band neutrophil", "eosinophil", "platelet")
 LATENT, SIZE = 6, 16

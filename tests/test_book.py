@@ -6,15 +6,15 @@ import subprocess
 import sys
 from pathlib import Path
 
+from cellaug import __version__
+from cellaug.book import CHAPTERS, build_folder, project_root
+from cellaug.data import open_dataset
+
 import browser
 import cv2
 import nbformat
 import numpy as np
 import pytest
-
-from cellaug import __version__
-from cellaug.book import CHAPTERS, build_folder, project_root
-from cellaug.data import open_dataset
 
 COMMAND = Path(sys.executable).with_name("cellaug")
 GENERATOR = Path("artifacts", "03_ac_gan", "conditional")

@@ -7,11 +7,6 @@ import subprocess
 import sys
 from pathlib import Path
 
-import cv2
-import numpy as np
-import pandas as pd
-import pytest
-
 from cellaug.data import (
     DataError,
     concat,
@@ -25,6 +20,11 @@ from cellaug.data import scan as scan_module
 from cellaug.data.catalogue import PBC_FINE, PBC_FOLDERS
 from cellaug.data.images import write_png
 from cellaug.data.splits import position
+
+import cv2
+import numpy as np
+import pandas as pd
+import pytest
 
 
 @pytest.fixture(autouse=True)

@@ -8,11 +8,11 @@ import zipfile
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 
-import pytest
-
 from cellaug.data import DataError
 from cellaug.data import download as module
 from cellaug.data.download import PBC_IMAGES, download, fetch, install, unpack
+
+import pytest
 
 TOP = "PBC_dataset_normal_DIB"
 FILES = {f"neutrophil/SNE_{i}.jpg": bytes([i]) * 3000 for i in range(3)} | {

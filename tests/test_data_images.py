@@ -3,12 +3,12 @@
 import struct
 import zlib
 
+from cellaug.data import DataError, read_image, to_float, to_uint8
+from cellaug.data.images import decode, fit_square, write_atomically, write_png
+
 import cv2
 import numpy as np
 import pytest
-
-from cellaug.data import DataError, read_image, to_float, to_uint8
-from cellaug.data.images import decode, fit_square, write_atomically, write_png
 
 
 def encoded(kind, image):

@@ -1,14 +1,14 @@
 """Drawn cells: repeatable, labelled with the truth, told apart by what the truth says."""
 
-import cv2
-import numpy as np
-import pandas as pd
-import pytest
-
 from cellaug.data import DataError, open_dataset
 from cellaug.data import phantom as phantom_module
 from cellaug.data.images import decode
 from cellaug.data.phantom import RECIPES, class_counts, class_names, draw_cell, phantom
+
+import cv2
+import numpy as np
+import pandas as pd
+import pytest
 
 KIND = {recipe.name: k for k, recipe in enumerate(RECIPES)}
 

@@ -4,12 +4,12 @@ import os
 import subprocess
 import sys
 
-import numpy as np
-import pytest
-
 from cellaug.data import DataError, open_dataset, read_image, to_float
 from cellaug.data.images import write_png
 from cellaug.data.reader import Reader
+
+import numpy as np
+import pytest
 
 SIZE = 8
 COUNTS = {"a": 10, "b": 3, "c": 4}

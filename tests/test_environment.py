@@ -4,10 +4,10 @@ import re
 import tomllib
 from importlib import metadata
 
+from cellaug.book import project_root
+
 import yaml
 from packaging.requirements import Requirement
-
-from cellaug.book import project_root
 
 ROOT = project_root()
 PROJECT = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]

@@ -4,11 +4,6 @@ import json
 import subprocess
 import sys
 
-import numpy as np
-import pandas as pd
-import pytest
-from scipy import stats
-
 from cellaug.book import thesis
 from cellaug.evaluation import (
     ExpertForm,
@@ -27,6 +22,11 @@ from cellaug.evaluation import (
     similarity,
     summarise_seeds,
 )
+
+import numpy as np
+import pandas as pd
+import pytest
+from scipy import stats
 
 NAMES = ("band", "segmented", "platelet", "absent")
 

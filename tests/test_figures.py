@@ -1,12 +1,12 @@
 """Tests of cellaug.figures: what is drawn, and that nothing is cut off."""
 
+from cellaug import figures
+
 import matplotlib.pyplot as plt
 import numpy as np
 import pandas as pd
 import pytest
 from matplotlib.backends.backend_agg import FigureCanvasAgg
-
-from cellaug import figures
 
 FINE = [
     "segmented neutrophil",

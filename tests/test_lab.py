@@ -10,11 +10,11 @@ import sys
 import time
 import urllib.request
 
+from cellaug.book import CHAPTERS, project_root
+
 import jupytext
 import pytest
 from browser import chromium
-
-from cellaug.book import CHAPTERS, project_root
 
 
 @pytest.fixture(scope="module")

@@ -5,14 +5,14 @@ import subprocess
 import sys
 from pathlib import Path
 
+from cellaug import latent
+from cellaug.data.images import to_float
+from cellaug.training import generate_images, use_xla
+
 import keras
 import numpy as np
 import pytest
 from keras import layers
-
-from cellaug import latent
-from cellaug.data.images import to_float
-from cellaug.training import generate_images, use_xla
 
 LATENT = 3
 

@@ -2,12 +2,12 @@
 
 import itertools
 
+from cellaug import networks
+
 import keras
 import numpy as np
 import pytest
 from keras import layers
-
-from cellaug import networks
 
 
 def pair(size: int = 16, depth: int = 8, latent_dim: int = 6) -> tuple[keras.Model, keras.Model]:

@@ -1,10 +1,10 @@
 """The notebooks that nbval compares with are of the present chapters and compare something."""
 
+from cellaug.book import CHAPTERS, project_root
+
 import jupytext
 import nbformat
 import pytest
-
-from cellaug.book import CHAPTERS, project_root
 
 ROOT = project_root()
 

@@ -7,14 +7,14 @@ import struct
 import zlib
 from pathlib import Path
 
+from cellaug import report
+from cellaug.book import CHAPTERS
+from cellaug.report import BANNER, ReportError, build_html, facts_page, results_page
+
 import browser
 import nbformat
 import pytest
 from nbformat.v4 import new_code_cell, new_markdown_cell, new_notebook, new_output
-
-from cellaug import report
-from cellaug.book import CHAPTERS
-from cellaug.report import BANNER, ReportError, build_html, facts_page, results_page
 
 BOOK = Path(__file__).parents[1] / "book"
 FACTS = {

@@ -4,10 +4,10 @@ import json
 import shutil
 from pathlib import Path
 
+from cellaug import book, run
+
 import nbformat
 import pytest
-
-from cellaug import book, run
 
 HEADER = """\
 # ---

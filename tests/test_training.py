@@ -6,11 +6,6 @@ import subprocess
 import sys
 from pathlib import Path
 
-import keras
-import numpy as np
-import pytest
-from keras import layers
-
 from cellaug import networks
 from cellaug.training import (
     Adversarial,
@@ -29,6 +24,11 @@ from cellaug.training import (
     save,
     use_xla,
 )
+
+import keras
+import numpy as np
+import pytest
+from keras import layers
 
 LATENT = 4
 

@@ -11,12 +11,12 @@ from functools import cached_property
 from pathlib import Path
 from typing import NamedTuple
 
-import numpy as np
-import pandas as pd
-
 from cellaug.data.errors import DataError
 from cellaug.data.images import read_image
 from cellaug.data.scan import Record, cache_home, scan
+
+import numpy as np
+import pandas as pd
 
 __all__ = ["DataError", "Dataset", "cache_home", "concat", "locate", "open_dataset"]
 

@@ -13,11 +13,11 @@ from collections.abc import Mapping
 from http.client import HTTPException
 from pathlib import Path, PurePosixPath
 
-from tqdm import tqdm
-
 from cellaug.data.catalogue import PBC_TOP
 from cellaug.data.errors import DataError
 from cellaug.data.scan import cache_home
+
+from tqdm import tqdm
 
 PBC_URL = (
     "https://data.mendeley.com/public-files/datasets/snkd93bnjr/files/"

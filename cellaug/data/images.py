@@ -7,10 +7,10 @@ import os
 import threading
 from pathlib import Path
 
+from cellaug.data.errors import DataError
+
 import cv2
 import numpy as np
-
-from cellaug.data.errors import DataError
 
 # A bad file is reported by `decode`; OpenCV's own lines on the terminal would only repeat it.
 cv2.utils.logging.setLogLevel(cv2.utils.logging.LOG_LEVEL_SILENT)

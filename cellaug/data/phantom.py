@@ -19,14 +19,14 @@ from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
 
+from cellaug.data.errors import DataError
+from cellaug.data.images import write_atomically, write_png
+from cellaug.data.scan import cache_home
+
 import cv2
 import numpy as np
 import pandas as pd
 from tqdm import tqdm
-
-from cellaug.data.errors import DataError
-from cellaug.data.images import write_atomically, write_png
-from cellaug.data.scan import cache_home
 
 _SMALLEST_CLASS = 12
 # The white cell is drawn in a square frame of its own, in which lengths are radii of the cell,

@@ -5,12 +5,12 @@ import os
 from concurrent.futures import ThreadPoolExecutor
 from typing import Literal
 
-import keras
-import numpy as np
-
 from cellaug.data.catalogue import Dataset
 from cellaug.data.errors import DataError
 from cellaug.data.images import read_image, to_float
+
+import keras
+import numpy as np
 
 # Keras looks at up to this many batches before it begins an epoch.
 _TRIAL_BATCHES = 2

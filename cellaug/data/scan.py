@@ -16,11 +16,11 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import NamedTuple, TextIO
 
-import cv2
-from tqdm import tqdm
-
 from cellaug.data.errors import DataError
 from cellaug.data.images import decode, write_atomically
+
+import cv2
+from tqdm import tqdm
 
 _HUSHING = threading.Lock()  # two at once would save each other's silence
 _FORMAT = f"1, OpenCV {cv2.__version__}"

@@ -8,12 +8,12 @@ from itertools import accumulate
 from pathlib import Path
 from types import MappingProxyType
 
-import numpy as np
-import pandas as pd
-
 from cellaug.data.catalogue import REPORT_COLUMNS, Dataset
 from cellaug.data.errors import DataError
 from cellaug.data.images import write_atomically
+
+import numpy as np
+import pandas as pd
 
 DEFAULT_FRACTIONS = MappingProxyType({"train": 0.7, "validation": 0.15, "test": 0.15})
 

@@ -9,10 +9,10 @@ import json
 from collections.abc import Sequence
 from pathlib import Path
 
+from cellaug.data.images import write_atomically
+
 import numpy as np
 from scipy import stats
-
-from cellaug.data.images import write_atomically
 
 FORMAT = 1
 

@@ -24,10 +24,10 @@ def machine_expert(
     Raises ValueError where an image of the trial is also one to train on (the machine would know
     the answer), or where sizes differ.
     """
-    import keras
-
     from cellaug.data import to_float
     from cellaug.networks import classifier
+
+    import keras
 
     sets = {"real_train": real_train, "fake_train": fake_train, "trial_images": trial_images}
     shape = trial_images.shape[1:]

@@ -8,11 +8,11 @@ which colours. 0 means the same picture; two cells of one class of PBC are some 
 
 from collections.abc import Sequence
 
+from cellaug.data.images import check_images
+
 import cv2
 import numpy as np
 import pandas as pd
-
-from cellaug.data.images import check_images
 
 SIDE = 32
 """Pixels a side at which images are compared; smaller images are compared as they are."""

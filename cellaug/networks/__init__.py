@@ -1,8 +1,5 @@
 """The networks: functions that build Keras models, with nothing compiled or trained."""
 
-import pandas as pd
-from keras import Model
-
 from cellaug.networks.acgan import acgan, trainable_table
 from cellaug.networks.cgan import cgan_discriminator, cgan_generator
 from cellaug.networks.classifier import (
@@ -13,6 +10,9 @@ from cellaug.networks.classifier import (
 )
 from cellaug.networks.dcgan import discriminator, generator
 from cellaug.networks.encoder import image_to_latent
+
+import pandas as pd
+from keras import Model
 
 __all__ = [
     "acgan",

@@ -2,11 +2,11 @@
 
 import math
 
+from cellaug.networks.cgan import label_vector
+
 import pandas as pd
 from keras import Input, Model, models
 from keras.layers import Concatenate, Dense
-
-from cellaug.networks.cgan import label_vector
 
 
 def frozen(model: Model, name: str) -> Model:

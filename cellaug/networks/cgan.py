@@ -3,9 +3,9 @@
 The thesis tried one and was not satisfied with its images; it does not say how it was built.
 """
 
-from keras import Input, KerasTensor, Model, initializers, layers
-
 from cellaug.networks.dcgan import discriminator_body, generator_body
+
+from keras import Input, KerasTensor, Model, initializers, layers
 
 
 def label_vector(label: KerasTensor, classes: int, width: int = 50) -> KerasTensor:

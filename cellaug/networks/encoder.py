@@ -1,8 +1,8 @@
 """The image-to-latent network (Section 4.6, Fig. 26)."""
 
-from keras import Input, Model, layers
-
 from cellaug.networks.dcgan import discriminator_body
+
+from keras import Input, Model, layers
 
 
 def image_to_latent(

@@ -3,12 +3,12 @@
 from collections.abc import Callable, Sequence
 from typing import Any
 
+from cellaug.data.images import to_uint8
+from cellaug.training.losses import probability
+
 import keras
 import numpy as np
 from keras import KerasTensor, Model, ops
-
-from cellaug.data.images import to_uint8
-from cellaug.training.losses import probability
 
 
 def use_xla() -> bool:

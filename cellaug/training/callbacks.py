@@ -6,11 +6,11 @@ import time
 from collections.abc import Iterable
 from pathlib import Path
 
-import keras
-import numpy as np
-
 from cellaug.training.adversarial import generate_images
 from cellaug.training.checkpoint import write_npz
+
+import keras
+import numpy as np
 
 
 class StopOnNonFinite(keras.callbacks.Callback):

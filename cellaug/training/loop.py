@@ -5,11 +5,11 @@ from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Any
 
-import keras
-import pandas as pd
-
 from cellaug.training.callbacks import Progress, StopOnNonFinite
 from cellaug.training.checkpoint import Mismatch, restore, save
+
+import keras
+import pandas as pd
 
 
 class _Epochs(keras.callbacks.Callback):
