@@ -32,11 +32,11 @@ kernel = 5
 generator_depth = 64
 discriminator_depth = 24
 gan_batch_size = 64
-gan_epochs = 50
+gan_epochs = 25
 gan_learning_rate = 2.0e-4
 gan_beta_1 = 0.5
 expert_images = 50
-machine_steps = 150
+machine_steps = 100
 memory_mb = 512
 
 # %% tags=["hide-input"]

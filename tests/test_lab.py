@@ -78,11 +78,11 @@ def test_saving_changes_the_file_and_nothing_else(server):
     assert model["type"] == "notebook"
     cells = model["content"]["cells"]
     (parameters,) = (c for c in cells if "parameters" in c["metadata"].get("tags", ()))
-    assert "gan_epochs = 50" in parameters["source"]
-    parameters["source"] = parameters["source"].replace("gan_epochs = 50", "gan_epochs = 51")
+    assert "gan_epochs = 25" in parameters["source"]
+    parameters["source"] = parameters["source"].replace("gan_epochs = 25", "gan_epochs = 26")
     body = {"type": "notebook", "format": "json", "content": model["content"]}
     ask(address, token, "/api/contents/02_vanilla_gan.py", body)
-    assert path.read_text() == before.replace("gan_epochs = 50", "gan_epochs = 51")
+    assert path.read_text() == before.replace("gan_epochs = 25", "gan_epochs = 26")
     assert not list(folder.glob("*.ipynb"))
 
 
