@@ -9,7 +9,7 @@ import os
 
 __version__ = "0.1.0"
 
-# Without being told, TensorFlow uses oneDNN's convolutions only on processors with AVX-512; on
-# others they are two to three times faster than its own too (a 64 px step of the vanilla GAN).
+# Without being told, TensorFlow uses oneDNN's convolutions only on processors with AVX-512, but
+# they are faster than its own on the others too.
 os.environ.setdefault("TF_ENABLE_ONEDNN_OPTS", "1")
 os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")

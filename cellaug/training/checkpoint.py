@@ -1,12 +1,14 @@
 """All state of a training run in one file, so that a resumed run ends like an uninterrupted one."""
 
 import hashlib
+import io
 import json
 import os
-import tempfile
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
+
+from cellaug.data.images import write_atomically
 
 import keras
 import numpy as np
@@ -122,16 +124,11 @@ def restore(
 
 
 def write_npz(path: Path, **arrays: np.ndarray) -> None:
-    """`numpy.savez` to a temporary name beside ``path``, moved into place when it is whole."""
+    """`numpy.savez`, but the file appears under its name only when it is whole."""
     path.parent.mkdir(parents=True, exist_ok=True)
-    handle, name = tempfile.mkstemp(dir=path.parent, prefix=path.stem, suffix=".part")
-    try:
-        with os.fdopen(handle, "wb") as file:
-            np.savez(file, **arrays)
-        Path(name).replace(path)
-    except BaseException:
-        Path(name).unlink(missing_ok=True)
-        raise
+    buffer = io.BytesIO()
+    np.savez(buffer, **arrays)
+    write_atomically(path, buffer.getvalue())
 
 
 def _plain(value: Any) -> Any:
