@@ -353,11 +353,26 @@ def tidy(notebook: Any) -> None:
     for cell in notebook.cells:
         cell.metadata.pop("papermill", None)
         if "outputs" in cell:
+            cell.outputs = _joined_streams(cell.outputs)
             for output in cell.outputs:
                 if output.output_type == "stream":
                     lines = output.text.split("\n")
-                    output.text = "\n".join(s.rstrip("\r").rsplit("\r", 1)[-1] for s in lines)
+                    last = (line.rstrip("\r").rsplit("\r", 1)[-1] for line in lines)
+                    output.text = "\n".join(line.rstrip() for line in last)
             cell.outputs = [o for o in cell.outputs if not _NOTHING.fullmatch(o.get("text", "-"))]
+
+
+def _joined_streams(outputs: Iterable[Any]) -> list[Any]:
+    """A kernel sends what is printed in pieces, as it comes; what follows on one another is one."""
+    joined: list[Any] = []
+    for output in outputs:
+        before = joined[-1] if joined else output
+        if output is not before and output.output_type == before.output_type == "stream":
+            if output.name == before.name:
+                before.text += output.text
+                continue
+        joined.append(output)
+    return joined
 
 
 def book_facts(name: str) -> dict[str, Any]:
