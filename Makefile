@@ -3,7 +3,7 @@ PYTHON ?= python3
 PROFILE ?= demo
 BIN := .venv/bin
 
-.PHONY: book test lab references lock format clean
+.PHONY: book test lab references bench-data lock format clean
 
 book: .venv/installed
 	$(BIN)/cellaug run --profile $(PROFILE)
@@ -13,7 +13,7 @@ test: .venv/installed
 	PATH="$(CURDIR)/$(BIN):$$PATH" sh tests/install_browser.sh
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
-	$(BIN)/python -m pytest
+	$(BIN)/python -m pytest --numprocesses 2 --dist loadgroup
 
 lab: .venv/installed
 	$(BIN)/jupyter lab --notebook-dir=notebooks
@@ -22,6 +22,11 @@ lab: .venv/installed
 references: .venv/installed
 	$(BIN)/cellaug run --profile smoke
 	$(BIN)/python tests/make_references.py
+
+# Readers side by side, on the real cells under CELLAUG_DATA.
+bench-data: .venv/installed
+	$(BIN)/python -m pip install --quiet --constraint requirements.lock 'grain>=0.2.12' psutil
+	$(BIN)/python tests/bench_data.py
 
 lock:
 	uv pip compile --universal --python-version 3.11 --fork-strategy fewest --extra test \

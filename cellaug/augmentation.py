@@ -344,7 +344,8 @@ def augment(
                     rows.append((file, label, "synthetic", generator.source, seed, index))
                     progress.update()
         columns = ["file", "label", "origin", "source", "seed", "index"]
-        manifest = pd.DataFrame(rows, columns=columns).astype({"seed": "Int64", "index": "Int64"})
+        manifest = pd.DataFrame(rows, columns=columns, dtype=object)
+        manifest = manifest.astype({"seed": "Int64", "index": "Int64"})
         _finish(part, out, manifest, dataset.credit, generator.credit)
     finally:
         shutil.rmtree(part, ignore_errors=True)
@@ -410,7 +411,7 @@ def _part_of(folder: Path) -> Path:
 
 def _finish(part: Path, out: Path, manifest: pd.DataFrame, *credits: str) -> None:
     """Add manifest and credit to a finished folder and move it into place."""
-    manifest.to_csv(part / MANIFEST, index=False)
+    manifest.to_csv(part / MANIFEST, index=False, errors="surrogateescape")
     lines = dict.fromkeys(credit for credit in credits if credit)
     if lines:
         (part / CREDIT).write_text("\n".join(lines) + "\n", "utf-8")

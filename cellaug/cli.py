@@ -60,12 +60,38 @@ def parser() -> argparse.ArgumentParser:
     _profile(sub)
 
     sub = command("fetch", "download a public data set, verify and unpack it")
-    sub.add_argument("name", choices=["pbc"], help="pbc: 17,092 normal blood cells, CC BY 4.0")
-    sub.add_argument("--out", type=Path, metavar="DIR", help="default: $CELLAUG_DATA or the cache")
+    sub.add_argument(
+        "name",
+        help="pbc: 17,092 normal blood cells of 360 px, or the same cells as MedMNIST publishes "
+        "them: bloodmnist-28, bloodmnist-64, bloodmnist-128, bloodmnist-224 (all CC BY 4.0)",
+    )
+    sub.add_argument("--out", type=Path, metavar="DIR", help="default: the cache, ~/.cache/cellaug")
 
-    sub = command("inspect", "say what a set of labelled cells holds and what is wrong with it")
+    sub = command(
+        "store",
+        "decode the images of a set once, for fast reading; run it again to bring it up to date",
+    )
     _data(sub)
-    sub.add_argument("--all", action="store_true", help="list every file dropped or converted")
+    sub.add_argument(
+        "--size", type=_positive, required=True, metavar="PIXELS", help="side of the stored images"
+    )
+    sub.add_argument("--out", type=Path, metavar="DIR", help="default: a folder in the cache")
+
+    sub = command(
+        "inspect",
+        "say what a set of labelled cells holds and what is wrong with it",
+        epilog="exit status: 0 fit for training, 1 not fit, 2 no set of images",
+    )
+    _data(sub)
+    sub.add_argument("--all", action="store_true", help="do not cut lists short")
+    sub.add_argument("--json", action="store_true", help="print one JSON document and nothing else")
+    sub.add_argument(
+        "--figure",
+        type=_figure_file,
+        metavar="FILE",
+        help="draw it as well: classes, colours, what is unusual and what is there twice "
+        "(.png, .svg or .pdf)",
+    )
 
     sub = command("generate", "make images with a trained generator")
     _generator(sub)
@@ -113,7 +139,9 @@ def _data(sub: argparse.ArgumentParser) -> None:
     sub.add_argument(
         "data",
         metavar="DATA",
-        help="a folder with one subfolder per class, or pbc, pbc-fine or phantom",
+        help="a folder with one subfolder per class, a manifest (.csv or .parquet with the columns "
+        "path, label and if wanted split and group), a store, or one of pbc, pbc-fine, phantom, "
+        "bloodmnist-28, -64, -128, -224",
     )
 
 
@@ -131,6 +159,15 @@ def _positive(text: str) -> int:
     if not text.isdigit() or int(text) < 1:
         raise argparse.ArgumentTypeError(f"expected a whole number from 1, found '{text}'")
     return int(text)
+
+
+def _figure_file(text: str) -> Path:
+    file = Path(text).expanduser()
+    if file.suffix.lower() not in (".png", ".svg", ".pdf"):
+        raise argparse.ArgumentTypeError(f"expected a .png, .svg or .pdf file, found '{text}'")
+    if not file.parent.is_dir():
+        raise argparse.ArgumentTypeError(f"there is no folder '{file.parent}'")
+    return file
 
 
 def _ratio(text: str) -> float:
@@ -184,35 +221,45 @@ def fetch(arguments: argparse.Namespace) -> None:
     print(download(arguments.name, arguments.out))
 
 
-def inspect(arguments: argparse.Namespace) -> None:
-    """``cellaug inspect``."""
-    from cellaug.data import open_dataset, split
+def inspect(arguments: argparse.Namespace) -> int:
+    """``cellaug inspect``; returns the exit status."""
+    from cellaug.data import open_dataset
+    from cellaug.data.inspection import as_json, as_text
+    from cellaug.data.inspection import inspect as look_at
 
     dataset = open_dataset(arguments.data)
-    counts = dataset.counts()
-    width = max(len(name) for name in counts.index)
-    print(f"{dataset.name}: {len(dataset):,} images, {len(counts)} classes")
-    print(f"data hash {dataset.fingerprint}")
-    if dataset.credit:
-        print(dataset.credit)
-    print()
-    sides = {name: part.counts() for name, part in split(dataset).items()}
-    print(f"{'class':<{width}}  images  " + "  ".join(f"{side:>10}" for side in sides))
-    for name, count in counts.items():
-        parts = "  ".join(f"{side[name]:>10,}" for side in sides.values())
-        print(f"{name:<{width}}  {count:>6,}  {parts}")
-    print()
-    report = dataset.report
-    if report.empty:
-        print("no file was dropped or converted")
-        return
-    for row in dataset.outcomes().itertuples():
-        print(f"{row.outcome}: {row.files:,} × {row.reason}")
-    print()
-    for row in (report if arguments.all else report.head(20)).itertuples():
-        print(f"{row.outcome}  {row.path}  ({row.reason})")
-    if len(report) > 20 and not arguments.all:
-        print(f"… and {len(report) - 20:,} more files: '--all' lists them")
+    found = look_at(dataset)
+    text = as_json(found) if arguments.json else as_text(found, arguments.all)
+    encoding = sys.stdout.encoding or "utf-8"
+    print(text.encode(encoding, "backslashreplace").decode(encoding))
+    if arguments.figure:
+        _draw(found, dataset, arguments.figure)
+    return 0 if found.fit else 1
+
+
+def _draw(found, dataset, file: Path) -> None:
+    import io
+
+    from cellaug.data.images import write_atomically
+
+    import matplotlib
+
+    with matplotlib.rc_context({"backend": "agg"}):  # no window, whatever the user's settings are
+        from cellaug import figures
+
+        figures.use_style()
+        drawn = io.BytesIO()
+        figures.inspection(found, dataset).savefig(drawn, format=file.suffix[1:].lower())
+    write_atomically(file, drawn.getvalue())
+
+
+def store(arguments: argparse.Namespace) -> None:
+    """``cellaug store``."""
+    from cellaug.data import open_dataset
+
+    stored = open_dataset(arguments.data).stored(arguments.size, arguments.out).store
+    print(f"{len(stored):,} images of {stored.size}×{stored.size} pixels")
+    print(stored.folder)
 
 
 def generate(arguments: argparse.Namespace) -> None:
@@ -240,7 +287,10 @@ def augment(arguments: argparse.Namespace) -> None:
 
 
 def main(argv: Sequence[str] | None = None) -> int:
-    """Run the command line; returns the exit status: 0, 1 for a failed chapter, 2 for bad input."""
+    """Run the command line; returns the exit status.
+
+    0, 1 for a failed chapter or a set that is not fit for training, 2 for bad input.
+    """
     arguments = parser().parse_args(argv)
     from cellaug.book import BookError
     from cellaug.data import DataError
@@ -248,7 +298,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     from cellaug.run import ChapterFailed
 
     try:
-        globals()[arguments.command](arguments)
+        return globals()[arguments.command](arguments) or 0
     except ChapterFailed as error:
         print(f"cellaug: {error}", file=sys.stderr)
         return 1
@@ -258,7 +308,6 @@ def main(argv: Sequence[str] | None = None) -> int:
     except KeyboardInterrupt:
         print("cellaug: stopped; the next run goes on from the last checkpoint", file=sys.stderr)
         return 130
-    return 0
 
 
 if __name__ == "__main__":

@@ -6,17 +6,21 @@ RGB, N×H×W×3, 0–255. Sizes are inches at 110 dots per inch, made for a text
 """
 
 from collections.abc import Mapping, Sequence
+from textwrap import wrap
 
+from cellaug.data.catalogue import Dataset
 from cellaug.data.images import check_images
+from cellaug.data.inspection import MEASURES, Inspection, pictures, worst
 
 import matplotlib.pyplot as plt
 import numpy as np
 import pandas as pd
 import seaborn as sns
 from matplotlib.axes import Axes
-from matplotlib.figure import Figure
+from matplotlib.figure import Figure, SubFigure
 from matplotlib.font_manager import FontProperties
 from matplotlib.textpath import TextPath
+from matplotlib.ticker import MaxNLocator
 
 WIDTH = 7.5
 """Width of a full-width figure in inches."""
@@ -480,10 +484,15 @@ def interval_plot(
     return fig
 
 
-def memory_curve(held: pd.DataFrame | pd.Series, limit_mb: float | None = None) -> Figure:
-    """Memory that the reader holds, in MB, against the images read so far (its index).
+def memory_curve(
+    held: pd.DataFrame | pd.Series,
+    limit_mb: float | None = None,
+    label: str = "images held (MiB)",
+) -> Figure:
+    """Memory in MiB against the images read so far (its index).
 
-    Each column of a table is a line of its own; `limit_mb` draws the memory that was allowed.
+    Each column of a table is a line of its own; `limit_mb` draws the memory that was allowed, and
+    `label` says whose memory it is.
     """
     table = held.to_frame(held.name or "held") if isinstance(held, pd.Series) else held
     fig, ax = _axes(WIDTH, 2.8)
@@ -494,10 +503,130 @@ def memory_curve(held: pd.DataFrame | pd.Series, limit_mb: float | None = None) 
     ax.set_ylim(0, None)
     ax.xaxis.set_major_formatter("{x:,.0f}")
     ax.set_xlabel("images read")
-    ax.set_ylabel("images held (MB)")
+    ax.set_ylabel(label)
     _legend_above(ax)
     sns.despine(ax=ax)
     return fig
+
+
+def inspection(found: Inspection, dataset: Dataset) -> Figure:
+    """What an inspection of a dataset found: its classes, colours, outliers and near duplicates.
+
+    A box holds the middle half of a class and its whiskers 5 to 95 %. Up to 12 unusual images are
+    shown, the worst by each measure first, and up to 6 pairs that show the same; whom to credit
+    for them stands below.
+    """
+    odd, alike = worst(found.outliers, 12), found.duplicates.head(6)
+    names = [_literal(name) for name in found.counts.index]
+    sheets = []
+    if len(odd):
+        lines = [
+            (_file(row.path), _literal(kind), row.reason.partition(", ")[0])
+            for row, kind in zip(odd.itertuples(), odd["class"], strict=True)
+        ]
+        title = f"Unusual images ({len(odd)} of {len(found.outliers):,}; deviations in brackets)"
+        sheets.append((title, odd["index"], lines, 1))
+    if len(alike):
+        both = alike[["index", "other_index"]].to_numpy().ravel()
+        lines = []
+        for row in alike.to_dict("records"):
+            for path, kind, side, words in (
+                (row["path"], row["class"], row["side"], f"likeness {row['likeness']:.3f}"),
+                (row["other"], row["other_class"], row["other_side"], row["turn"]),
+            ):
+                lines.append((_file(path), _literal(f"{kind}, {side}".rstrip(", ")), words))
+        title = f"Images that show the same ({len(alike)} of {len(found.duplicates):,} pairs)"
+        sheets.append((title, both, lines, 2))
+    heights = [1.2 + 0.27 * max(len(names), 3), 3.0]
+    heights += [_sheet_height(len(lines)) for _, _, lines, _ in sheets]
+    credit = wrap(_literal(found.credit), 130)
+    heights.append(0.1 + _LINE * len(credit))
+    fig = _new(WIDTH, sum(heights), layout="constrained")
+    above, middle, *below, foot = fig.subfigures(len(heights), 1, height_ratios=heights)
+    verdict = "fit for training" if found.fit else "not fit for training"
+    above.suptitle(
+        f"{_literal(found.name)}: {len(found.statistics):,} images, {verdict}", fontsize=10
+    )
+    _inspected_classes(above, found, names)
+    _inspected_colours(middle, found)
+    for part, (title, places, lines, together), height in zip(
+        below, sheets, heights[2:-1], strict=True
+    ):
+        _captioned(part, height, title, pictures(dataset, places, 160), lines, together)
+    foot.text(0.01, 1, "\n".join(credit), fontsize=TINY, color=GREY, va="top")
+    return fig
+
+
+def _inspected_classes(part: SubFigure, found: Inspection, names: Sequence[str]) -> None:
+    """Counts by side, and how bright and how colourful each class is."""
+    counted, bright, coloured = part.subplots(1, 3, sharey=True, width_ratios=(1.25, 1, 1))
+    sides = [side for side in found.counts if side != "images"] or ["images"]
+    start = np.zeros(len(names))
+    for side, colour in zip(sides, _colours(len(sides)), strict=True):
+        images = found.counts[side].to_numpy(float)
+        counted.barh(range(len(names)), images, left=start, height=0.72, color=colour, label=side)
+        start += images
+    counted.set_xlim(0, start.max() * 1.05)
+    counted.xaxis.set_major_locator(MaxNLocator(3))
+    counted.xaxis.set_major_formatter("{x:,.0f}")
+    counted.set_xlabel("images")
+    if len(sides) > 1:
+        _legend_above(counted, columns=3)
+    for ax, measure in ((bright, "brightness"), (coloured, "colour")):
+        groups = found.statistics.groupby("class", sort=False)[measure]
+        values = {name: rows.to_numpy() for name, rows in groups}
+        ax.boxplot(
+            [values.get(name, []) for name in found.counts.index],
+            positions=range(len(names)),
+            orientation="horizontal",
+            whis=(5, 95),
+            sym="",
+            widths=0.6,
+            patch_artist=True,
+            boxprops={"facecolor": "#d5e3ee", "edgecolor": BLUE},
+            medianprops={"color": INK},
+            whiskerprops={"color": BLUE},
+            capprops={"color": BLUE},
+        )
+        ax.set_xlabel(f"{measure} ({MEASURES[measure].unit})")
+    for ax in (counted, bright, coloured):
+        _class_axis(ax, names)
+
+
+def _inspected_colours(part: SubFigure, found: Inspection) -> None:
+    """Every image by background, and by brightness and sharpness; what is unusual stands out."""
+    background, sharp = part.subplots(1, 2)
+    # a blank image has no sharpness, for which a logarithmic axis has no place
+    statistics = found.statistics.assign(sharpness=found.statistics["sharpness"].clip(lower=0.1))
+    by_background = found.outliers["measure"] == "background"
+    for ax, x, y, odd in (
+        (background, "background_a", "background_b", found.outliers[by_background]),
+        (sharp, "brightness", "sharpness", found.outliers[~by_background]),
+    ):
+        usual, marked = statistics.drop(index=odd["index"]), statistics.loc[odd["index"]]
+        usual = usual.sample(min(len(usual), 20_000), random_state=0)  # more would hide each other
+        style = {"linestyle": "", "rasterized": True}
+        ax.plot(
+            usual[x], usual[y], "o", color=BLUE, markersize=2, alpha=0.25, **style, label="usual"
+        )
+        ax.plot(
+            marked[x],
+            marked[y],
+            "^",
+            color=ORANGE,
+            markersize=4,
+            alpha=0.8,
+            **style,
+            label=f"unusual ({len(marked):,})",
+        )
+        _legend_above(ax)
+        ax.get_legend().legend_handles[0].set_alpha(1)
+        sns.despine(ax=ax)
+    background.set_xlabel("background a* (green to red)")
+    background.set_ylabel("background b* (blue to yellow)")
+    sharp.set_xlabel(f"brightness ({MEASURES['brightness'].unit})")
+    sharp.set_ylabel("sharpness (grey levels²)")
+    sharp.set_yscale("log")
 
 
 # --- what they share ---------------------------------------------------------------------------
@@ -529,14 +658,14 @@ def _class_axis(ax: Axes, names: Sequence[str]) -> None:
     sns.despine(ax=ax, left=True)
 
 
-def _legend_above(ax: Axes) -> None:
+def _legend_above(ax: Axes, columns: int = 5) -> None:
     handles, labels = ax.get_legend_handles_labels()
     ax.legend(
         handles,
         labels,
         loc="lower left",
         bbox_to_anchor=(0, 1),
-        ncols=min(len(labels), 5),
+        ncols=min(len(labels), columns),
         borderaxespad=0.2,
         handlelength=1.6,
     )
@@ -595,6 +724,51 @@ def _write(
     if width is not None:
         size = min(size, size * width / max(_text_width(text, size), 1e-9))
     ax.text(x, y, text, fontsize=size, **style)
+
+
+_LINE = 0.13
+"""Height of a line of a caption in inches."""
+
+
+def _sheet_height(count: int) -> float:
+    """Height in inches of captioned images, six in a row."""
+    return 0.35 + -(-count // 6) * (WIDTH / 6 + 3 * _LINE)
+
+
+def _captioned(
+    part: SubFigure,
+    height: float,
+    title: str,
+    images: np.ndarray,
+    captions: Sequence[Sequence[str]],
+    together: int,
+) -> None:
+    """Images six in a row, `together` of them in a group, with lines of text under each."""
+    ax = part.add_axes((0, 0, 1, 1))
+    ax.set_xlim(0, WIDTH)
+    ax.set_ylim(height, 0)
+    ax.set_axis_off()
+    _write(ax, 0.05, 0.1, title, size=9, va="top")
+    between = 3 * GAP
+    side = WIDTH / 6 - between
+    for k, (image, lines) in enumerate(zip(images, captions, strict=True)):
+        x = (k % 6) * WIDTH / 6 + between / 2
+        x += (between - GAP) / 2 * (1 if k % together < together - 1 else -1) * (together > 1)
+        y = 0.35 + (k // 6) * (WIDTH / 6 + 3 * _LINE)
+        _place(ax, image, x, y, side)
+        for i, line in enumerate(lines):
+            style = {"size": TINY, "color": GREY if i else INK, "va": "top", "ha": "center"}
+            width = side if together > 1 else WIDTH / 6 - GAP
+            _write(ax, x + side / 2, y + side + 0.03 + i * _LINE, line, width=width, **style)
+
+
+def _file(path: str) -> str:
+    return _literal(path.rpartition("/")[2])
+
+
+def _literal(text: str) -> str:
+    """Text that is no formula, whatever a file or class is called."""
+    return text.replace("$", r"\$")
 
 
 def _rows(

@@ -132,7 +132,8 @@ def data_state(profile: Mapping[str, Any]) -> str:
     if source == "phantom":
         return ""
     state = hashlib.sha256()
-    for folder, folders, files in os.walk(locate(source)):
+    place = locate(source)
+    for folder, folders, files in os.walk(place.parent if place.is_file() else place):
         folders.sort()
         for name in sorted(files):
             # A broken link has no target to ask; what is wrong with it is the chapter's to say.

@@ -278,11 +278,11 @@ def test_unwritable_cache_is_only_a_warning(tmp_path, monkeypatch):
     ("make", "message"),
     [
         (lambda root: root / "absent", "no such folder"),
-        (lambda root: root / "file", "is a file, not a folder"),
+        (lambda root: root / "file", "is a file, but no manifest"),
         (lambda root: root / "bare", "no classes"),
         (lambda root: root / "hollow", '"b" has no usable image \\(no files\\)'),
         (lambda root: root / "spoilt", '"b" has no usable image \\(2 × empty file\\)'),
-        (lambda root: "pcb", '"phantom", "pbc"'),
+        (lambda root: "pcb", "Give phantom, pbc"),
     ],
 )
 def test_unusable_sources(tmp_path, monkeypatch, make, message):
@@ -486,7 +486,7 @@ def test_class_names_fix_the_order(tmp_path):
     assert cells.class_names == ("b", "a")
     assert [cells.class_names[label] for label in cells.labels] == ["b", "a"]
     assert [path.parent.name for path in cells.paths] == ["b", "a"]
-    with pytest.raises(DataError, match="class_names are a, c, but the folders a, b"):
+    with pytest.raises(DataError, match="class_names are a, c, but the classes a, b"):
         open_dataset(cells_at, class_names=("a", "c"))
     with pytest.raises(DataError, match="unknown option size"):
         open_dataset(cells_at, size=3)

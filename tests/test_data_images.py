@@ -1,9 +1,10 @@
 """One image: decoding, cropping, value range, writing."""
 
+import math
 import struct
 import zlib
 
-from cellaug.data import DataError, read_image, to_float, to_uint8
+from cellaug.data import DataError, images, read_image, to_float, to_uint8
 from cellaug.data.images import decode, fit_square, write_atomically, write_png
 
 import cv2
@@ -155,3 +156,52 @@ def test_write_png_leaves_nothing_half_done(tmp_path, monkeypatch):
         write_atomically(tmp_path / "x.png", b"other")
     assert [p.name for p in tmp_path.iterdir()] == ["x.png"]
     assert (decode(tmp_path / "x.png")[0] == image).all()
+
+
+def cell(height, width, seed=0):
+    """A smear of smooth shapes with edges and noise, as a camera would see it."""
+    rng = np.random.default_rng(seed)
+    image = np.full((height, width, 3), (225, 205, 210), np.uint8)
+    for _ in range(9):
+        centre = tuple(int(v) for v in rng.integers(0, min(height, width), 2))
+        colour = tuple(int(v) for v in rng.integers(60, 230, 3))
+        cv2.circle(image, centre, int(rng.integers(8, width // 5)), colour, -1, cv2.LINE_AA)
+    noise = rng.normal(0, 3, image.shape)
+    return np.clip(cv2.GaussianBlur(image, (0, 0), 1.2) + noise, 0, 255).astype(np.uint8)
+
+
+@pytest.mark.parametrize(
+    ("size", "eighths"), [(28, 1), (32, 1), (33, 2), (64, 2), (96, 4), (128, 4), (129, 8), (256, 8)]
+)
+def test_large_jpegs_are_decoded_at_a_reduced_scale(tmp_path, size, eighths):
+    """The scale that leaves 1.4 times the target or more; within 5 grey levels of full decoding."""
+    for seed in range(3):
+        data = encoded(".jpg", cell(368, 360, seed))
+        (tmp_path / "cell.jpg").write_bytes(data)
+        reduced = images._decode_reduced(data, math.ceil(1.4 * size))
+        assert reduced.shape == (46 * eighths, 45 * eighths, 3)
+        image = read_image(tmp_path / "cell.jpg", size)
+        np.testing.assert_array_equal(image, fit_square(reduced, size))
+        assert image.shape == (size, size, 3) and image.flags.c_contiguous
+        full = cv2.imdecode(np.frombuffer(data, np.uint8), cv2.IMREAD_COLOR)[..., ::-1]
+        difference = image.astype(int) - fit_square(full, size)
+        assert np.abs(difference).mean() < (5 if eighths < 8 else 1e-9)
+        assert abs(difference.mean()) < 0.5  # neither brighter nor darker
+
+
+@pytest.mark.parametrize("progressive", [0, 1])
+def test_reduced_decoding_of_grey_and_progressive_jpegs(tmp_path, progressive):
+    grey = cv2.cvtColor(cell(300, 300), cv2.COLOR_BGR2GRAY)
+    options = [cv2.IMWRITE_JPEG_PROGRESSIVE, progressive]
+    (tmp_path / "grey.jpg").write_bytes(cv2.imencode(".jpg", grey, options)[1].tobytes())
+    image = read_image(tmp_path / "grey.jpg", 64)
+    assert (image == image[..., :1]).all()
+    expected = cv2.resize(grey, (64, 64), interpolation=cv2.INTER_AREA).astype(int)
+    assert np.abs(image[..., 0] - expected).mean() < 5
+
+
+def test_a_cut_jpeg_is_not_read_at_a_reduced_scale_either(tmp_path):
+    data = encoded(".jpg", cell(300, 300))
+    (tmp_path / "cut.jpg").write_bytes(data[: len(data) // 2])
+    with pytest.raises(DataError, match=r"cut\.jpg: truncated JPEG"):
+        read_image(tmp_path / "cut.jpg", 32)

@@ -1,11 +1,16 @@
 """Tests of cellaug.figures: what is drawn, and that nothing is cut off."""
 
 from cellaug import figures
+from cellaug.data import open_dataset
+from cellaug.data.images import read_image, write_png
+from cellaug.data.inspection import inspect
 
+import cv2
 import matplotlib.pyplot as plt
 import numpy as np
 import pandas as pd
 import pytest
+from matplotlib.axes import Axes
 from matplotlib.backends.backend_agg import FigureCanvasAgg
 
 FINE = [
@@ -235,3 +240,42 @@ def test_memory_curve():
     fig = draw(figures.memory_curve(held, limit_mb=8))
     line, limit = fig.axes[0].lines
     assert line.get_ydata().tolist() == [0, 5, 8] and set(limit.get_ydata()) == {8}
+
+
+@pytest.mark.parametrize("count", [2, 11, 20])
+def test_inspection_names_classes_outliers_and_pairs(count, tmp_path, monkeypatch):
+    monkeypatch.setenv("CELLAUG_CACHE", str(tmp_path / "cache"))
+    names = [f"class {k} $1" for k in range(count)] if count == 20 else FINE[:count]
+    rng = np.random.default_rng(0)
+
+    def tinted(*tint):
+        clouds = cv2.GaussianBlur(rng.normal(0, 90, (64, 64, 1)), (0, 0), 3)[..., None] * 4
+        return np.clip((180 + clouds) * tint, 0, 255).astype(np.uint8)
+
+    for name in names:
+        (tmp_path / "cells" / name).mkdir(parents=True)
+        for i in range(20):
+            write_png(tmp_path / "cells" / name / f"{i}.png", tinted(1, 0.9, 0.8))
+    last = tmp_path / "cells" / names[-1]
+    write_png(last / "20.png", tinted(0.8, 0.9, 1))
+    write_png(last / "a_$x$_b.png", read_image(last / "7.png", 64)[:, ::-1])
+    write_png(last / "blank.png", np.full((64, 64, 3), (200, 180, 160), np.uint8))
+    cells = open_dataset(tmp_path / "cells", class_names=names)
+    found = inspect(cells)
+    fig = draw(figures.inspection(found, cells))
+    counted, bright, coloured, background, sharp, odd, alike = fig.findobj(Axes)
+    assert ticks(counted.get_yticklabels()) == [name.replace("$", r"\$") for name in names]
+    total = sum(bar.get_width() for bars in counted.containers for bar in bars)
+    assert total == len(cells) == 20 * count + 3
+    assert "mean L*" in bright.get_xlabel() and "chroma" in coloured.get_xlabel()
+    by_background = (found.outliers["measure"] == "background").sum()
+    assert len(background.lines[1].get_xdata()) == by_background == 1
+    assert len(background.lines[0].get_xdata()) == len(cells) - by_background
+    assert len(sharp.lines[1].get_xdata()) == len(found.outliers) - 1 >= 1
+    assert np.concatenate([line.get_ydata() for line in sharp.lines]).min() > 0  # the axis is log
+    shown = [text.get_text() for text in odd.texts]
+    assert "20.png" in shown and any(text.startswith("bluer background") for text in shown)
+    assert len(odd.images) == min(12, len(found.outliers))
+    words = [text.get_text() for text in alike.texts]
+    assert len(alike.images) == 2 and words[0] == "Images that show the same (1 of 1 pairs)"
+    assert {"7.png", r"a_\$x\$_b.png", "mirrored"} <= set(words)

@@ -50,7 +50,10 @@ def server(tmp_path_factory):
         yield root / "notebooks", address, token
     finally:
         process.terminate()
-        process.wait(20)
+        try:
+            process.wait(60)
+        except subprocess.TimeoutExpired:
+            process.kill()
 
 
 def ask(address, token, path, body=None):

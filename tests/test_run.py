@@ -227,3 +227,19 @@ def test_recording_needs_all_chapters(tiny):
     assert path == tiny / "book/results/tiny/metrics.json"
     assert book.recorded_results()["tiny"]["chapters"]["03_ac_gan"] == {"seed": 3}
     shutil.rmtree(tiny / "book")
+
+
+def test_the_state_of_the_data_follows_a_folder_and_a_manifest(tmp_path):
+    cells = tmp_path / "cells"
+    (cells / "a").mkdir(parents=True)
+    (cells / "a" / "1.png").write_bytes(b"one")
+    (cells / "m.csv").write_text("path,label\na/1.png,a\n")
+    for source in (cells, cells / "m.csv"):
+        before = run.data_state({"data": str(source)})
+        assert before == run.data_state({"data": str(source)}) != ""
+        (cells / "a" / "1.png").write_bytes(b"another, for " + source.name.encode())
+        assert run.data_state({"data": str(source)}) != before
+    before = run.data_state({"data": str(cells / "m.csv")})
+    (cells / "m.csv").write_text("path,label\na/1.png,b\nx,y\n")
+    assert run.data_state({"data": str(cells / "m.csv")}) != before
+    assert run.data_state({"data": "phantom"}) == ""

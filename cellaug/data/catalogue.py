@@ -3,20 +3,25 @@
 import hashlib
 import inspect
 import os
+import unicodedata
 from collections import Counter, defaultdict
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, replace
 from functools import cached_property
 from pathlib import Path
-from typing import NamedTuple
+from typing import TYPE_CHECKING, NamedTuple
 
 from cellaug.data.errors import DataError
 from cellaug.data.images import read_image
+from cellaug.data.manifest import MANIFEST, MANIFEST_SUFFIXES, read_manifest
 from cellaug.data.scan import Record, cache_home, scan
 
 import numpy as np
 import pandas as pd
+
+if TYPE_CHECKING:
+    from cellaug.data.store import Store
 
 __all__ = ["DataError", "Dataset", "cache_home", "concat", "locate", "open_dataset"]
 
@@ -56,6 +61,26 @@ PBC_FINE = {
 }
 """Fine classes by file-name prefix: granulocytes as they ripen, then the others."""
 
+BLOODMNIST = ("bloodmnist-28", "bloodmnist-64", "bloodmnist-128", "bloodmnist-224")
+BLOODMNIST_CLASSES = (
+    "basophil",
+    "eosinophil",
+    "erythroblast",
+    "immature granulocyte",
+    "lymphocyte",
+    "monocyte",
+    "neutrophil",
+    "platelet",
+)
+"""In the order of the published labels 0 to 7."""
+BLOODMNIST_CREDIT = (
+    "BloodMNIST: Yang, Shi, Wei, Liu, Zhao, Ke, Pfister, Ni, MedMNIST v2, Scientific Data 10 "
+    f"(2023) 41, doi:10.5281/zenodo.10519652, CC BY 4.0; made from {PBC_CREDIT}"
+)
+
+NAMES = ("pbc", "pbc-fine", *BLOODMNIST)
+"""The public sets."""
+
 REPORT_COLUMNS = ["path", "class", "outcome", "reason"]
 
 _CLUTTER = {"__macosx", "thumbs.db", "desktop.ini", "icon\r"}
@@ -80,6 +105,9 @@ class Dataset:
     report: pd.DataFrame
     credit: str = ""
     truth: pd.DataFrame | None = None
+    sides: tuple[str, ...] | None = None
+    groups: tuple[str, ...] | None = None
+    store: "Store | None" = None
 
     def __len__(self) -> int:
         """Return the number of images."""
@@ -104,6 +132,8 @@ class Dataset:
             labels=self.labels[indices],
             digests=tuple(self.digests[i] for i in indices),
             truth=None if self.truth is None else self.truth.iloc[indices].reset_index(drop=True),
+            sides=None if self.sides is None else tuple(self.sides[i] for i in indices),
+            groups=None if self.groups is None else tuple(self.groups[i] for i in indices),
         )
 
     def outcomes(self) -> pd.DataFrame:
@@ -129,14 +159,32 @@ class Dataset:
         return self.subset(np.concatenate(chosen))
 
     def read(self, size: int) -> np.ndarray:
-        """Decode all images, centre cropped and resized: uint8 RGB (N, size, size, 3)."""
+        """Read all images, centre cropped and resized: uint8 RGB (N, size, size, 3)."""
         images = np.empty((len(self), size, size, 3), np.uint8)
+        if self.store is not None and self.store.size == size:
+            self.store.read(self.store.find(self.digests), images)
+            return images
         with ThreadPoolExecutor() as pool:
             for place, image in enumerate(
                 pool.map(lambda path: read_image(path, size), self.paths)
             ):
                 images[place] = image
         return images
+
+    def stored(self, size: int, folder: str | Path | None = None) -> "Dataset":
+        """Return this dataset with its images decoded once into a store, new or brought up to date.
+
+        Args:
+            size: side of the stored images, pixels.
+            folder: of the store; by default one in the cache home for this set and size. Store a
+                whole set before dividing it: its parts then share the store.
+
+        Raises:
+            DataError: if there is no room, or a file has changed since the set was opened.
+        """
+        from cellaug.data.store import build_store  # here, because it needs Dataset's parts
+
+        return replace(self, store=build_store(self, size, folder))
 
     @cached_property
     def fingerprint(self) -> str:
@@ -149,18 +197,19 @@ class Dataset:
         return hashlib.sha256(text.encode(errors="surrogateescape")).hexdigest()[:16]
 
     def table(self) -> pd.DataFrame:
-        """Return one row per image: path (relative to `root` if it lies there), class, digest."""
+        """Return one row per image: path (relative to `root` if it lies there), class, digest.
+
+        Where they are known, also its published side and its group.
+        """
+        known = {"side": self.sides, "group": self.groups}
         return pd.DataFrame(
             {
-                "path": [
-                    (
-                        path.relative_to(self.root) if path.is_relative_to(self.root) else path
-                    ).as_posix()
-                    for path in self.paths
-                ],
+                "path": [_relative(path, self.root) for path in self.paths],
                 "class": np.array(self.class_names, object)[self.labels],
                 "digest": self.digests,
             }
+            | {name: values for name, values in known.items() if values is not None},
+            dtype=object,  # file names need not be text that pandas could keep as such
         )
 
 
@@ -173,16 +222,28 @@ def open_dataset(source: str | Path, **options) -> Dataset:
       `imbalance` as in `cellaug.data.phantom.phantom`;
     - "pbc": the PBC set with its 8 folders as classes;
     - "pbc-fine": the PBC set with 11 classes read from the file names;
+    - "bloodmnist-28", "-64", "-128" or "-224": PBC as MedMNIST publishes it, with its own split;
 
-    or a folder that has one subfolder of images per class; its option `class_names` gives the order
-    of the classes, alphabetical otherwise. PBC is looked for under `$CELLAUG_DATA`
-    and then under the cache home. Every file that is not used as it stands is listed in the
-    dataset's report. Raises `DataError` for an unknown name or option, a missing folder, a folder
-    without classes or a class without a usable image.
+    or a folder that has one subfolder of images per class, a manifest (see
+    `cellaug.data.manifest`), or the folder of a store; option `class_names` of a folder or manifest
+    gives the order of the classes, alphabetical otherwise. Public sets are looked for under
+    `$CELLAUG_DATA` and then under the cache home. Every file that is not used as it stands is
+    listed in the dataset's report. Raises `DataError` for an unknown name or option, a missing
+    folder, a folder without classes or a class without a usable image.
     """
-    if source == "phantom":
-        return _open_phantom(options)
-    allowed = set() if source in ("pbc", "pbc-fine") else {"class_names"}
+    try:
+        return _open_phantom(options) if source == "phantom" else _open(source, options)
+    except PermissionError as error:
+        raise DataError(
+            f"{error.filename or source}: cannot be read ({error.strerror}). Ask for the right to "
+            "read it, or copy it"
+        ) from error
+
+
+def _open(source: str | Path, options: dict) -> Dataset:
+    from cellaug.data.store import Store  # here, because it needs Dataset's parts
+
+    allowed = set() if source in NAMES else {"class_names"}
     unknown = sorted(set(options) - allowed)
     if unknown:
         raise DataError(
@@ -191,37 +252,43 @@ def open_dataset(source: str | Path, **options) -> Dataset:
         )
     root = locate(source)
     if source == "pbc":
-        return _collect("pbc", root, PBC_FOLDERS, PBC_FOLDERS, _by_folder, PBC_CREDIT)
+        return _open_folders("pbc", root, PBC_FOLDERS, PBC_FOLDERS, _by_folder, PBC_CREDIT)
     if source == "pbc-fine":
         names = tuple(PBC_FINE.values())
-        return _collect("pbc-fine", root, PBC_FOLDERS, names, _by_prefix, PBC_CREDIT)
-    entries = sorted(root.iterdir())
-    folders = tuple(e.name for e in entries if e.is_dir() and not _clutter(e.name))
-    if not folders:
-        raise DataError(f"{source}: no classes. Expected one subfolder of images per class")
-    names = tuple(options.get("class_names", folders))
-    if sorted(names) != sorted(folders):
-        raise DataError(
-            f"{source}: class_names are {', '.join(names)}, but the folders {', '.join(folders)}"
+        return _open_folders("pbc-fine", root, PBC_FOLDERS, names, _by_prefix, PBC_CREDIT)
+    if source in BLOODMNIST:
+        return _open_manifest(
+            root / MANIFEST, source, BLOODMNIST_CLASSES, BLOODMNIST_CREDIT, keep_copies=True
         )
-    return _collect(root.name, root, folders, names, _by_folder)
+    if root.is_file():
+        return _open_manifest(root, root.stem, options.get("class_names"))
+    if Store.is_at(root):
+        return Store(root).dataset()
+    folders = tuple(e.name for e in sorted(root.iterdir()) if e.is_dir() and not _clutter(e.name))
+    if not folders:
+        hint = f". Give {root / MANIFEST} to open its manifest" if _has_manifest(root) else ""
+        raise DataError(f"{source}: no classes. Expected one subfolder of images per class{hint}")
+    names = _in_order(source, folders, options.get("class_names"))
+    return _open_folders(root.name, root, folders, names, _by_folder)
 
 
 def locate(source: str | Path) -> Path:
-    """Return the folder that holds the images of "pbc", "pbc-fine" or a folder of one's own.
+    """Return the folder of a public set's images, or the folder or manifest of one's own.
 
-    Raises `DataError` if it is not there.
+    An npz file of BloodMNIST is unpacked first. Raises `DataError` if there is nothing.
     """
     if source in ("pbc", "pbc-fine"):
         return _find_pbc()
-    root = Path(source).expanduser()
-    if not root.is_dir():
-        problem = "is a file, not a folder" if root.exists() else "no such folder"
-        raise DataError(
-            f'{source}: {problem}. Give "phantom", "pbc", "pbc-fine" or a folder with one '
-            "subfolder of images per class"
-        )
-    return root.resolve()
+    if source in BLOODMNIST:
+        return _find_bloodmnist(source)
+    path = Path(source).expanduser()
+    if path.is_dir() or (path.is_file() and path.suffix.lower() in MANIFEST_SUFFIXES):
+        return path.resolve()
+    problem = "is a file, but no manifest" if path.exists() else "no such folder or manifest"
+    raise DataError(
+        f"{source}: {problem}. Give phantom, {', '.join(NAMES)}, a folder with one subfolder of "
+        f"images per class, or a manifest ({' or '.join(MANIFEST_SUFFIXES)})"
+    )
 
 
 def concat(datasets: Sequence[Dataset]) -> Dataset:
@@ -249,6 +316,9 @@ def concat(datasets: Sequence[Dataset]) -> Dataset:
         truth=None
         if any(truth is None for truth in truths)
         else pd.concat(truths, ignore_index=True),
+        sides=_joined([dataset.sides for dataset in datasets]),
+        groups=_joined([dataset.groups for dataset in datasets]),
+        store=first.store if all(d.store is first.store for d in datasets) else None,
     )
 
 
@@ -260,16 +330,39 @@ def _open_phantom(options: dict) -> Dataset:
     if unknown:
         raise DataError(f"unknown option {', '.join(unknown)}: phantom takes {', '.join(allowed)}")
     root, names, truth = phantom(**options)
-    dataset = _collect(
-        "phantom", root, names, names, _by_folder, "phantom cells drawn by cellaug, not real ones"
-    )
+    credit = "phantom cells drawn by cellaug, not real ones"
+    dataset = _open_folders("phantom", root, names, names, _by_folder, credit)
     files = [path.relative_to(root).as_posix() for path in dataset.paths]
     return replace(dataset, truth=truth.set_index("file").loc[files].reset_index())
 
 
+def _homes() -> list[Path]:
+    """Where public sets are looked for, in that order."""
+    named = os.environ.get("CELLAUG_DATA")
+    return [*([Path(named).expanduser()] if named else []), cache_home()]
+
+
+def _find_bloodmnist(name: str) -> Path:
+    homes = _homes()
+    for home in homes:
+        if (home / name / MANIFEST).is_file():
+            return (home / name).resolve()
+    file = name.replace("-28", "").replace("-", "_") + ".npz"
+    for home in homes:
+        if (home / file).is_file():
+            from cellaug.data.download import expand_npz  # here, because it needs this module
+
+            expand_npz(home / file, cache_home() / name, int(name.partition("-")[2]))
+            return (cache_home() / name).resolve()
+    raise DataError(
+        f"{name} is not here (looked under {' and '.join(map(str, homes))}). Either run "
+        f"`cellaug fetch {name}`, or put the published file {file} into a folder and set "
+        "CELLAUG_DATA to that folder"
+    )
+
+
 def _find_pbc() -> Path:
-    homes = [Path(os.environ["CELLAUG_DATA"])] if os.environ.get("CELLAUG_DATA") else []
-    homes.append(cache_home())
+    homes = _homes()
     for home in homes:
         for place in (home / "pbc" / PBC_TOP, home / PBC_TOP, home / "pbc"):
             if all((place / folder).is_dir() for folder in PBC_FOLDERS):
@@ -279,6 +372,10 @@ def _find_pbc() -> Path:
         f"`cellaug fetch pbc`, or put the unpacked folder {PBC_TOP} into a folder and set "
         "CELLAUG_DATA to that folder"
     )
+
+
+def _has_manifest(root: Path) -> bool:
+    return (root / MANIFEST).is_file()
 
 
 def _clutter(name: str) -> bool:
@@ -293,13 +390,45 @@ def _by_prefix(folder: str, file: str) -> str | None:
     return PBC_FINE.get(file.split("_")[0])
 
 
-class _Found(NamedTuple):
+class _Listed(NamedTuple):
     file: str  # relative to the root, with forward slashes
     kind: str  # class name
+    side: str = ""  # of a published split
+    group: str = ""  # patient or slide
+
+
+class _Found(NamedTuple):
+    listed: _Listed
     record: Record
 
 
-def _collect(
+def _in_order(source: str | Path, found: Iterable[str], wanted: Sequence[str] | None) -> tuple:
+    """The classes in the wanted order, alphabetically otherwise."""
+    found = sorted(found)
+    for name in found:
+        try:
+            name.encode()
+        except UnicodeEncodeError as error:
+            raise DataError(
+                f"{source}: the class name {name!r} is not valid UTF-8; rename it"
+            ) from error
+    looks = [unicodedata.normalize("NFC", name).casefold().strip() for name in found]
+    alike = [name for name, look in zip(found, looks, strict=True) if looks.count(look) > 1]
+    if alike:
+        raise DataError(
+            f"{source}: the classes {', '.join(alike)} differ only by case, spaces or the form of "
+            "their accents. If they are one class, put their images together; if not, give them "
+            "names that can be told apart"
+        )
+    names = tuple(found if wanted is None else wanted)
+    if sorted(names) != found:
+        raise DataError(
+            f"{source}: class_names are {', '.join(names)}, but the classes {', '.join(found)}"
+        )
+    return names
+
+
+def _open_folders(
     name: str,
     root: Path,
     folders: tuple[str, ...],
@@ -307,28 +436,56 @@ def _collect(
     class_of: Callable[[str, str], str | None],
     credit: str = "",
 ) -> Dataset:
-    """List, look at and sort out the files of the class folders."""
     report: list[tuple[str, str, str, str]] = []
     listed = _list_files(root, folders, class_of, report)
-    records = scan(root, [file for file, _ in listed])
+    return _collect(name, root, listed, class_names, report, credit)
+
+
+def _open_manifest(
+    file: Path,
+    name: str,
+    class_names: Sequence[str] | None = None,
+    credit: str = "",
+    keep_copies: bool = False,
+) -> Dataset:
+    report: list[tuple[str, str, str, str]] = []
+    table = read_manifest(file, report)
+    names = _in_order(file, set(table["label"]), class_names)
+    listed = [_Listed(*row) for row in table[["path", "label", "split", "group"]].to_numpy()]
+    return _collect(name, file.parent, listed, names, report, credit, keep_copies)
+
+
+def _collect(
+    name: str,
+    root: Path,
+    listed: list[_Listed],
+    class_names: tuple[str, ...],
+    report: list[tuple[str, str, str, str]],
+    credit: str = "",
+    keep_copies: bool = False,
+) -> Dataset:
+    """Look at the listed files and sort out those that cannot be used; `report` says why."""
+    records = scan(root, [item.file for item in listed])
     found = []
-    for (file, kind), record in zip(listed, records, strict=True):
+    for item, record in zip(listed, records, strict=True):
         if record.problem:
-            report.append((file, kind, "dropped", record.problem))
+            report.append((item.file, item.kind, "dropped", record.problem))
         elif min(record.height, record.width) < SMALLEST_SIDE:
             reason = (
                 f"too small: {record.width}×{record.height} pixels, "
                 f"expected at least {SMALLEST_SIDE} on each side"
             )
-            report.append((file, kind, "dropped", reason))
+            report.append((item.file, item.kind, "dropped", reason))
         else:
-            found.append(_Found(file, kind, record))
-    found = _without_copies(found, report)
+            found.append(_Found(item, record))
+    found = _without_copies(found, report, keep_copies)
     _report_conversions(found, report)
     label_of = {class_name: label for label, class_name in enumerate(class_names)}
-    found.sort(key=lambda item: (label_of[item.kind], item.file))
-    for empty in sorted(set(class_names) - {item.kind for item in found}, key=label_of.get):
-        reasons = Counter(row[3] for row in report if row[1] == empty and row[2] == "dropped")
+    found.sort(key=lambda item: (label_of[item.listed.kind], item.listed.file))
+    used = {item.listed.kind for item in found}
+    for empty in (class_name for class_name in class_names if class_name not in used):
+        dropped = (row[3] for row in report if row[1] == empty and row[2] == "dropped")
+        reasons = Counter(reason.split(":")[0] for reason in dropped)
         seen = "; ".join(f"{count} × {reason}" for reason, count in reasons.most_common(3))
         raise DataError(
             f'{root}: class "{empty}" has no usable image ({seen or "no files"}). '
@@ -337,16 +494,18 @@ def _collect(
     return Dataset(
         name=name,
         root=root,
-        paths=tuple(root / item.file for item in found),
-        labels=np.array([label_of[item.kind] for item in found], np.int64),
-        class_names=class_names,
+        paths=tuple(root / item.listed.file for item in found),
+        labels=np.array([label_of[item.listed.kind] for item in found], np.int64),
+        class_names=tuple(class_names),
         digests=tuple(item.record.digest for item in found),
         report=pd.DataFrame(sorted(report), columns=REPORT_COLUMNS, dtype=object),
         credit=credit,
+        sides=_column(item.listed.side for item in found),
+        groups=_column(item.listed.group for item in found),
     )
 
 
-def _list_files(root, folders, class_of, report) -> list[tuple[str, str]]:
+def _list_files(root, folders, class_of, report) -> list[_Listed]:
     """Return (file, class name) of everything that may be an image; report the rest."""
     listed = []
     for entry in sorted(os.scandir(root), key=lambda entry: entry.name):
@@ -364,44 +523,80 @@ def _list_files(root, folders, class_of, report) -> list[tuple[str, str]]:
             kind = class_of(folder, entry.name)
             if _clutter(entry.name):
                 report.append((file, kind or folder, "dropped", "hidden or system clutter"))
-            elif entry.is_dir():
+            elif _is_folder(entry):
                 reason = "a folder inside a class folder; what it holds is not read"
                 report.append((file, kind or folder, "dropped", reason))
             elif kind is None:
                 report.append((file, folder, "dropped", "finer label not specified"))
             else:
-                listed.append((file, kind))
+                listed.append(_Listed(file, kind))
     return listed
 
 
-def _without_copies(found: list[_Found], report) -> list[_Found]:
-    """Keep the first of byte-identical files in one class, none of those under several labels."""
+def _is_folder(entry: os.DirEntry) -> bool:
+    try:
+        return entry.is_dir()
+    except OSError:  # a link that leads to itself, or what may not be looked at; reading it says so
+        return False
+
+
+def _without_copies(found: list[_Found], report, keep: bool) -> list[_Found]:
+    """Keep the first of byte-identical files in one class, none of those under several labels.
+
+    Of copies on several sides of a published split the one that training does not see is kept.
+    With `keep` all stay, and are reported.
+    """
+    times = Counter(item.record.digest for item in found)
+    kept = [item for item in found if times[item.record.digest] == 1]
     groups = defaultdict(list)
     for item in found:
-        groups[item.record.digest].append(item)
-    kept = []
+        if times[item.record.digest] > 1:
+            groups[item.record.digest].append(item)
+    outcome, still = ("kept", ", kept as published") if keep else ("dropped", "")
     for group in groups.values():
-        group.sort()
-        kinds = {item.kind for item in group}
+        group.sort(key=lambda item: (item.listed.side == "train", item.listed.file))
+        kinds = {item.listed.kind for item in group}
+        first = group[0].listed
         if len(kinds) == 1:
-            kept.append(group[0])
-            for item in group[1:]:
-                report.append((item.file, item.kind, "dropped", f"copy: of {group[0].file}"))
+            kept += group if keep else group[:1]
+            for file, kind, *_ in (item.listed for item in group[1:]):
+                report.append((file, kind, outcome, f"copy: of {first.file}{still}"))
             continue
-        for item in group:
-            others = ", ".join(f"{o.file} ({o.kind})" for o in group if o.kind != item.kind)
-            reason = f"same image under another label: {others}"
-            report.append((item.file, item.kind, "dropped", reason))
+        kept += group if keep else []
+        for file, kind, *_ in (item.listed for item in group):
+            others = ", ".join(
+                f"{o.file} ({o.kind})" for o in (item.listed for item in group) if o.kind != kind
+            )
+            reason = f"same image under another label: {others}{still}"
+            report.append((file, kind, outcome, reason))
     return kept
 
 
 def _report_conversions(found: list[_Found], report) -> None:
     sizes = Counter((item.record.width, item.record.height) for item in found)
     usual = min(sizes, key=lambda size: (-sizes[size], size), default=None)
-    for file, kind, record in found:
+    for item, record in found:
         notes = list(record.notes)
         if (record.width, record.height) != usual:
             size, most = f"{record.width}×{record.height}", f"{usual[0]}×{usual[1]}"
             notes.append(f"other size: {size} where most have {most}; centre cropped and resized")
         if notes:
-            report.append((file, kind, "converted", "; ".join(notes)))
+            report.append((item.file, item.kind, "converted", "; ".join(notes)))
+
+
+def _column(values: Iterable[str]) -> tuple[str, ...] | None:
+    """The values, None if all are empty."""
+    column = tuple(values)
+    return column if any(column) else None
+
+
+def _relative(path: Path, root: Path) -> str:
+    """The path from the root on, with forward slashes; the whole path if it lies elsewhere."""
+    whole, start = path.as_posix(), root.as_posix().rstrip("/") + "/"
+    return whole.removeprefix(start)
+
+
+def _joined(columns: list[tuple[str, ...] | None]) -> tuple[str, ...] | None:
+    if any(column is None for column in columns):
+        return None
+    return tuple(value for column in columns for value in column)

@@ -11,6 +11,7 @@ from types import MappingProxyType
 from cellaug.data.catalogue import REPORT_COLUMNS, Dataset
 from cellaug.data.errors import DataError
 from cellaug.data.images import write_atomically
+from cellaug.data.store import Store
 
 import numpy as np
 import pandas as pd
@@ -33,23 +34,37 @@ def split(
     """Divide `dataset` into named parts of about the given sizes.
 
     The side of an image is a function of its bytes, its class name and `seed` alone: it keeps its
-    side when other images come or go. Hence the sizes are met on average only. `fractions` are
-    positive and sum to 1. Raises `DataError` if they do not, or if a class would have no image in
-    a part.
+    side when other images come or go. Hence the sizes are met on average only. Images of one group
+    (patient or slide) stay together: their side is a function of the group's name and `seed`.
+
+    Where the dataset has published sides they stay: the parts named like one are that side, and
+    the images published for training are divided among the others, such as the validation images
+    of a set that is published with a test side only.
+
+    `fractions` are positive and sum to 1. Raises `DataError` if they do not, if a class would have
+    no image in a part, or if a published side is not among the parts.
     """
     values = list(fractions.values())
     if not values or min(values) <= 0 or not math.isclose(sum(values), 1, abs_tol=1e-9):
         raise DataError(f"fractions of a split must be positive and sum to 1: {dict(fractions)}")
-    places = np.array(
-        [
-            position(digest, dataset.class_names[label], seed)
-            for digest, label in zip(dataset.digests, dataset.labels, strict=True)
-        ]
-    )
-    sides = np.searchsorted(list(accumulate(values))[:-1], places, side="right")
+    places = _places(dataset, seed)
+    published = np.array(dataset.sides or ["train"] * len(dataset), object)
+    held_out = sorted(set(published) - {"train"})
+    if strange := [side for side in held_out if side not in fractions]:
+        raise DataError(
+            f"{dataset.name} is published with the side {', '.join(strange)}, but the split has "
+            f"only {', '.join(fractions)}"
+        )
+    divided = [name for name in fractions if name not in held_out]
+    bounds = np.array(list(accumulate(fractions[name] for name in divided)))
+    sides = published.copy()
+    inside = published == "train"
+    if inside.any() and divided:
+        found = np.searchsorted(bounds[:-1] / bounds[-1], places[inside], side="right")
+        sides[inside] = np.array(divided, object)[found]
     parts = {}
-    for side, name in enumerate(fractions):
-        parts[name] = dataset.subset(np.flatnonzero(sides == side))
+    for name in fractions:
+        parts[name] = dataset.subset(np.flatnonzero(sides == name))
         for class_name, count in parts[name].counts().items():
             if count == 0:
                 whole = dataset.counts()[class_name]
@@ -61,10 +76,24 @@ def split(
     return parts
 
 
+def _places(dataset: Dataset, seed: int) -> np.ndarray:
+    """Return each image's place in [0, 1); one place for all of a group."""
+    groups = dataset.groups or ("",) * len(dataset)
+    rows = zip(dataset.digests, dataset.labels, groups, strict=True)
+    return np.array(
+        [
+            position(group, "a group", seed)
+            if group
+            else position(digest, dataset.class_names[label], seed)
+            for digest, label, group in rows
+        ]
+    )
+
+
 def save_splits(parts: Mapping[str, Dataset], folder: str | Path) -> Path:
     """Write which image is in which part to `splits.json` in `folder`; return that file.
 
-    The images themselves stay where they are.
+    The images themselves stay where they are; a store within `folder` may be moved along with it.
     """
     stored = {
         side: {
@@ -77,12 +106,21 @@ def save_splits(parts: Mapping[str, Dataset], folder: str | Path) -> Path:
             "report": part.report.to_numpy().tolist(),
             "credit": part.credit,
             "truth": None if part.truth is None else part.truth.to_dict("list"),
+            "sides": part.sides,
+            "groups": part.groups,
+            "store": None if part.store is None else _relative(part.store.folder, folder),
         }
         for side, part in parts.items()
     }
     file = Path(folder) / "splits.json"
     write_atomically(file, json.dumps(stored).encode())
     return file
+
+
+def _relative(store: Path, folder: str | Path) -> str:
+    """The store's place; within the folder a relative one, so that both can be moved together."""
+    folder = Path(folder).resolve()
+    return str(store.relative_to(folder) if store.is_relative_to(folder) else store)
 
 
 def load_splits(folder: str | Path) -> dict[str, Dataset]:
@@ -96,10 +134,12 @@ def load_splits(folder: str | Path) -> dict[str, Dataset]:
     except (OSError, ValueError) as error:
         raise DataError(f"{file}: cannot be read ({error}); divide the images again") from error
     parts = {}
+    stores = {row["store"] for row in stored.values() if row["store"]}
+    opened = {store: Store(Path(folder) / store) for store in stores}
     for side, row in stored.items():
         root = Path(row["root"])
         paths = tuple(root / path for path in row["paths"])
-        for path in paths:
+        for path in () if row["store"] else paths:
             if not path.exists():
                 raise DataError(f"{path}: named in {file}, but gone; divide the images again")
         parts[side] = Dataset(
@@ -112,5 +152,8 @@ def load_splits(folder: str | Path) -> dict[str, Dataset]:
             report=pd.DataFrame(row["report"], columns=REPORT_COLUMNS, dtype=object),
             credit=row["credit"],
             truth=None if row["truth"] is None else pd.DataFrame(row["truth"]),
+            sides=None if row["sides"] is None else tuple(row["sides"]),
+            groups=None if row["groups"] is None else tuple(row["groups"]),
+            store=opened.get(row["store"]),
         )
     return parts

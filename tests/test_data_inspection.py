@@ -1,0 +1,596 @@
+"""Inspecting a dataset: measures, outliers, duplicates, the verdict, and the command."""
+
+import json
+import os
+import shutil
+import subprocess
+import sys
+from pathlib import Path
+
+from cellaug import cli
+from cellaug.data import DataError, inspection, open_dataset
+from cellaug.data.images import write_png
+from cellaug.data.inspection import (
+    NEAR,
+    TURNS,
+    as_json,
+    as_text,
+    deviations,
+    inspect,
+    leaked,
+    measure,
+    near_duplicates,
+    worst,
+)
+
+import cv2
+import numpy as np
+import pandas as pd
+import pytest
+
+GLASS = (250, 236, 212)
+BLUISH = (226, 228, 244)
+
+
+@pytest.fixture(autouse=True)
+def cache(tmp_path, monkeypatch):
+    monkeypatch.setenv("CELLAUG_CACHE", str(tmp_path / "cache"))
+    monkeypatch.delenv("CELLAUG_DATA", raising=False)
+
+
+def smear(seed, size=96, glass=GLASS):
+    """A made-up smear: a dark cell of its own shape amid red cells at random places."""
+    rng = np.random.default_rng(seed)
+    image = np.empty((192, 192, 3), np.uint8)
+    image[:] = glass
+    for _ in range(12):
+        x, y = (int(v) for v in rng.integers(0, 192, 2))
+        axes = tuple(int(v) for v in rng.integers(12, 22, 2))
+        cv2.ellipse(image, (x, y), axes, int(rng.integers(180)), 0, 360, (214, 172, 168), -1)
+        cv2.circle(image, (x, y), 5, (232, 205, 195), -1)
+    cv2.circle(image, (96, 96), 40, (206, 190, 214), -1)
+    for _ in range(3):
+        x, y = (int(v) for v in rng.integers(78, 114, 2))
+        axes = tuple(int(v) for v in rng.integers(8, 20, 2))
+        cv2.ellipse(image, (x, y), axes, int(rng.integers(180)), 0, 360, (96, 60, 140), -1)
+    noise = rng.normal(0, 4, image.shape)
+    image = np.clip(image + noise, 0, 255).astype(np.uint8)
+    return cv2.resize(image, (size, size), interpolation=cv2.INTER_AREA)
+
+
+@pytest.fixture(scope="session")
+def clean(tmp_path_factory):
+    """A folder of two classes of forty different cells each."""
+    root = tmp_path_factory.mktemp("clean") / "cells"
+    for k, name in enumerate(["baso", "mono"]):
+        (root / name).mkdir(parents=True)
+        for i in range(40):
+            write_png(root / name / f"{i:02}.png", smear(1000 * k + i))
+    return root
+
+
+@pytest.fixture
+def cells(clean, tmp_path):
+    """A copy of it that a test may spoil."""
+    return shutil.copytree(clean, tmp_path / "cells")
+
+
+def thumbnail(image):
+    return measure(image)[1]
+
+
+def grey(image, factor=1.0, offset=0):
+    return np.clip(image * factor + offset, 0, 255).astype(np.uint8)
+
+
+def lab(rgb):
+    """CIELAB of an sRGB colour (D65), by the definition."""
+    rgb = np.array(rgb) / 255
+    linear = np.where(rgb <= 0.04045, rgb / 12.92, ((rgb + 0.055) / 1.055) ** 2.4)
+    matrix = np.array(
+        [[0.4124, 0.3576, 0.1805], [0.2126, 0.7152, 0.0722], [0.0193, 0.1192, 0.9505]]
+    )
+    xyz = matrix @ linear / np.array([0.9505, 1, 1.089])
+    f = np.where(xyz > (6 / 29) ** 3, np.cbrt(xyz), xyz / (3 * (6 / 29) ** 2) + 4 / 29)
+    return np.array([116 * f[1] - 16, 500 * (f[0] - f[1]), 200 * (f[1] - f[2])])
+
+
+# --- measures ------------------------------------------------------------------------------------
+
+
+def test_measures_of_even_colour():
+    image = np.empty((80, 100, 3), np.uint8)
+    image[:] = (150, 90, 200)
+    values, small = measure(image)
+    lightness, a, b = lab((150, 90, 200))
+    assert values[:2].tolist() == [100, 80]
+    assert values[2] == pytest.approx(lightness, abs=0.2)
+    assert values[3] == pytest.approx(0, abs=1e-3)
+    assert values[4] == pytest.approx(np.hypot(a, b), abs=0.5)
+    assert values[5] == 0
+    assert values[6:] == pytest.approx([lightness, a, b], abs=0.5)
+    assert small.shape == (32, 32) and small.dtype == np.uint8
+    assert (small == round(0.299 * 150 + 0.587 * 90 + 0.114 * 200)).all()
+
+
+def test_brightness_and_contrast_of_halves():
+    image = np.zeros((64, 64, 3), np.uint8)
+    image[:, 32:] = 255
+    values, _ = measure(image)
+    assert values[2] == pytest.approx(50, abs=0.2)  # L* is 0 on the left, 100 on the right
+    assert values[3] == pytest.approx(50, abs=0.5)
+    assert values[4] == pytest.approx(0, abs=0.1)
+
+
+def test_background_is_the_glass_between_red_cells():
+    image = np.empty((64, 64, 3), np.uint8)
+    image[:] = (200, 140, 140)
+    image[:8, :60] = GLASS  # a quarter of the border
+    image[16:48, 16:48] = 255  # brighter, but not at the border
+    assert measure(image)[0][6:] == pytest.approx(lab(GLASS), abs=0.3)
+
+
+def test_sharpness_is_the_variance_of_the_laplacian():
+    image = np.random.default_rng(0).integers(0, 256, (256, 256, 3), dtype=np.uint8)
+    grey_levels = cv2.cvtColor(image, cv2.COLOR_RGB2GRAY).astype(float)
+    padded = np.pad(grey_levels, 1, mode="reflect")
+    laplacian = (
+        padded[:-2, 1:-1] + padded[2:, 1:-1] + padded[1:-1, :-2] + padded[1:-1, 2:]
+    ) - 4 * grey_levels
+    assert measure(image)[0][5] == pytest.approx(laplacian.var(), rel=1e-4)
+    blurred = cv2.GaussianBlur(image, (0, 0), 2)
+    assert measure(blurred)[0][5] < 0.01 * laplacian.var()
+
+
+# --- outliers ------------------------------------------------------------------------------------
+
+
+def test_deviations_are_counted_within_the_class(monkeypatch):
+    monkeypatch.setattr(inspection, "ENOUGH_IMAGES", 5)
+    values = np.array([1, 2, 3, 4, 15, 101, 102, 103, 104, 105, 60.0])
+    labels = np.array([0] * 5 + [1] * 5 + [2])
+    found = deviations(values, labels, floor=0.1)
+    assert found[:5] == pytest.approx(np.array([-2, -1, 0, 1, 12]) / 1.4826)
+    assert found[5:10] == pytest.approx(np.array([-2, -1, 0, 1, 2]) / 1.4826)
+    # Class 2 is too small, so it is compared with all: median 60, median distance 43.
+    assert found[10] == 0
+    assert deviations(values[:5], labels[:5], floor=100)[4] == pytest.approx(0.12)
+
+
+def test_few_bluish_cells_are_found_and_no_others(cells):
+    for name in ("baso/07", "baso/31", "mono/12"):
+        path = cells / f"{name}.png"
+        number = int(name[-2:]) + (1000 if name.startswith("mono") else 0)
+        write_png(path, smear(number, glass=BLUISH))
+    found = inspect(open_dataset(cells))
+    assert set(found.outliers["path"]) == {"baso/07.png", "baso/31.png", "mono/12.png"}
+    assert set(found.outliers["measure"]) == {"background"}
+    assert found.outliers["reason"].str.startswith("bluer background (").all()
+    assert found.outliers["score"].is_monotonic_decreasing
+    assert found.fit and any("3 images are unusual" in text for text in found.warnings)
+    row = found.statistics.set_index("path").loc["baso/07.png"]
+    expected = np.linalg.norm(lab(BLUISH) - lab(GLASS))
+    assert row["background"] == pytest.approx(expected, abs=2)
+
+
+def test_blurred_dark_and_blank_images_are_named(cells):
+    sharp, dark = smear(3), smear(5)
+    write_png(cells / "baso" / "03.png", cv2.GaussianBlur(sharp, (0, 0), 4))
+    write_png(cells / "baso" / "05.png", grey(dark, 0.4))
+    write_png(cells / "mono" / "05.png", np.full((96, 96, 3), GLASS, np.uint8))
+    found = inspect(open_dataset(cells))
+    reasons = found.outliers.set_index("path")["reason"]
+    assert "blurred" in reasons["baso/03.png"]
+    assert "dark (" in reasons["baso/05.png"] and "darker background" in reasons["baso/05.png"]
+    assert "low contrast" in reasons["mono/05.png"]
+    assert len(reasons) == 3
+    # One of 80 images is more than 1 %.
+    assert [text for text in found.problems if text.startswith("1 image (1.2%)")]
+    assert not found.fit
+
+
+def test_sharpness_is_compared_by_factors():
+    usual = 100 * 2 ** np.linspace(-0.4, 0.4, 40)
+    statistics = pd.DataFrame({"sharpness": [*usual, 20, 180]})
+    for name in ("brightness", "contrast", "colour", "background"):
+        statistics[name] = 1.0
+    for name in ("background_l", "background_a", "background_b"):
+        statistics[name] = 1.0
+    statistics[["path", "class", "side"]] = "x"
+    found = inspection._outliers(statistics, np.zeros(42, int))
+    # 5 times less is far, where neighbours differ by 1.3; in grey levels² it would not be.
+    assert found["index"].tolist() == [40]
+    spread = 1.4826 * np.median(np.abs(np.log2(statistics["sharpness"] + 1) - np.log2(101)))
+    assert found["score"].item() == pytest.approx(np.log2(101 / 21) / spread, rel=0.02)
+    assert found["reason"].item().startswith("blurred (")
+
+
+def test_worst_goes_through_the_measures_in_turn():
+    outliers = pd.DataFrame(
+        {"measure": ["a", "a", "a", "b", "c", "b"], "score": [9, 8, 7, 6.5, 6, 5.5]}
+    )
+    assert worst(outliers, 4)["score"].tolist() == [9, 6.5, 6, 8]
+    assert len(worst(outliers, 99)) == 6
+
+
+def test_class_of_another_stain_is_a_shortcut(cells):
+    for i in range(40):
+        write_png(cells / "mono" / f"{i:02}.png", smear(1000 + i, glass=BLUISH))
+    for i in range(40, 80):
+        write_png(cells / "baso" / f"{i:02}.png", smear(i))
+    found = inspect(open_dataset(cells))
+    (warning,) = [text for text in found.warnings if "stain" in text]
+    assert warning.startswith("Class mono has a bluer background than the others")
+
+
+# --- duplicates ----------------------------------------------------------------------------------
+
+
+def altered(image):
+    """The same cell in other guises, by name: the image and how it lies to the first."""
+    quarter = np.rot90(image)
+    shifted = np.roll(cv2.copyMakeBorder(image, 8, 8, 8, 8, cv2.BORDER_REFLECT), (4, -5), (0, 1))
+    jpeg = cv2.imdecode(cv2.imencode(".jpg", image, [cv2.IMWRITE_JPEG_QUALITY, 50])[1], 1)
+    return {
+        "saved as JPEG": (jpeg, ""),
+        "brighter": (grey(image, 1.08, 4), ""),
+        "darker": (grey(image, 0.8), ""),
+        "smaller": (cv2.resize(image, (40, 40), interpolation=cv2.INTER_AREA), ""),
+        "larger": (cv2.resize(image, (200, 200), interpolation=cv2.INTER_CUBIC), ""),
+        "grey": (np.repeat(cv2.cvtColor(image, cv2.COLOR_RGB2GRAY)[..., None], 3, 2), ""),
+        "mirrored": (image[:, ::-1], "mirrored"),
+        "turned": (quarter, "turned by 270°"),  # what turns it back, counter-clockwise
+        "turned by half": (quarter[::-1, ::-1], "turned by 90°"),
+        "both": (np.rot90(image[:, ::-1], 2), "mirrored and turned by 180°"),
+        "shifted": (shifted[8:-8, 8:-8], ""),
+    }
+
+
+@pytest.mark.parametrize("guise", list(altered(smear(0))))
+def test_near_duplicates_are_found_in_any_guise(guise):
+    originals = [thumbnail(smear(i)) for i in range(30)]
+    copies = {i: altered(smear(i))[guise] for i in (2, 11, 23)}
+    images = [*originals, *(thumbnail(np.ascontiguousarray(copy)) for copy, _ in copies.values())]
+    found = near_duplicates(np.array(images))
+    assert sorted(zip(found["first"], found["second"], strict=True)) == [
+        (2, 30),
+        (11, 31),
+        (23, 32),
+    ]
+    assert found["turn"].tolist() == [turn for _, turn in copies.values()]
+    assert found["likeness"].between(NEAR, 1).all()
+
+
+def test_different_cells_are_no_duplicates():
+    images = np.array([thumbnail(smear(i)) for i in range(200)])
+    assert near_duplicates(images).empty
+    phantoms = open_dataset("phantom", classes=2, images=60, size=48, seed=2)
+    assert inspect(phantoms).duplicates.empty
+
+
+def test_blank_images_are_not_compared():
+    rng = np.random.default_rng(0)
+    noise = np.clip(rng.normal(230, 0.3, (5, 32, 32)), 0, 255).astype(np.uint8)
+    even = np.full((3, 32, 32), 128, np.uint8)
+    even[1:, 10, 8:20] = 129  # the same fault of a lens, say
+    assert near_duplicates(np.concatenate([even, noise])).empty
+    assert near_duplicates(even[:0]).empty
+
+
+def test_blocks_give_the_same_pairs_as_one(monkeypatch):
+    cells = [smear(i) for i in range(25)]
+    images = np.array([thumbnail(image) for image in [*cells, cells[24], *cells[::3], cells[0]]])
+    whole = near_duplicates(images)
+    # 9 cells again, the first and last of them a third time: 7 pairs, 3 and 3
+    assert len(whole) == 13 and (24, 25) in zip(whole["first"], whole["second"], strict=True)
+    monkeypatch.setattr(inspection, "_ROWS", 4)
+    monkeypatch.setattr(inspection, "_COLUMNS", 7)
+    monkeypatch.setattr(inspection, "_BATCH", 5)
+    pd.testing.assert_frame_equal(near_duplicates(images), whole, check_exact=False, atol=1e-5)
+
+
+def test_many_copies_of_one_image_stay_bounded():
+    images = np.array([thumbnail(smear(1))] * 300)
+    found = near_duplicates(images)
+    assert len(found) <= 4 * 300
+    # Yet all of them hang together.
+    statistics = pd.DataFrame({"side": ["train"] + ["test"] * 299})
+    pairs = found.rename(columns={"first": "index", "second": "other_index"})
+    assert leaked(pairs, statistics).tolist() == list(range(1, 300))
+
+
+def test_spectrum_does_not_depend_on_how_an_image_lies():
+    image = inspection._details(thumbnail(smear(4))[None])
+    lain = [np.rot90(image[:, :, ::flip], k, (1, 2)) for flip in (1, -1) for k in range(4)]
+    spectra = inspection._spectra(np.concatenate(lain))
+    assert len(TURNS) == len(spectra) == 8
+    assert np.abs(spectra - spectra[0]).max() < 1e-6
+    assert spectra[0].max() > 0.05
+
+
+def test_leaks_are_counted_through_chains():
+    statistics = pd.DataFrame(
+        {"side": ["train", "validation", "test", "test", "test", "", "validation", "train"]}
+    )
+    pairs = pd.DataFrame({"index": [0, 1, 3, 4], "other_index": [1, 2, 5, 6]})
+    # 2 is like 1 and 1 like 0, which is trained on; 3 is like one of no side, 4 and 6 both held out
+    assert leaked(pairs, statistics).tolist() == [1, 2]
+    assert leaked(pairs[:0], statistics).tolist() == []
+
+
+def manifest(root, rows, columns=("path", "label", "split")):
+    pd.DataFrame(rows, columns=list(columns)).to_csv(root / "manifest.csv", index=False)
+    return root / "manifest.csv"
+
+
+def published(cells):
+    """Rows of a manifest in which every fourth image is for testing."""
+    files = sorted(cells.glob("*/*.png"))
+    return [
+        (f"{file.parent.name}/{file.name}", file.parent.name, "train" if i % 4 else "test")
+        for i, file in enumerate(files)
+    ]
+
+
+def test_copies_across_sides_and_labels(cells):
+    # All shown by their guises: within a class and side, across sides, under another label.
+    rows = published(cells)
+    write_png(cells / "baso" / "41.png", smear(1)[:, ::-1])
+    write_png(cells / "baso" / "42.png", cv2.GaussianBlur(grey(smear(4), 0.8), (0, 0), 2))
+    write_png(cells / "mono" / "43.png", grey(smear(2), 0.9))
+    rows += [
+        ("baso/41.png", "baso", "train"),
+        ("baso/42.png", "baso", "train"),
+        ("mono/43.png", "mono", "train"),
+    ]
+    found = inspect(open_dataset(manifest(cells, rows)))
+    pairs = found.duplicates
+    assert pairs["path"].tolist() == ["baso/02.png", "baso/04.png", "baso/01.png"]
+    assert pairs["other"].tolist() == ["mono/43.png", "baso/42.png", "baso/41.png"]
+    assert pairs["side"].tolist() == ["train", "test", "train"]
+    assert pairs["other_class"].tolist() == ["mono", "baso", "baso"]
+    assert pairs["turn"].tolist() == ["", "", "mirrored"]
+    assert pairs.loc[1, "likeness"] < pairs.loc[2, "likeness"] == pytest.approx(1, abs=1e-4)
+    assert set(pairs["kind"]) == {"near"}
+    # 2 of 83 images contradict each other, 1 held out of the test side's 20 and the validation's
+    held_out = found.statistics["side"].isin(["test", "validation"]).sum()
+    assert 20 < held_out < 40
+    contradicting, leaking = found.problems
+    assert contradicting.startswith("2 images (2.4%) are in the set under another label")
+    assert leaking.startswith(f"1 of {held_out} images held out")
+    assert "nearly the same: 3 pairs (likeness)" in as_text(found)
+
+
+def test_one_leak_in_many_is_a_warning(cells, monkeypatch):
+    rows = published(cells)
+    write_png(cells / "baso" / "42.png", grey(smear(4), 0.9))
+    rows.append(("baso/42.png", "baso", "train"))
+    dataset = open_dataset(manifest(cells, rows))
+    assert not inspect(dataset).fit
+    monkeypatch.setattr(inspection, "MOST_LEAKED", 0.1)
+    found = inspect(dataset)
+    assert found.fit
+    assert any("held out" in text for text in found.warnings)
+    assert any(text.startswith("1 pair of images of one class") for text in found.warnings)
+
+
+def test_byte_identical_files_come_from_the_report(cells):
+    shutil.copy(cells / "baso" / "00.png", cells / "baso" / "99.png")
+    shutil.copy(cells / "baso" / "01.png", cells / "mono" / "98.png")
+    found = inspect(open_dataset(cells))
+    assert found.copies["path"].tolist() == ["baso/01.png", "baso/99.png", "mono/98.png"]
+    assert found.duplicates.empty and found.fit
+    assert any(text.startswith("2 files were left out because") for text in found.warnings)
+    assert any(text.startswith("1 file was left out as byte-identical") for text in found.warnings)
+    assert "dropped: 1 × copy" in as_text(found)
+
+
+def test_copies_that_stay_in_the_set_are_pairs(cells):
+    shutil.copy(cells / "baso" / "00.png", cells / "baso" / "99.png")
+    kept = open_dataset(cells)
+    paths = [*kept.paths, cells / "baso" / "99.png"]
+    doubled = type(kept)(
+        name="doubled",
+        root=kept.root,
+        paths=tuple(paths),
+        labels=np.append(kept.labels, 1),
+        class_names=kept.class_names,
+        digests=(*kept.digests, kept.digests[0]),
+        report=kept.report,
+    )
+    (pair,) = inspect(doubled).duplicates.to_dict("records")
+    assert (pair["kind"], pair["likeness"], pair["turn"]) == ("same file", 1.0, "")
+    assert (pair["path"], pair["other"]) == ("baso/00.png", "baso/99.png")
+    assert (pair["class"], pair["other_class"]) == ("baso", "mono")
+
+
+# --- the verdict ---------------------------------------------------------------------------------
+
+
+def test_clean_set_is_fit(cells):
+    dataset = open_dataset(cells)
+    found = inspect(dataset)
+    assert found.fit and found.problems == found.warnings == ()
+    assert found.counts["images"].to_dict() == {"baso": 40, "mono": 40}
+    assert list(found.counts) == ["train", "validation", "test", "images"]
+    assert (found.counts.drop(columns="images").sum(axis=1) == 40).all()
+    assert found.sizes.to_dict("records") == [{"width": 96, "height": 96, "images": 80}]
+    assert found.outliers.empty and found.duplicates.empty and found.unreadable.empty
+    assert found.statistics["path"].tolist() == dataset.table()["path"].tolist()
+
+
+def test_splits_may_be_given(cells):
+    dataset = open_dataset(cells)
+    found = inspect(dataset, {"train": dataset.subset(range(60)), "test": dataset.subset([70])})
+    assert found.statistics["side"].tolist() == ["train"] * 60 + [""] * 10 + ["test"] + [""] * 9
+    assert found.counts["train"].tolist() == [40, 20]
+
+
+def test_stored_images_are_read_from_the_store(cells, tmp_path):
+    dataset = open_dataset(cells).stored(64, tmp_path / "store")
+    shutil.rmtree(cells / "mono")
+    found = inspect(dataset)
+    assert found.sizes.to_dict("records") == [{"width": 64, "height": 64, "images": 80}]
+    direct = measure(dataset.read(64)[50])[0]
+    assert found.statistics.loc[50, "brightness"] == pytest.approx(direct[2])
+
+
+def test_small_and_single_classes_are_problems(cells):
+    shutil.rmtree(cells / "mono")
+    for file in sorted((cells / "baso").iterdir())[19:]:
+        file.unlink()
+    single, few = inspect(open_dataset(cells)).problems[-2:]
+    assert single.startswith("There is only one class, baso.")
+    assert few.startswith("1 class has fewer than 20 images: baso (19).")
+
+
+def test_class_that_cannot_be_divided_is_a_problem(cells):
+    for file in sorted((cells / "mono").iterdir())[2:]:
+        file.unlink()
+    found = inspect(open_dataset(cells))
+    divided, few = found.problems
+    assert divided.startswith('It cannot be divided: class "mono" (2 images) would have no image')
+    assert few.startswith("1 class has fewer than 20 images: mono (2).")
+    assert list(found.counts) == ["images"] and set(found.statistics["side"]) == {""}
+    (imbalance,) = [text for text in found.warnings if "more than 10 for one" in text]
+    assert "baso has 40 images, mono only 2" in imbalance
+    assert "not fit for training" in as_text(found)
+
+
+def test_unreadable_files(cells):
+    (cells / "baso" / "bad.png").write_bytes((cells / "baso" / "00.png").read_bytes()[:900])
+    found = inspect(open_dataset(cells))
+    assert found.unreadable["path"].tolist() == ["baso/bad.png"]
+    assert "truncated" in found.unreadable["reason"].item()
+    assert found.problems[0].startswith("1 file (1.2%) cannot be used: 1 × truncated PNG")
+    for i in range(100, 125):
+        write_png(cells / "mono" / f"{i}.png", smear(1000 + i))
+    found = inspect(open_dataset(cells))  # 1 of 106 is less than 1 %
+    assert found.fit and found.warnings[0].startswith("1 file (0.9%) cannot be used")
+
+
+def test_clutter_is_not_unreadable(cells):
+    (cells / "baso" / ".hidden").write_bytes(b"")
+    (cells / "notes.txt").write_text("notes")
+    found = inspect(open_dataset(cells))
+    assert len(found.report) == 2 and found.unreadable.empty and found.fit
+
+
+def test_sizes(cells):
+    write_png(cells / "baso" / "00.png", smear(0, 192))
+    write_png(cells / "baso" / "01.png", smear(1, 48))
+    found = inspect(open_dataset(cells))
+    rows = found.sizes.itertuples(index=False)
+    assert [tuple(row) for row in rows] == [(96, 96, 78), (192, 192, 1), (48, 48, 1)]
+    assert any("go from 48 to 192 pixels" in text for text in found.warnings)
+    assert any(text.startswith("1 image (1.2%) of fewer than 64") for text in found.warnings)
+
+
+# --- for people and machines ---------------------------------------------------------------------
+
+
+def test_text_is_cut_short_unless_all_is_wanted(cells):
+    for i in range(9):
+        write_png(cells / "baso" / f"{i:02}.png", smear(i, glass=BLUISH))
+    found = inspect(open_dataset(cells))
+    short, long = as_text(found), as_text(found, everything=True)
+    assert "unusual by background: 9 images" in short
+    assert "… and 3 more: '--all' lists them" in short and "… and" not in long
+    assert sum("bluer background" in line for line in short.splitlines()) == 6
+    assert sum("bluer background" in line for line in long.splitlines()) == 9
+    assert short.startswith(f"cells: 80 images, 2 classes\ndata hash {found.fingerprint}\n")
+    assert short.endswith("\nfit for training")
+
+
+def test_json_has_plain_finite_values(cells):
+    write_png(cells / "baso" / "00.png", smear(0, glass=BLUISH))
+    write_png(cells / "mono" / "50.png", smear(1003)[:, ::-1])
+    dataset = open_dataset(cells)
+    found = inspect(dataset)
+
+    def refuse(name):
+        raise AssertionError(name)
+
+    document = json.loads(as_json(found), parse_constant=refuse)
+    assert document["images"] == 81 and document["hash"] == dataset.fingerprint
+    assert document["fit"] is found.fit
+    assert document["counts"]["mono"]["images"] == 41
+    assert document["sizes"] == [{"width": 96, "height": 96, "images": 81}]
+    (outlier,) = document["outliers"]
+    assert outlier["path"] == "baso/00.png" and outlier["measure"] == "background"
+    (pair,) = document["duplicates"]
+    assert (pair["path"], pair["other"]) == ("mono/03.png", "mono/50.png")
+    bright = found.statistics.loc[found.statistics["class"] == "mono", "brightness"]
+    assert document["statistics"]["mono"]["brightness"]["median"] == pytest.approx(bright.median())
+    assert document["bounds"]["near"] == NEAR
+    assert document["problems"] == list(found.problems)
+
+
+def test_names_that_are_not_utf8(cells, capsys):
+    odd = os.fsdecode(b"caf\xe9.png")
+    write_png(cells / "baso" / odd, smear(900, glass=BLUISH))
+    (cells / "mono" / os.fsdecode(b"\xff.png")).write_bytes(b"")
+    found = inspect(open_dataset(cells))
+    assert found.outliers["path"].tolist() == ["baso/caf\\xe9.png"]
+    document = json.loads(as_json(found))
+    assert document["outliers"][0]["path"] == "baso/caf\\xe9.png"
+    assert document["unreadable"][0]["path"] == "mono/\\xff.png"
+    assert cli.main(["inspect", str(cells)]) == 1
+    assert "baso/caf\\xe9.png (baso" in capsys.readouterr().out
+
+
+def test_import_is_light():
+    code = "import sys, cellaug.data.inspection; print(*sys.modules)"
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    assert not {"keras", "tensorflow", "jax", "matplotlib", "IPython"} & set(done.stdout.split())
+
+
+# --- the command ---------------------------------------------------------------------------------
+
+
+def test_command_says_by_its_status_whether_the_set_is_fit(cells, capsys):
+    assert cli.main(["inspect", str(cells)]) == 0
+    assert capsys.readouterr().out.endswith("fit for training\n")
+    shutil.rmtree(cells / "mono")
+    assert cli.main(["inspect", str(cells)]) == 1
+    printed = capsys.readouterr()
+    assert "problem: There is only one class" in printed.out and printed.err == ""
+    (cells / "none").mkdir()
+    assert cli.main(["inspect", str(cells)]) == 2
+    printed = capsys.readouterr()
+    assert 'class "none" has no usable image' in printed.err and printed.out == ""
+    assert cli.main(["inspect", str(cells / "nowhere")]) == 2
+
+
+def test_command_prints_json_and_nothing_else(cells, capsys):
+    assert cli.main(["inspect", str(cells), "--json"]) == 0
+    printed = capsys.readouterr()
+    assert json.loads(printed.out)["fit"] is True and printed.err == ""
+
+
+@pytest.mark.parametrize(
+    ("suffix", "start"), [("png", b"\x89PNG"), ("svg", b"<?xml"), ("PDF", b"%PDF")]
+)
+def test_command_draws_a_figure(cells, tmp_path, capsys, suffix, start):
+    write_png(cells / "baso" / "00.png", smear(0, glass=BLUISH))
+    file = tmp_path / f"found.{suffix}"
+    assert cli.main(["inspect", str(cells), "--json", "--figure", str(file)]) == 0
+    json.loads(capsys.readouterr().out)
+    assert file.read_bytes().startswith(start)
+    assert [path.name for path in tmp_path.glob("*found*")] == [file.name]
+
+
+@pytest.mark.parametrize("name", ["found.jpg", "found", "nowhere/found.png"])
+def test_command_refuses_a_figure_before_it_looks(cells, tmp_path, capsys, monkeypatch, name):
+    monkeypatch.setattr(inspection, "inspect", None)  # calling it would fail
+    with pytest.raises(SystemExit) as stopped:
+        cli.main(["inspect", str(cells), "--figure", str(tmp_path / name)])
+    assert stopped.value.code == 2
+    assert (".png, .svg or .pdf" if "/" not in name else "no folder") in capsys.readouterr().err
+
+
+def test_file_that_is_gone_is_named(cells):
+    dataset = open_dataset(cells)
+    Path(dataset.paths[3]).unlink()
+    with pytest.raises(DataError, match=r"03\.png"):
+        inspect(dataset)
