@@ -245,7 +245,8 @@ def test_threads_end(cells):
 def test_an_interrupt_reaches_the_caller(cells, tmp_path):
     """Ctrl-C while the threads are slow."""
     code = """
-import sys, time
+import signal, sys, time
+signal.signal(signal.SIGINT, signal.default_int_handler)  # in the background it may be ignored
 from cellaug.data import open_dataset, reader
 slow = reader.read_image
 def read_image(path, size):
