@@ -22,7 +22,9 @@ from typing import TYPE_CHECKING
 
 import cellaug
 from cellaug.data import DataError, Dataset, to_uint8
+from cellaug.data.catalogue import relative
 from cellaug.data.images import write_png
+from cellaug.data.manifest import MANIFEST
 
 import numpy as np
 import pandas as pd
@@ -35,7 +37,7 @@ FORMAT = 1
 """Version of `generator.json`."""
 
 BATCH = 32
-MODEL, CARD, MANIFEST, CREDIT = "generator.keras", "generator.json", "manifest.csv", "CREDIT.txt"
+MODEL, CARD, CREDIT = "generator.keras", "generator.json", "CREDIT.txt"
 
 
 @dataclass(frozen=True)
@@ -330,7 +332,7 @@ def augment(
                 taken.add(file.lower())
                 (part / label).mkdir(exist_ok=True)
                 (part / file).write_bytes(content)
-                rows.append((file, label, "real", _within(path, dataset.root), None, None))
+                rows.append((file, label, "real", relative(path, dataset.root), None, None))
                 progress.update()
             for label, count in extra.items():
                 number = generator.class_names.index(label)
@@ -434,7 +436,3 @@ def _refuse_augmented(root: Path) -> None:
 
 def _file_name(label: str) -> str:
     return re.sub(r"[^\w.-]+", "-", label)
-
-
-def _within(path: Path, root: Path) -> str:
-    return path.relative_to(root).as_posix() if path.is_relative_to(root) else path.as_posix()

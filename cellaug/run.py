@@ -285,6 +285,7 @@ def execute(chapter: str, name: str, parameters: Mapping[str, Any]) -> Path:
                 cwd=project_root(),
                 progress_bar={"file": terminal, "leave": False, "desc": chapter} if watched else {},
                 stdout_file=LastLine(terminal) if watched else None,
+                coalesce_streams=True,  # of a progress line only its last state stays
             )
     except papermill.PapermillExecutionError as error:
         running.replace(failed)
@@ -344,36 +345,20 @@ def chatter_into(log: Path) -> Iterator[TextIO]:
 
 
 def tidy(notebook: Any) -> None:
-    """Make the executed notebook fit to be read: of a progress line only its last state stays.
+    """Drop what is not worth reading of an executed notebook, in place.
 
-    Works in place. Drops what libraries say on loading, and papermill's record of file paths and
-    times, which differ on every machine.
+    That is what libraries say on loading, blanks at the ends of lines, and papermill's record of
+    file paths and times, which differ on every machine.
     """
     notebook.metadata.pop("papermill", None)
     notebook.metadata.pop("widgets", None)  # a form is of use only to a running kernel
     for cell in notebook.cells:
         cell.metadata.pop("papermill", None)
         if "outputs" in cell:
-            cell.outputs = _joined_streams(cell.outputs)
             for output in cell.outputs:
                 if output.output_type == "stream":
-                    lines = output.text.split("\n")
-                    last = (line.rstrip("\r").rsplit("\r", 1)[-1] for line in lines)
-                    output.text = "\n".join(line.rstrip() for line in last)
+                    output.text = "\n".join(line.rstrip() for line in output.text.split("\n"))
             cell.outputs = [o for o in cell.outputs if not _NOTHING.fullmatch(o.get("text", "-"))]
-
-
-def _joined_streams(outputs: Iterable[Any]) -> list[Any]:
-    """A kernel sends what is printed in pieces, as it comes; what follows on one another is one."""
-    joined: list[Any] = []
-    for output in outputs:
-        before = joined[-1] if joined else output
-        if output is not before and output.output_type == before.output_type == "stream":
-            if output.name == before.name:
-                before.text += output.text
-                continue
-        joined.append(output)
-    return joined
 
 
 def book_facts(name: str) -> dict[str, Any]:

@@ -634,18 +634,18 @@ def test_what_came_already_needs_no_room_again(server, cache, monkeypatch):
     ids=["full disk", "interrupt"],
 )
 def test_what_stops_the_unpacking_costs_no_download(server, cache, monkeypatch, problem, raised):
-    write = module._write_image
+    write = module.write_png
 
     def stop(file, image):
         if file.name == "test_00000.png":
             raise problem
         write(file, image)
 
-    monkeypatch.setattr(module, "_write_image", stop)
+    monkeypatch.setattr(module, "write_png", stop)
     with pytest.raises(raised, match=r"could not be made: .*No space left|^$"):
         fetch("bloodmnist-28", url=server.url)
     assert set(tree(cache)) == {"bloodmnist.npz.part", "bloodmnist.npz.part.json"}
-    monkeypatch.setattr(module, "_write_image", write)
+    monkeypatch.setattr(module, "write_png", write)
     check_small_set(fetch("bloodmnist-28", url=server.url))
     assert server.asked == [None]  # what was downloaded served again
     assert [p.name for p in cache.iterdir()] == ["bloodmnist-28"]

@@ -204,7 +204,7 @@ class Dataset:
         known = {"side": self.sides, "group": self.groups}
         return pd.DataFrame(
             {
-                "path": [_relative(path, self.root) for path in self.paths],
+                "path": [relative(path, self.root) for path in self.paths],
                 "class": np.array(self.class_names, object)[self.labels],
                 "digest": self.digests,
             }
@@ -266,7 +266,8 @@ def _open(source: str | Path, options: dict) -> Dataset:
         return Store(root).dataset()
     folders = tuple(e.name for e in sorted(root.iterdir()) if e.is_dir() and not _clutter(e.name))
     if not folders:
-        hint = f". Give {root / MANIFEST} to open its manifest" if _has_manifest(root) else ""
+        manifest = root / MANIFEST
+        hint = f". Give {manifest} to open its manifest" if manifest.is_file() else ""
         raise DataError(f"{source}: no classes. Expected one subfolder of images per class{hint}")
     names = _in_order(source, folders, options.get("class_names"))
     return _open_folders(root.name, root, folders, names, _by_folder)
@@ -336,46 +337,41 @@ def _open_phantom(options: dict) -> Dataset:
     return replace(dataset, truth=truth.set_index("file").loc[files].reset_index())
 
 
-def _homes() -> list[Path]:
+def homes() -> list[Path]:
     """Where public sets are looked for, in that order."""
     named = os.environ.get("CELLAUG_DATA")
     return [*([Path(named).expanduser()] if named else []), cache_home()]
 
 
 def _find_bloodmnist(name: str) -> Path:
-    homes = _homes()
-    for home in homes:
+    from cellaug.data.download import SETS, expand_npz  # here, because it needs this module
+
+    published, places = SETS[name], homes()
+    for home in places:
         if (home / name / MANIFEST).is_file():
             return (home / name).resolve()
-    file = name.replace("-28", "").replace("-", "_") + ".npz"
-    for home in homes:
-        if (home / file).is_file():
-            from cellaug.data.download import expand_npz  # here, because it needs this module
-
-            expand_npz(home / file, cache_home() / name, int(name.partition("-")[2]))
+    for home in places:
+        if (home / published.file).is_file():
+            expand_npz(home / published.file, cache_home() / name, published.size)
             return (cache_home() / name).resolve()
     raise DataError(
-        f"{name} is not here (looked under {' and '.join(map(str, homes))}). Either run "
-        f"`cellaug fetch {name}`, or put the published file {file} into a folder and set "
-        "CELLAUG_DATA to that folder"
+        f"{name} is not here (looked under {' and '.join(map(str, places))}). Either run "
+        f"`cellaug fetch {name}`, or put the published file {published.file} into a folder and "
+        "set CELLAUG_DATA to that folder"
     )
 
 
 def _find_pbc() -> Path:
-    homes = _homes()
-    for home in homes:
+    places = homes()
+    for home in places:
         for place in (home / "pbc" / PBC_TOP, home / PBC_TOP, home / "pbc"):
             if all((place / folder).is_dir() for folder in PBC_FOLDERS):
                 return place.resolve()
     raise DataError(
-        f"the PBC images are not here (looked under {' and '.join(map(str, homes))}). Either run "
+        f"the PBC images are not here (looked under {' and '.join(map(str, places))}). Either run "
         f"`cellaug fetch pbc`, or put the unpacked folder {PBC_TOP} into a folder and set "
         "CELLAUG_DATA to that folder"
     )
-
-
-def _has_manifest(root: Path) -> bool:
-    return (root / MANIFEST).is_file()
 
 
 def _clutter(name: str) -> bool:
@@ -590,7 +586,12 @@ def _column(values: Iterable[str]) -> tuple[str, ...] | None:
     return column if any(column) else None
 
 
-def _relative(path: Path, root: Path) -> str:
+def printable(name: str) -> str:
+    """A file name as UTF-8 can hold it: bytes that are none are written out as \\xff."""
+    return name.encode("utf-8", "surrogateescape").decode("utf-8", "backslashreplace")
+
+
+def relative(path: Path, root: Path) -> str:
     """The path from the root on, with forward slashes; the whole path if it lies elsewhere."""
     whole, start = path.as_posix(), root.as_posix().rstrip("/") + "/"
     return whole.removeprefix(start)

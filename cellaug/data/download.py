@@ -32,12 +32,12 @@ from pathlib import Path, PurePosixPath
 from typing import BinaryIO
 from urllib.parse import urlsplit
 
-from cellaug.data.catalogue import BLOODMNIST_CLASSES, PBC_TOP
+from cellaug.data.catalogue import BLOODMNIST_CLASSES, PBC_TOP, homes
 from cellaug.data.errors import DataError
-from cellaug.data.images import write_atomically
+from cellaug.data.images import write_atomically, write_png
+from cellaug.data.manifest import MANIFEST
 from cellaug.data.scan import cache_home
 
-import cv2
 import numpy as np
 from filelock import FileLock, Timeout
 from numpy.lib import format as npy
@@ -78,12 +78,12 @@ _MOST_MEMBERS = 100_000
 _SLOWEST = 1024  # bytes per second; a server that is slower has stalled
 _NPY_HEADERS = {(1, 0): npy.read_array_header_1_0, (2, 0): npy.read_array_header_2_0}
 
-# What reading a damaged, encrypted or hostile zip file raises; DataError is a ValueError.
+# What reading a damaged, encrypted or hostile zip file raises. DataError is a ValueError, and what
+# zipfile says of an unknown way of packing is a RuntimeError.
 _WRONG = (
     zipfile.BadZipFile,
     zlib.error,
     EOFError,
-    NotImplementedError,
     OverflowError,
     RuntimeError,
     ValueError,
@@ -233,9 +233,7 @@ def _by_hand(published: Published, folder: Path) -> str:
 
 
 def _put_by_hand(file: str, home: Path) -> Path | None:
-    named = os.environ.get("CELLAUG_DATA")
-    places = [home, *([Path(named).expanduser()] if named else []), cache_home()]
-    return next((place / file for place in places if (place / file).is_file()), None)
+    return next((place / file for place in (home, *homes()) if (place / file).is_file()), None)
 
 
 def known_digests() -> bytes:
@@ -251,7 +249,7 @@ def _is_whole(folder: Path, published: Published) -> bool:
     if not published.md5:
         return _count_images(folder) == Counter(published.images)
     try:
-        with (folder / "manifest.csv").open(newline="", encoding="utf-8") as file:
+        with (folder / MANIFEST).open(newline="", encoding="utf-8") as file:
             rows = list(csv.DictReader(file))
     except (OSError, UnicodeDecodeError, csv.Error):
         return False
@@ -737,7 +735,7 @@ def _expand(archive: Path, folder: Path, published: Published) -> None:
                     with _open_images(bundle, side, count, size) as stream:
                         _write_images(stream, [place / file for file in files], size, bar)
                     rows += zip(files, names, [side] * count, strict=True)
-            with (place / "manifest.csv").open("w", newline="", encoding="utf-8") as file:
+            with (place / MANIFEST).open("w", newline="", encoding="utf-8") as file:
                 csv.writer(file, lineterminator="\n").writerows(rows)
     except _WRONG as error:
         raise DataError(f"{archive}: {error}") from error
@@ -808,11 +806,7 @@ def _write_images(stream: BinaryIO, files: list[Path], size: int, bar: tqdm) -> 
             images = np.frombuffer(data, np.uint8).reshape(-1, *shape)
             for _ in writing:  # of the block before, meanwhile
                 bar.update()
-            writing = pool.map(_write_image, block, images)
+            writing = pool.map(write_png, block, images)
         for _ in writing:
             bar.update()
     _end(stream)
-
-
-def _write_image(file: Path, image: np.ndarray) -> None:
-    file.write_bytes(cv2.imencode(".png", image[..., ::-1])[1].tobytes())

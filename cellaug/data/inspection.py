@@ -13,7 +13,7 @@ from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from typing import NamedTuple
 
-from cellaug.data.catalogue import Dataset
+from cellaug.data.catalogue import Dataset, printable
 from cellaug.data.errors import DataError
 from cellaug.data.images import decode, fit_square
 from cellaug.data.splits import split
@@ -217,15 +217,15 @@ def inspect(dataset: Dataset, splits: Mapping[str, Dataset] | None = None) -> In
         try:
             splits = split(dataset)
         except DataError as error:
-            problems.append(f"It cannot be divided: {_text(str(error))}.")
+            problems.append(f"It cannot be divided: {printable(str(error))}.")
             splits = {}
     statistics, thumbnails = _measure_all(dataset)
     statistics.insert(2, "side", _sides(dataset, splits))
     counts = pd.DataFrame(
         {side: part.counts() for side, part in splits.items()} | {"images": dataset.counts()}
-    ).rename(index=_text)
+    ).rename(index=printable)
     sizes = statistics.value_counts(["width", "height"]).rename("images").reset_index()
-    report = dataset.report.map(_text)
+    report = dataset.report.map(printable)
     dropped = report["outcome"] == "dropped"
     found = {
         "counts": counts,
@@ -242,7 +242,7 @@ def inspect(dataset: Dataset, splits: Mapping[str, Dataset] | None = None) -> In
     _judge_images(found, problems, warnings)
     _judge_duplicates(found, problems, warnings)
     return Inspection(
-        name=_text(dataset.name),
+        name=printable(dataset.name),
         fingerprint=dataset.fingerprint,
         credit=dataset.credit,
         report=report,
@@ -250,11 +250,6 @@ def inspect(dataset: Dataset, splits: Mapping[str, Dataset] | None = None) -> In
         warnings=tuple(warnings),
         **found,
     )
-
-
-def _text(name: str) -> str:
-    """As UTF-8 can hold it: other bytes of a file name are written out as \\xff."""
-    return name.encode("utf-8", "surrogateescape").decode("utf-8", "backslashreplace")
 
 
 # --- measures ------------------------------------------------------------------------------------
@@ -292,7 +287,7 @@ def _measure_all(dataset: Dataset) -> tuple[pd.DataFrame, np.ndarray]:
         for start in range(0, count, _BATCH):
             for _ in pool.map(look, range(start, min(start + _BATCH, count))):
                 bar.update()
-    table = dataset.table()[["path", "class"]].map(_text)
+    table = dataset.table()[["path", "class"]].map(printable)
     table[["width", "height"]] = rows[:, :2].astype(int)
     table[["brightness", "contrast", "colour", "sharpness"]] = rows[:, 2:6]
     table["background"] = np.linalg.norm(rows[:, 6:] - np.median(rows[:, 6:], axis=0), axis=1)

@@ -8,7 +8,7 @@ from itertools import accumulate
 from pathlib import Path
 from types import MappingProxyType
 
-from cellaug.data.catalogue import REPORT_COLUMNS, Dataset
+from cellaug.data.catalogue import REPORT_COLUMNS, Dataset, relative
 from cellaug.data.errors import DataError
 from cellaug.data.images import write_atomically
 from cellaug.data.store import Store
@@ -108,19 +108,15 @@ def save_splits(parts: Mapping[str, Dataset], folder: str | Path) -> Path:
             "truth": None if part.truth is None else part.truth.to_dict("list"),
             "sides": part.sides,
             "groups": part.groups,
-            "store": None if part.store is None else _relative(part.store.folder, folder),
+            "store": None
+            if part.store is None
+            else relative(part.store.folder, Path(folder).resolve()),
         }
         for side, part in parts.items()
     }
     file = Path(folder) / "splits.json"
     write_atomically(file, json.dumps(stored).encode())
     return file
-
-
-def _relative(store: Path, folder: str | Path) -> str:
-    """The store's place; within the folder a relative one, so that both can be moved together."""
-    folder = Path(folder).resolve()
-    return str(store.relative_to(folder) if store.is_relative_to(folder) else store)
 
 
 def load_splits(folder: str | Path) -> dict[str, Dataset]:

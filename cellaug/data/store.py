@@ -19,6 +19,7 @@ by a build that was interrupted, and is used by the next one or removed.
 
 import hashlib
 import json
+import math
 import os
 import re
 import shutil
@@ -28,19 +29,17 @@ from collections.abc import Iterable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import closing
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import BinaryIO
 
+from cellaug.data.catalogue import REPORT_COLUMNS, Dataset, printable
 from cellaug.data.errors import DataError
-from cellaug.data.images import to_square
+from cellaug.data.images import read_file, to_square
 from cellaug.data.scan import cache_home
 
 import numpy as np
 import pandas as pd
 from filelock import FileLock
 from tqdm import tqdm
-
-if TYPE_CHECKING:
-    from cellaug.data.catalogue import Dataset
 
 INDEX = "index.parquet"
 SHARD_BYTES = 2**28
@@ -86,19 +85,15 @@ class Store:
         number = {shard: k for k, shard in enumerate(self._shards)}
         self._row_of = {digest: place for place, digest in enumerate(self.table["digest"])}
         self._shard = self.table["shard"].map(number).to_numpy(np.int64)
-        self._row = self.table["row"].to_numpy(np.int64)
-        self._start, self._files = [], []
-        try:
-            for shard in self._shards:
-                file, start = self._open_shard(self.folder / f"{shard}.npy")
-                self._files.append(file)
-                self._start.append(start)
-        except BaseException:
-            _close(self._files)
-            raise
-        self._offset = np.array(self._start, np.int64)[self._shard] + self._row * self._bytes
         self._reading = threading.Lock()
+        self._files, starts = [], []
         weakref.finalize(self, _close, self._files)
+        for shard in self._shards:
+            file, _, start = _open_shard(self.folder / f"{shard}.npy", self.size)
+            self._files.append(file)
+            starts.append(start)
+        rows = self.table["row"].to_numpy(np.int64)
+        self._offset = np.array(starts, np.int64)[self._shard] + rows * self._bytes
 
     def __len__(self) -> int:
         """Return the number of images."""
@@ -137,10 +132,8 @@ class Store:
                 name = self.folder / f"{self._shards[shard]}.npy"
                 raise DataError(f"{name}: cut short. Build the store again")
 
-    def dataset(self) -> "Dataset":
+    def dataset(self) -> Dataset:
         """The dataset that was stored; its images are read from here, its files may be gone."""
-        from cellaug.data.catalogue import REPORT_COLUMNS, Dataset  # here: it opens stores
-
         facts, table = self._facts, self.table
         root = Path(facts["root"])
         return Dataset(
@@ -157,22 +150,6 @@ class Store:
             store=self,
         )
 
-    def _open_shard(self, path: Path):
-        try:
-            file = path.open("rb", buffering=0)
-        except OSError as error:
-            raise DataError(f"{path}: {error.strerror}. Build the store again") from error
-        try:
-            shape, start = _header(file)
-        except ValueError as error:
-            file.close()
-            raise DataError(f"{path}: damaged ({error}). Build the store again") from error
-        expected = start + shape[0] * self._bytes
-        if shape[1:] != (self.size, self.size, 3) or os.fstat(file.fileno()).st_size != expected:
-            file.close()
-            raise DataError(f"{path}: damaged or cut short. Build the store again")
-        return file, start
-
     def _read_at(self, file, view: memoryview, offset: int) -> int:
         if hasattr(os, "preadv"):
             return os.preadv(file.fileno(), [view], offset)
@@ -181,14 +158,14 @@ class Store:
             return file.readinto(view)
 
 
-def default_folder(dataset: "Dataset", size: int) -> Path:
+def default_folder(dataset: Dataset, size: int) -> Path:
     """Where a dataset's store lies unless another place is given: under the cache home."""
     place = hashlib.sha256(os.fsencode(dataset.root)).hexdigest()[:12]
     return cache_home() / "stores" / f"{dataset.name}-{size}-{place}"
 
 
 def build_store(
-    dataset: "Dataset", size: int, folder: str | Path | None = None, shard_bytes: int = SHARD_BYTES
+    dataset: Dataset, size: int, folder: str | Path | None = None, shard_bytes: int = SHARD_BYTES
 ) -> Store:
     """Bring the store of a dataset up to date: decode what is not in it yet, forget what is gone.
 
@@ -259,12 +236,10 @@ def _pixels(folder: Path, digest: str, path: Path, place, size: int) -> np.ndarr
     if place is not None:
         return np.load(folder / f"{place[0]}.npy", mmap_mode="r")[place[1]]
     try:
-        data = path.read_bytes()
+        data, _ = read_file(path)
         if hashlib.sha256(data).hexdigest() != digest:
             raise DataError("has changed since the set was opened; open it again")
         return to_square(data, size)
-    except OSError as error:
-        raise DataError(f"{path}: cannot be read ({error.strerror})") from error
     except DataError as error:
         raise DataError(f"{path}: {error}") from error
 
@@ -289,10 +264,10 @@ def _write_shard(
     part.replace(folder / f"{name}.digests.npy")
 
 
-def _write_index(folder: Path, dataset: "Dataset", size: int, stored: dict) -> None:
+def _write_index(folder: Path, dataset: Dataset, size: int, stored: dict) -> None:
     table = dataset.table().rename(columns={"path": "file"})
-    table["file"] = [_text(file) for file in table["file"]]
-    table["class"] = [_text(name) for name in table["class"]]
+    table["file"] = [printable(file) for file in table["file"]]
+    table["class"] = [printable(name) for name in table["class"]]
     table.insert(1, "label", dataset.labels)
     places = [stored[digest] for digest in dataset.digests]
     table["shard"] = [shard for shard, _ in places]
@@ -312,11 +287,6 @@ def _write_index(folder: Path, dataset: "Dataset", size: int, stored: dict) -> N
     part.replace(folder / INDEX)
 
 
-def _text(name: str) -> str:
-    """A file name as Parquet can hold it: bytes that are not UTF-8 are written out as \\xff."""
-    return name.encode("utf-8", "surrogateescape").decode("utf-8", "backslashreplace")
-
-
 def _shards(folder: Path, size: int) -> dict[str, list[str]]:
     """The digests of every whole shard, by its name; what an interrupted build left is removed."""
     for part in folder.glob("*.part"):
@@ -326,10 +296,9 @@ def _shards(folder: Path, size: int) -> dict[str, list[str]]:
         name = file.name.removesuffix(".digests.npy")
         try:
             rows = np.load(file, allow_pickle=False)
-            with (folder / f"{name}.npy").open("rb") as shard:
-                shape, start = _header(shard)
-                whole = start + len(rows) * size * size * 3 == os.fstat(shard.fileno()).st_size
-            if shape != (len(rows), size, size, 3) or rows.shape[1:] != (32,) or not whole:
+            shard, count, _ = _open_shard(folder / f"{name}.npy", size)
+            shard.close()
+            if rows.shape != (count, 32):
                 raise ValueError("damaged")
         except (OSError, ValueError):
             continue  # not in the result, so its images are decoded again
@@ -338,6 +307,29 @@ def _shards(folder: Path, size: int) -> dict[str, list[str]]:
         if file.name.partition(".")[0] not in found:
             file.unlink()
     return found
+
+
+def _open_shard(path: Path, size: int) -> tuple[BinaryIO, int, int]:
+    """Open a shard: its file, the number of its images, and where they begin.
+
+    Raises DataError unless it is whole.
+    """
+    try:
+        file = path.open("rb", buffering=0)
+    except OSError as error:
+        raise DataError(f"{path}: {error.strerror}. Build the store again") from error
+    try:
+        shape, start = _header(file)
+        expected = start + math.prod(shape)
+        if shape[1:] != (size, size, 3) or os.fstat(file.fileno()).st_size != expected:
+            raise DataError(f"{path}: damaged or cut short. Build the store again")
+    except DataError:
+        file.close()
+        raise
+    except ValueError as error:
+        file.close()
+        raise DataError(f"{path}: damaged ({error}). Build the store again") from error
+    return file, shape[0], start
 
 
 def _shape(path: Path) -> tuple[int, ...]:
