@@ -3,7 +3,7 @@ PYTHON ?= python3
 PROFILE ?= demo
 BIN := .venv/bin
 
-.PHONY: book test lab references bench-data lock format clean
+.PHONY: book test lab references bench-data bench-train lock format clean
 
 book: .venv/installed
 	$(BIN)/cellaug run --profile $(PROFILE)
@@ -29,6 +29,11 @@ references: .venv/installed
 bench-data: .venv/installed
 	$(BIN)/python -m pip install --quiet --constraint requirements.lock 'grain>=0.2.12' psutil
 	$(BIN)/python tests/bench_data.py
+
+# The training step beside PyTorch's and beside matrix products, on noise.
+bench-train: .venv/installed
+	$(BIN)/python -m pip install --quiet --constraint requirements.lock 'torch>=2.6' psutil
+	$(BIN)/python tests/bench_train.py
 
 lock:
 	uv pip compile --universal --python-version 3.11 --fork-strategy fewest --extra test \

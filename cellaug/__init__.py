@@ -6,6 +6,7 @@ sets what TensorFlow reads when it is loaded.
 """
 
 import os
+from typing import Any
 
 __version__ = "0.1.0"
 
@@ -13,3 +14,12 @@ __version__ = "0.1.0"
 # they are faster than its own on the others too.
 os.environ.setdefault("TF_ENABLE_ONEDNN_OPTS", "1")
 os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
+
+
+def __getattr__(name: str) -> Any:
+    """``cellaug.load_generator``, imported when it is first asked for."""
+    if name == "load_generator":
+        from cellaug.augmentation import load_generator
+
+        return load_generator
+    raise AttributeError(f"module 'cellaug' has no attribute '{name}'")

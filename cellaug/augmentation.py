@@ -1,12 +1,15 @@
 """A trained generator on disk, and what it is for: a labelled training set with added cells.
 
 A *generator directory* holds `generator.keras` (the network as Keras saves it) and
-`generator.json` (what it draws, how to ask it, and what it was trained on). `generate` writes
-images from one; `augment` copies a data set and adds generated images to every class (section 4.7).
+`generator.json` (what it draws, how to ask it, and what it was trained on). Those that come with
+the package (`SHIPPED`) hold `generator.npz` instead, weights as float16, and the card names the
+function of `cellaug.networks` that builds the network for them. `generate` writes images from one;
+`augment` copies a data set and adds generated images to every class (section 4.7).
 """
 
 import csv
 import hashlib
+import io
 import json
 import math
 import os
@@ -23,7 +26,7 @@ from typing import TYPE_CHECKING
 import cellaug
 from cellaug.data import DataError, Dataset, to_uint8
 from cellaug.data.catalogue import relative
-from cellaug.data.images import write_png
+from cellaug.data.images import write_atomically, write_png
 from cellaug.data.manifest import MANIFEST
 
 import numpy as np
@@ -37,7 +40,14 @@ FORMAT = 1
 """Version of `generator.json`."""
 
 BATCH = 32
-MODEL, CARD, CREDIT = "generator.keras", "generator.json", "CREDIT.txt"
+MODEL, WEIGHTS, CARD = "generator.keras", "generator.npz", "generator.json"
+CREDIT = "CREDIT.txt"
+
+SHIPPED = Path(__file__).parent / "weights"
+"""Generator directories that come with the package, by name."""
+
+BUILDERS = ("generator", "conditional_generator")
+"""Functions of `cellaug.networks` that a card may name."""
 
 
 @dataclass(frozen=True)
@@ -184,37 +194,72 @@ def save_generator(
     return folder
 
 
-def load_generator(folder: str | Path) -> Generator:
-    """Read a generator directory. No code that lies in the file is run (Keras's safe mode).
+def save_weights(model: "keras.Model", file: Path) -> str:
+    """Write a network's weights as float16 to an .npz file; returns the file's SHA-256, in hex.
+
+    Half the size of float32, and no image changes visibly. `load_weights` reads them.
+    """
+    buffer = io.BytesIO()
+    arrays = {f"{k:03d}": value.astype(np.float16) for k, value in enumerate(model.get_weights())}
+    np.savez_compressed(buffer, **arrays)
+    write_atomically(file, buffer.getvalue())
+    return hashlib.sha256(buffer.getvalue()).hexdigest()
+
+
+def load_weights(model: "keras.Model", file: Path, digest: str) -> None:
+    """Put saved weights into a network; no code is loaded with them.
+
+    Raises DataError where the file is not the one with that SHA-256, or of another network.
+    """
+    found = hashlib.sha256(file.read_bytes()).hexdigest()
+    if found != digest:
+        raise DataError(f"{file} is not the file that its card describes: install cellaug again")
+    with np.load(file, allow_pickle=False) as arrays:
+        values = [arrays[key].astype(np.float32) for key in sorted(arrays.files)]
+    if [v.shape for v in values] != [tuple(v.shape) for v in model.weights]:
+        raise DataError(f"{file} holds weights of another network than its card describes")
+    model.set_weights(values)
+
+
+def shipped_generators() -> list[str]:
+    """The names of the generators that come with the package."""
+    return sorted(card.parent.name for card in SHIPPED.glob(f"*/{CARD}"))
+
+
+def load_generator(source: str | Path) -> Generator:
+    """Read a generator directory, or the one of that name that comes with the package.
+
+    No code that lies in a file is run: Keras's safe mode, or plain arrays.
 
     Raises FileNotFoundError for a missing folder or file, DataError for a card or a network that
     cannot be read or that comes from another version of the format.
     """
-    folder = Path(folder)
+    folder = Path(source)
+    if not folder.is_dir() and str(source) in shipped_generators():
+        folder = SHIPPED / source
     if not folder.is_dir():
-        raise FileNotFoundError(f"{folder}: there is no such generator directory")
-    for name in (MODEL, CARD):
+        raise FileNotFoundError(
+            f"{folder}: there is no such generator directory, and cellaug ships "
+            + (", ".join(shipped_generators()) or "none")
+        )
+    shipped = (folder / WEIGHTS).is_file() and not (folder / MODEL).is_file()
+    file = folder / (WEIGHTS if shipped else MODEL)
+    for name in (file.name, CARD):
         if not (folder / name).is_file():
             raise FileNotFoundError(
                 f"{folder} is no generator directory: it lacks {name} (of {MODEL} and {CARD})"
             )
     card = _read_card(folder / CARD)
-
+    model = _built(folder, card) if shipped else _saved(file)
     import keras
 
-    # the layers that the networks bring along must be known before one is read
-    import_module("cellaug.networks")
-    try:
-        model = keras.saving.load_model(folder / MODEL, compile=False, safe_mode=True)
-    except Exception as error:
-        raise DataError(f"{folder / MODEL}: Keras cannot read this network: {error}") from error
     # with TensorFlow on a CPU, XLA is several times slower than the plain graph
     model.jit_compile = keras.backend.backend() == "jax"
     size = card["image_size"]
     expected = (2 if card["conditional"] else 1, (size, size, 3))
     if (len(model.inputs), tuple(model.output_shape[1:])) != expected:
         raise DataError(
-            f"{folder}: {CARD} and {MODEL} do not belong together: the card speaks of "
+            f"{folder}: {CARD} and {file.name} do not belong together: the card speaks of "
             f"{expected[0]} inputs and images {expected[1]}, the network has {len(model.inputs)} "
             f"and {tuple(model.output_shape[1:])}"
         )
@@ -228,8 +273,35 @@ def load_generator(folder: str | Path) -> Generator:
         data_hash=card["data_hash"],
         credit=card["credit"],
         created=card["created"],
-        digest=hashlib.sha256((folder / MODEL).read_bytes()).hexdigest(),
+        digest=hashlib.sha256(file.read_bytes()).hexdigest(),
     )
+
+
+def _saved(file: Path) -> "keras.Model":
+    """The network in a file that Keras wrote."""
+    import keras
+
+    # the layers that the networks bring along must be known before one is read
+    import_module("cellaug.networks")
+    try:
+        return keras.saving.load_model(file, compile=False, safe_mode=True)
+    except Exception as error:
+        raise DataError(f"{file}: Keras cannot read this network: {error}") from error
+
+
+def _built(folder: Path, card: dict) -> "keras.Model":
+    """The network that a card describes, with the weights beside it."""
+    builder, options = card.get("builder"), card.get("options")
+    if builder not in BUILDERS or not isinstance(options, dict):
+        raise DataError(
+            f"{folder / CARD}: builder should be one of {', '.join(BUILDERS)}, with options"
+        )
+    try:
+        model = getattr(import_module("cellaug.networks"), builder)(**options)
+    except (TypeError, ValueError) as error:
+        raise DataError(f"{folder / CARD}: {builder} cannot be built: {error}") from error
+    load_weights(model, folder / WEIGHTS, card.get("sha256", ""))
+    return model
 
 
 def generate(

@@ -233,6 +233,18 @@ def recorded_results() -> dict[str, dict[str, Any]]:
     return {p.parent.name: json.loads(p.read_text()) for p in sorted(folder.glob("*/metrics.json"))}
 
 
+def recorded_benchmark(name: str) -> dict[str, Any]:
+    """What ``make bench-<name>`` measured when it was last recorded.
+
+    Raises:
+        BookError: where it has not been recorded.
+    """
+    path = project_root() / "book" / "results" / f"{name}-benchmark.json"
+    if not path.is_file():
+        raise BookError(f"{path} is missing: 'make bench-{name}' makes it")
+    return json.loads(path.read_text())
+
+
 def record_results(profile: str) -> Path:
     """Keep a finished run's ``metrics.json`` under ``book/results/<profile>/``.
 

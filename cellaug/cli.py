@@ -14,6 +14,7 @@ examples:
   cellaug inspect my_cells/               is this folder of labelled cells fit for training?
   cellaug run --profile pbc --set data=my_cells/
   cellaug augment my_cells/ --generator build/pbc/artifacts/03_ac_gan/conditional --out augmented/
+  cellaug expert-test --real my_cells/ --fake generated/ --out trial/
 """
 
 
@@ -93,6 +94,78 @@ def parser() -> argparse.ArgumentParser:
         "(.png, .svg or .pdf)",
     )
 
+    sub = command(
+        "evaluate",
+        "say how true generated cells are to real ones",
+        epilog="REAL should be images that the generator was not trained on. What is measured, and "
+        "how, is said in the result.",
+    )
+    sub.add_argument("real", metavar="REAL", help="real images, as for 'inspect'")
+    sub.add_argument(
+        "fake",
+        metavar="FAKE",
+        help="generated ones: as REAL, the output of 'generate' or 'augment', a generator "
+        "directory such as build/demo/artifacts/03_ac_gan/conditional, or a shipped one's name",
+    )
+    sub.add_argument(
+        "--reference",
+        metavar="TRAIN",
+        help="the images it was trained on: is it memorising them, and what do they achieve?",
+    )
+    sub.add_argument(
+        "--split",
+        type=_seed,
+        metavar="SEED",
+        help="divide REAL as the chapters do (seed 1 unless changed): its test side is compared, "
+        "its training side is the reference",
+    )
+    sub.add_argument(
+        "--count",
+        type=_positive,
+        metavar="N",
+        help="images that a generator draws of each class (default: as many as REAL has)",
+    )
+    sub.add_argument(
+        "--size",
+        type=_positive,
+        metavar="PIXELS",
+        help="size to compare at (default: that of the generated images)",
+    )
+    sub.add_argument("--seed", type=_seed, default=0, metavar="S", help="default: 0")
+    sub.add_argument(
+        "--no-cas", action="store_true", help="train no classifiers, which takes a minute or two"
+    )
+    sub.add_argument("--json", action="store_true", help="print one JSON document and nothing else")
+    sub.add_argument(
+        "--figure", type=_figure_file, metavar="FILE", help="draw it as well (.png, .svg or .pdf)"
+    )
+
+    sub = command(
+        "study",
+        "make what the package ships or the book records: the extractor, the ladder, the weights",
+        epilog="hours on a processor; interrupted, each goes on where it was",
+    )
+    sub.add_argument("study", choices=("extractor", "ladder", "weights"))
+    _profile(sub)
+    sub.add_argument("--out", type=Path, metavar="PATH", help="default: build/study/<study>")
+    sub.add_argument(
+        "--images",
+        type=_positive,
+        default=100_000,
+        metavar="N",
+        help="real images that each generator sees (ladder, weights; default: 100000)",
+    )
+    sub.add_argument(
+        "--arm",
+        action="append",
+        default=[],
+        metavar="NAME",
+        help="ladder: this rung or side arm alone; may be repeated",
+    )
+    sub.add_argument(
+        "--seeds", type=_positive, default=1, metavar="N", help="ladder: of every arm (default: 1)"
+    )
+
     sub = command("generate", "make images with a trained generator")
     _generator(sub)
     sub.add_argument(
@@ -116,6 +189,43 @@ def parser() -> argparse.ArgumentParser:
     )
     sub.add_argument("--out", type=Path, required=True, metavar="DIR", help="a new folder")
     sub.add_argument("--seed", type=int, default=0, metavar="S", help="default: 0")
+
+    sub = command(
+        "expert-test",
+        "make a page on which a person tells real images from generated ones, and its key",
+        epilog="The page is one file that works in a browser without a network; keep the key.",
+    )
+    for side in ("real", "fake"):
+        sub.add_argument(
+            f"--{side}",
+            type=Path,
+            required=True,
+            metavar="DIR",
+            help=f"a folder with {side} images, in it or in subfolders",
+        )
+    sub.add_argument("--out", type=Path, required=True, metavar="DIR", help="a new folder")
+    sub.add_argument(
+        "--count",
+        type=_positive,
+        default=50,
+        metavar="N",
+        help="images of each side, drawn at random (default: 50, as in the thesis)",
+    )
+    sub.add_argument("--seed", type=int, default=0, metavar="S", help="default: 0")
+    sub.add_argument(
+        "--size",
+        type=_positive,
+        metavar="PIXELS",
+        help="side of the images on the page (default: the shortest side of all drawn images)",
+    )
+
+    sub = command(
+        "expert-score",
+        "score the answers that readers exported from a page of expert-test",
+    )
+    sub.add_argument("answers", nargs="+", metavar="ANSWERS", help="one file for each reader")
+    sub.add_argument("key", metavar="KEY", help="the key.json of that page")
+    sub.add_argument("--json", action="store_true", help="print one JSON document and nothing else")
     return top
 
 
@@ -148,16 +258,22 @@ def _data(sub: argparse.ArgumentParser) -> None:
 def _generator(sub: argparse.ArgumentParser) -> None:
     sub.add_argument(
         "--generator",
-        type=Path,
         required=True,
         metavar="DIR",
-        help="what a chapter has written, such as build/demo/artifacts/03_ac_gan/conditional",
+        help="what a chapter has written, such as build/demo/artifacts/03_ac_gan/conditional, or "
+        "the name of one that comes with cellaug",
     )
 
 
 def _positive(text: str) -> int:
     if not text.isdigit() or int(text) < 1:
         raise argparse.ArgumentTypeError(f"expected a whole number from 1, found '{text}'")
+    return int(text)
+
+
+def _seed(text: str) -> int:
+    if not text.isdigit():
+        raise argparse.ArgumentTypeError(f"expected a whole number from 0, found '{text}'")
     return int(text)
 
 
@@ -229,15 +345,18 @@ def inspect(arguments: argparse.Namespace) -> int:
 
     dataset = open_dataset(arguments.data)
     found = look_at(dataset)
-    text = as_json(found) if arguments.json else as_text(found, arguments.all)
-    encoding = sys.stdout.encoding or "utf-8"
-    print(text.encode(encoding, "backslashreplace").decode(encoding))
+    _print(as_json(found) if arguments.json else as_text(found, arguments.all))
     if arguments.figure:
-        _draw(found, dataset, arguments.figure)
+        _draw("inspection", arguments.figure, found, dataset)
     return 0 if found.fit else 1
 
 
-def _draw(found, dataset, file: Path) -> None:
+def _print(text: str) -> None:
+    encoding = sys.stdout.encoding or "utf-8"
+    print(text.encode(encoding, "backslashreplace").decode(encoding))
+
+
+def _draw(name: str, file: Path, *what: object) -> None:
     import io
 
     from cellaug.data.images import write_atomically
@@ -249,8 +368,43 @@ def _draw(found, dataset, file: Path) -> None:
 
         figures.use_style()
         drawn = io.BytesIO()
-        figures.inspection(found, dataset).savefig(drawn, format=file.suffix[1:].lower())
+        getattr(figures, name)(*what).savefig(drawn, format=file.suffix[1:].lower())
     write_atomically(file, drawn.getvalue())
+
+
+def evaluate(arguments: argparse.Namespace) -> None:
+    """``cellaug evaluate``."""
+    from cellaug.data import open_dataset, split
+    from cellaug.evaluation import (
+        LabelledImages,
+        as_json,
+        as_text,
+        read_generated,
+        refuse_generated,
+    )
+    from cellaug.evaluation import evaluate as compare
+
+    real = open_dataset(arguments.real)
+    trained = open_dataset(arguments.reference) if arguments.reference else None
+    if arguments.split is not None:
+        sides = split(real, seed=arguments.split)
+        real, trained = sides["test"], trained or sides["train"]
+    for dataset in (real, trained):
+        if dataset is not None:
+            refuse_generated(dataset)
+    wanted = {name: int(count) for name, count in real.counts().items()}
+    fake = read_generated(arguments.fake, wanted, arguments.size, arguments.count, arguments.seed)
+    size = fake.images.shape[1]
+    found = compare(
+        LabelledImages.read(real, size),
+        fake,
+        LabelledImages.read(trained, size) if trained else None,
+        cas=not arguments.no_cas,
+        seed=arguments.seed,
+    )
+    _print(as_json(found) if arguments.json else as_text(found))
+    if arguments.figure:
+        _draw("fidelity", arguments.figure, found)
 
 
 def store(arguments: argparse.Namespace) -> None:
@@ -260,6 +414,34 @@ def store(arguments: argparse.Namespace) -> None:
     stored = open_dataset(arguments.data).stored(arguments.size, arguments.out).store
     print(f"{len(stored):,} images of {stored.size}×{stored.size} pixels")
     print(stored.folder)
+
+
+def study(arguments: argparse.Namespace) -> None:
+    """``cellaug study``."""
+    from cellaug import run as runner
+    from cellaug.book import project_root, write_json
+
+    name, profile = runner.load_profile(arguments.profile, arguments.set)
+    data, size = profile.get("data", "phantom"), profile.get("image_size", 64)
+    out = arguments.out or project_root() / "build" / "study" / arguments.study
+    if arguments.study == "extractor":
+        from cellaug.study.extractor import train
+
+        train(out, data, size)
+    elif arguments.study == "weights":
+        from cellaug.study.weights import train
+
+        out = arguments.out or out / f"{data}-{size}"
+        train(out, arguments.images, data, size)
+    else:
+        from cellaug.study import ladder
+
+        found = ladder.run(
+            data, size, arguments.images, out / name, arms=arguments.arm, seeds=arguments.seeds
+        )
+        out = project_root() / "book" / "results" / f"ladder-{name}.json"
+        write_json(out, found)
+    print(out)
 
 
 def generate(arguments: argparse.Namespace) -> None:
@@ -286,6 +468,38 @@ def augment(arguments: argparse.Namespace) -> None:
     print(arguments.out)
 
 
+def expert_test(arguments: argparse.Namespace) -> None:
+    """``cellaug expert-test``."""
+    from cellaug.evaluation import expert_page
+
+    key = expert_page.write_test(
+        arguments.real,
+        arguments.fake,
+        arguments.out,
+        arguments.count,
+        arguments.seed,
+        arguments.size,
+    )
+    made, secret = arguments.out / expert_page.PAGE, arguments.out / expert_page.KEY
+    lines = [f"left out: {file}: {reason}" for file, reason in key["left_out"][:20]]
+    if key["left_out"][20:]:
+        lines += [f"left out: {len(key['left_out'][20:])} more, see {secret}"]
+    lines += [*key["notes"], expert_page.power_statement(len(key["real"]))]
+    lines += [f"{made}  for the readers, {made.stat().st_size / 1e6:.1f} MB"]
+    lines += [f"{secret}  the key: keep it to yourself"]
+    _print("\n".join(lines))
+
+
+def expert_score(arguments: argparse.Namespace) -> None:
+    """``cellaug expert-score``."""
+    import json
+
+    from cellaug.evaluation import expert_page
+
+    scores = expert_page.score_answers(arguments.answers, arguments.key)
+    _print(json.dumps(scores, indent=2) if arguments.json else expert_page.as_text(scores))
+
+
 def main(argv: Sequence[str] | None = None) -> int:
     """Run the command line; returns the exit status.
 
@@ -298,7 +512,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     from cellaug.run import ChapterFailed
 
     try:
-        return globals()[arguments.command](arguments) or 0
+        return globals()[arguments.command.replace("-", "_")](arguments) or 0
     except ChapterFailed as error:
         print(f"cellaug: {error}", file=sys.stderr)
         return 1

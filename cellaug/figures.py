@@ -11,6 +11,9 @@ from textwrap import wrap
 from cellaug.data.catalogue import Dataset
 from cellaug.data.images import check_images
 from cellaug.data.inspection import MEASURES, Inspection, pictures, worst
+from cellaug.evaluation.fidelity import Fidelity
+from cellaug.evaluation.memorisation import NEIGHBOURS
+from cellaug.evaluation.scorecard import ROWS, TARGETS
 
 import matplotlib.pyplot as plt
 import numpy as np
@@ -484,6 +487,32 @@ def interval_plot(
     return fig
 
 
+def ladder(runs: pd.DataFrame, rungs: int) -> Figure:
+    """What each rung and side arm reached: a row each, a panel for each measure.
+
+    `runs` has a row for every run: `arm` and the measures, named as the panels are to be; the first
+    `rungs` arms are rungs, the others side arms, drawn in another colour. A mark is a run, a bar
+    the mean over an arm's seeds. Where real cells stand is 1 (dashed), but for a measure whose name
+    ends in "points", where it is 0. The first measure is drawn on a logarithmic axis.
+    """
+    arms = list(dict.fromkeys(runs["arm"]))
+    measures = [name for name in runs.columns if name != "arm"]
+    fig, axes = _chart(len(arms), len(measures), row=0.3)
+    for place, (ax, measure) in enumerate(zip(np.atleast_1d(axes), measures, strict=True)):
+        for i, arm in enumerate(arms):
+            values = runs.loc[runs["arm"] == arm, measure].to_numpy(float)
+            colour = BLUE if i < rungs else ORANGE
+            ax.plot(values, np.full(len(values), i), "o", color=colour, markersize=4, alpha=0.7)
+            ax.plot([values.mean()] * 2, [i - 0.28, i + 0.28], color=colour, linewidth=2)
+        if place == 0:
+            ax.set_xscale("log")
+        ax.axvline(0 if measure.endswith("points") else 1, color=GREY, linestyle="--", linewidth=1)
+        names = [f"{i + 1}  {arm}" if i < rungs else arm for i, arm in enumerate(arms)]
+        _class_axis(ax, names)
+        ax.set_xlabel(measure, fontsize=SMALL)
+    return fig
+
+
 def memory_curve(
     held: pd.DataFrame | pd.Series,
     limit_mb: float | None = None,
@@ -627,6 +656,165 @@ def _inspected_colours(part: SubFigure, found: Inspection) -> None:
     sharp.set_xlabel(f"brightness ({MEASURES['brightness'].unit})")
     sharp.set_ylabel("sharpness (grey levels²)")
     sharp.set_yscale("log")
+
+
+def fidelity(found: Fidelity) -> Figure:
+    """How true generated images are to real ones: what `cellaug.evaluation.evaluate` found.
+
+    Dots with lines are generated images with 95 % intervals, triangles the same between two halves
+    of the real images. A short bar is the least that the scorecard asks for, a grey band what it
+    allows. Below: how near the closest training images are, the power spectrum against that of real
+    images, and the closest pairs.
+    """
+    groups = found.classes or {"all images": found.overall}
+    heights = [1.35 + 0.27 * max(len(groups), 2), 3.0]
+    shown = 0 if found.pairs is None else len(found.pairs)
+    if shown:
+        heights.append(_sheet_height(2 * shown))
+    said = dict.fromkeys(part["credit"] for part in found.sets.values() if part)
+    said = [
+        "Lines are 95 % intervals; real halves are one half of the real images against the other.",
+        *(text for text in said if text),
+    ]
+    said = [line for text in said for line in wrap(_literal(text), 130)]
+    heights.append(0.1 + _LINE * len(said))
+    fig = _new(WIDTH, sum(heights), layout="constrained")
+    above, middle, *below, foot = fig.subfigures(len(heights), 1, height_ratios=heights)
+    rows = {name: row for name, row in found.scorecard.items() if row and row["met"] is not None}
+    missed = [ROWS[name] for name, row in rows.items() if not row["met"]]
+    real, made = found.sets["real"], found.sets["generated"]
+    above.suptitle(
+        f"{_literal(made['name'])}: {made['images']:,} generated images against {real['images']:,} "
+        f"real ones of {_literal(real['name'])}\n{len(rows) - len(missed)} of {len(rows)} targets "
+        f"met{', missed: ' if missed else ''}{', '.join(missed)}",
+        fontsize=9,
+    )
+    _fidelity_classes(above, groups)
+    near, spectrum = middle.subfigures(1, 2, width_ratios=(1.75, 1))
+    _fidelity_nearness(near, found)
+    _fidelity_spectrum(spectrum, found)
+    if shown:
+        lines = []
+        for pair in found.memorisation["closest"]:
+            space = "features" if pair["space"] == "features" else "grey levels"
+            lines.append((_literal(pair["class"] or "generated"), f"by {space}", ""))
+            words = f"{pair['relative']:.2f} of the mean"
+            lines.append((_literal(pair["training_class"] or "training"), "training image", words))
+        _captioned(
+            below[0],
+            heights[2],
+            "Closest pairs: a generated image and the training image nearest to it",
+            found.pairs.reshape(-1, *found.pairs.shape[2:]),
+            lines,
+            2,
+        )
+    foot.text(0.01, 1, "\n".join(said), fontsize=TINY, color=GREY, va="top")
+    return fig
+
+
+def _fidelity_classes(part: SubFigure, groups: Mapping[str, Mapping]) -> None:
+    """A row for each class, a panel for each measure."""
+    names = [_literal(name) for name in groups]
+    rows = np.arange(len(names))
+    axes = part.subplots(1, 5, sharey=True)
+
+    def values(measure: str, key: str) -> np.ndarray:
+        found = [group[measure] and group[measure][key] for group in groups.values()]
+        return np.array([np.nan if value is None else value for value in found], float)
+
+    def marks(
+        ax: Axes, measure: str, keys: Sequence[str], look: Sequence, shift: float = 0
+    ) -> None:
+        value, low, high = (values(measure, key) for key in keys)
+        colour, shape, label = look
+        ax.hlines(rows + shift, low, high, color=colour, linewidth=1.4)
+        ax.plot(value, rows + shift, shape, color=colour, markersize=4, label=label)
+
+    made, own = (BLUE, "o", "generated"), (ORANGE, "^", "real halves")
+    shares = ("precision", "recall", "coverage", "agreement")
+    for ax, measure in zip((*axes[:3], axes[4]), shares, strict=True):
+        marks(ax, measure, ("real", "real_low", "real_high"), own, 0.18)
+        marks(ax, measure, ("value", "low", "high"), made, -0.18)
+        least = TARGETS.get(f"{measure}_ratio", (None,))[0]
+        if least:
+            wanted = least * values(measure, "real")
+            ax.plot(wanted, rows, "|", color=INK, markersize=9, label="least wanted")
+        ax.set_xlim(-0.04, 1.04)
+        ax.set_xticks([0, 0.5, 1], ["0", "½", "1"])
+        ax.set_xlabel("class\nagreement" if measure == "agreement" else measure)
+    for measure, look, shift in (
+        ("diversity_features", (PALETTE[2], "D", "diversity in features"), -0.18),
+        ("diversity_pixels", (PALETTE[4], "s", "in grey levels"), 0.18),
+    ):
+        marks(axes[3], measure, ("ratio", "ratio_low", "ratio_high"), look, shift)
+    axes[3].axvspan(*TARGETS["diversity_pixels_ratio"], color="#e4e4e4", zorder=0)
+    axes[3].set_xlim(0, max(1.3, axes[3].get_xlim()[1]))
+    axes[3].set_xlabel("diversity\nover real")
+    for ax in axes:
+        _class_axis(ax, names)
+    entries = {}
+    for ax in axes:
+        handles, labels = ax.get_legend_handles_labels()
+        entries |= dict(zip(labels, handles, strict=True))
+    part.legend(entries.values(), entries.keys(), loc="outside lower right", ncols=5)
+
+
+def _fidelity_nearness(part: SubFigure, found: Fidelity) -> None:
+    """How near the nearest training image is, of generated and of held-out real images."""
+    axes = part.subplots(1, 2, sharey=True)
+    for ax, (space, words) in zip(
+        axes, (("features", "in features"), ("pixels", "in grey levels")), strict=True
+    ):
+        ax.set_xlabel(
+            f"nearest training image over\nmean of {NEIGHBOURS} nearest, {words}", fontsize=SMALL
+        )
+        if space not in found.nearness:
+            reason = "\n".join(wrap(f"not measured: {found.reasons['memorisation']}", 24))
+            ax.text(0.5, 0.5, reason, ha="center", va="center", transform=ax.transAxes)
+            ax.set_axis_off()
+            continue
+        bins = np.linspace(0, 1, 41)
+        for values, colour, label in zip(
+            found.nearness[space], (BLUE, ORANGE), ("generated", "held-out real"), strict=True
+        ):
+            weights = np.full(len(values), 100 / len(values))
+            style = {"histtype": "step", "linewidth": 1.6, "color": colour, "label": label}
+            style["linestyle"] = "-" if colour == BLUE else "--"
+            ax.hist(values, bins, weights=weights, **style)
+        threshold = found.memorisation[space]["threshold"]
+        ax.axvline(threshold, color=GREY, linewidth=1, linestyle=":", label="copies below")
+        ax.set_xlim(0, 1)
+        sns.despine(ax=ax)
+    axes[0].set_ylabel("images (%)")
+    if found.nearness:
+        part.legend(*axes[0].get_legend_handles_labels(), loc="outside upper right", ncols=3)
+
+
+def _fidelity_spectrum(part: SubFigure, found: Fidelity) -> None:
+    """Power of generated over that of real images, by frequency; a grid shows as dots."""
+    ax = part.subplots()
+    # from −¼ to ¾ cycles per pixel, so that no frequency of a grid lies at the edge
+    size = len(found.spectra[0])
+    real, made = (np.roll(power + 0.25, size // 4, (0, 1)) for power in found.spectra)
+    ends = np.array([0, size]) / size - (size // 4 + 0.5) / size
+    shown = ax.imshow(
+        np.log10(made / real),
+        cmap="PuOr",
+        vmin=-1,
+        vmax=1,
+        extent=(*ends, *ends),
+        origin="lower",
+        interpolation="nearest",
+    )
+    ax.set_xticks([0, 0.25, 0.5], ["0", "¼", "½"])
+    ax.set_yticks([0, 0.25, 0.5], ["0", "¼", "½"])
+    ax.grid(False)
+    ax.set_xlabel("cycles per pixel")
+    bar = part.colorbar(shown, ax=ax, ticks=[-1, 0, 1], shrink=0.8)
+    bar.ax.set_yticklabels(["0.1", "1", "10"])
+    bar.set_label("power over real", fontsize=SMALL)
+    words = [f"period {period} px: {row['ratio']:.2f}" for period, row in found.grid.items()]
+    ax.set_title("grid texture over real\n" + ("\n".join(words) or "not measured"), fontsize=SMALL)
 
 
 # --- what they share ---------------------------------------------------------------------------

@@ -146,8 +146,10 @@ def chapter_task(chapter: str, profile: Mapping[str, Any]) -> Task:
     """What the chapter depends on and makes, in doit's terms."""
     build = build_folder(profile["profile"])
     inputs = [str(build / "artifacts" / need / "metrics.json") for need in NEEDS[chapter]]
+    recorded = project_root() / "book" / "results"
+    if chapter == CHAPTERS[0]:
+        inputs += [str(p) for p in recorded.glob("data-benchmark.json")]
     if chapter == CHAPTERS[-1]:
-        recorded = project_root() / "book" / "results"
         inputs += [str(p) for p in sorted(recorded.glob("*/metrics.json"))]
     config = {"parameters": chapter_parameters(chapter, profile), "versions": versions()}
     if chapter == CHAPTERS[0]:

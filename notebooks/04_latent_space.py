@@ -124,6 +124,7 @@ history = fit(
     encoder_epochs,
     checkpoint=chapter.checkpoints / "encoder",
     settings=chapter.parameters | {"data": sides["generator"].fingerprint},
+    restart=True,
     label="image-to-latent network",
 )
 

@@ -20,7 +20,7 @@
 #
 # `classifier` is `"xception"` for Keras's Xception {cite}`chollet2017`, the thesis's choice, or
 # `"compact"` for a small network of the same kind that trains on a CPU. `synthetic_from` names the
-# generator of chapter 3: `"ac_gan"` (the thesis's), `"ac_gan_linear"` or `"conditional"`.
+# generator of chapter 3: `"ac_gan"` (the thesis's), `"ac_gan_linear"`, `"cgan"` or `"conditional"`.
 
 # %% tags=["parameters"]
 profile = "demo"
@@ -111,6 +111,7 @@ def train(arm, run_seed):
         epochs,
         checkpoint=chapter.checkpoints / f"{arm}-{run_seed}",
         settings=chapter.parameters | {"data": training[arm].fingerprint},
+        restart=True,
         label=f"{arm}, seed {run_seed}",
     )
     return model, model.predict(test, verbose=0).argmax(axis=1)

@@ -47,6 +47,7 @@ ARMS = {
     "torch": "PyTorch DataLoader with OpenCV",
     "bare": "decoding alone, two threads",
     "bare-scaled": "decoding alone at the reader's scale, two threads",
+    "bare-square": "decoding at that scale and shrinking alone, two threads",
 }
 PEERS = ("tf.data", "grain", "torch")
 """Those that shrink images as carefully as we do."""
@@ -141,24 +142,23 @@ def torch_arm(cells: Dataset, size: int):
         yield sum(len(labels) for _, labels in data)
 
 
-def bare(cells: Dataset, size: int, scaled: bool):
-    """Reading and decoding in two threads, nothing else: what no reader of files can beat."""
+def bare(cells: Dataset, work):
+    """Reading files and doing that work in two threads, nothing else: what no reader can beat."""
     import cv2
 
     cv2.setNumThreads(1)
 
-    def one(path: Path) -> None:
-        data = path.read_bytes()
-        if scaled:
-            _decode_reduced(data, math.ceil(_SPARE * size))
-        else:
-            cv2.imdecode(np.frombuffer(data, np.uint8), cv2.IMREAD_COLOR)
-
     blocks = [cells.paths[i : i + BATCH] for i in range(0, len(cells), BATCH)]
     with ThreadPoolExecutor(2) as pool:
         while True:
-            list(pool.map(lambda block: [one(path) for path in block], blocks))
+            list(pool.map(lambda block: [work(path.read_bytes()) for path in block], blocks))
             yield len(cells)
+
+
+def decode_whole(data: bytes) -> None:
+    import cv2
+
+    cv2.imdecode(np.frombuffer(data, np.uint8), cv2.IMREAD_COLOR)
 
 
 def arm(name: str, size: int, folder: Path) -> None:
@@ -174,8 +174,11 @@ def arm(name: str, size: int, folder: Path) -> None:
         "tf.data": lambda: tf_data(cells, size),
         "grain": lambda: grain_arm(cells, size),
         "torch": lambda: torch_arm(cells, size),
-        "bare": lambda: bare(cells, size, scaled=False),
-        "bare-scaled": lambda: bare(cells, size, scaled=True),
+        "bare": lambda: bare(cells, decode_whole),
+        "bare-scaled": lambda: bare(
+            cells, lambda data: _decode_reduced(data, math.ceil(_SPARE * size))
+        ),
+        "bare-square": lambda: bare(cells, lambda data: to_square(data, size)),
     }[name]()
     for _ in sys.stdin:
         start = time.perf_counter()
@@ -349,7 +352,8 @@ def main() -> None:
     build.mkdir(exist_ok=True)
     with tempfile.TemporaryDirectory(prefix="bench-data-", dir=build) as place:
         folder = Path(place)
-        cells = open_dataset("pbc").sample(SAMPLE, seed=0)
+        every = open_dataset("pbc")
+        cells = every.sample(SAMPLE, seed=0)
         for path in cells.paths:
             (folder / "images" / path.parent.name).mkdir(parents=True, exist_ok=True)
             shutil.copy(path, folder / "images" / path.parent.name / path.name)
@@ -367,7 +371,8 @@ def main() -> None:
             "arms": {name: ARMS[name] for name in names},
             "antialiased_peers": [name for name in PEERS if name in names],
             "rates": {str(size): rates(size, folder, names) for size in SIZES},
-            "building": {str(size): building(sample, size, folder) for size in SIZES},
+            "built_images": len(every),
+            "building": {str(size): building(every, size, folder) for size in SIZES},
             "memory_mib": memory_curve(many_in_a_store(folder)),
             "start_up": start_up(folder),
         }

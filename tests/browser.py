@@ -2,7 +2,7 @@
 
 import os
 import shutil
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from urllib.parse import unquote, urlsplit
@@ -35,6 +35,8 @@ def chromium() -> Iterator[Browser]:
 class Visit:
     """One page opened under ``file://`` with the network off.
 
+    `prepare` is called with the page before it is opened; `options` go to playwright's context.
+
     Attributes:
         page: the playwright page, equations set and images loaded.
         errors: console errors and uncaught exceptions.
@@ -42,17 +44,27 @@ class Visit:
         failed: requests that failed.
     """
 
-    def __init__(self, browser: Browser, root: Path, name: str, viewport: dict[str, int]) -> None:
+    def __init__(
+        self,
+        browser: Browser,
+        root: Path,
+        name: str,
+        viewport: dict[str, int],
+        prepare: Callable[[Page], None] | None = None,
+        **options,
+    ) -> None:
         root = root.resolve()
         self.errors: list[str] = []
         self.outside: list[str] = []
         self.failed: list[str] = []
-        context = browser.new_context(offline=True, viewport=viewport)
+        context = browser.new_context(offline=True, viewport=viewport, **options)
         self.page: Page = context.new_page()
         self.page.on("console", self._console)
         self.page.on("pageerror", lambda error: self.errors.append(str(error)))
         self.page.on("request", lambda request: self._request(root, request.url))
         self.page.on("requestfailed", lambda request: self.failed.append(request.url))
+        if prepare:
+            prepare(self.page)
         self.page.goto((root / name).as_uri(), wait_until="load")
         if self.page.locator("div.math, span.math").count():
             self.page.wait_for_function(

@@ -3,13 +3,17 @@
 import json
 import subprocess
 import sys
+from fractions import Fraction
+from math import comb
 
 from cellaug.book import thesis
 from cellaug.evaluation import (
     ExpertForm,
+    against_guessing,
     answers,
     binomial_interval,
     classification_report,
+    detectable_accuracy,
     diversity,
     machine_expert,
     mean_pairwise_distance,
@@ -21,6 +25,7 @@ from cellaug.evaluation import (
     shuffle_trial,
     similarity,
     summarise_seeds,
+    trials_needed,
 )
 
 import numpy as np
@@ -155,6 +160,69 @@ def test_score_without_generated_images_and_with_wrong_input():
     assert result["specificity"]["value"] is None
     with pytest.raises(ValueError, match="booleans"):
         score(np.array([1, 0]), np.array([1, 0]))
+
+
+def exact_power(trials, accuracy, alpha=Fraction(1, 20)):
+    """The power of the two-sided sign test in whole fractions, by adding up every outcome."""
+    tail = [Fraction(sum(comb(trials, i) for i in range(k + 1)), 2**trials) for k in range(trials)]
+    few = max((k for k in range(trials // 2) if 2 * tail[k] <= alpha), default=-1)
+    rejected = [k for k in range(trials + 1) if min(k, trials - k) <= few]
+    a = Fraction(accuracy)
+    return sum(comb(trials, k) * a**k * (1 - a) ** (trials - k) for k in rejected), few
+
+
+def test_the_reference_agrees_with_the_tables_of_the_sign_test():
+    # critical values of the two-sided sign test at 0.05, as printed in textbooks
+    table = {6: 0, 8: 0, 9: 1, 10: 1, 12: 2, 15: 3, 20: 5, 25: 7, 30: 9, 50: 17, 100: 39}
+    assert {n: exact_power(n, Fraction(3, 5))[1] for n in table} == table
+
+
+@pytest.mark.parametrize("trials", [6, 7, 20, 37, 100])
+def test_detectable_accuracy_has_the_power_asked_for(trials):
+    found = detectable_accuracy(trials)
+    assert 0.5 < found < 1
+    assert float(exact_power(trials, Fraction(found))[0]) == pytest.approx(0.8, abs=1e-9)
+    strict = detectable_accuracy(trials, power=0.9, alpha=0.04)
+    power, _ = exact_power(trials, Fraction(strict), Fraction(4, 100))
+    assert float(power) == pytest.approx(0.9, abs=1e-9)
+
+
+def test_too_few_trials_detect_nothing():
+    assert detectable_accuracy(5) is None  # 2 / 2**5 is above 0.05
+    assert detectable_accuracy(0) is None
+    # where a tail is exactly alpha / 2 it is rejected: all five right, 0.8 of the time
+    assert detectable_accuracy(5, alpha=0.0625) == pytest.approx(0.8**0.2, abs=1e-4)
+
+
+@pytest.mark.parametrize("accuracy", [Fraction(63, 100), Fraction(71, 100), Fraction(9, 10)])
+def test_trials_needed_is_where_the_power_stays(accuracy):
+    needed = trials_needed(float(accuracy))
+    assert exact_power(needed - 1, accuracy)[0] < Fraction(4, 5)
+    assert all(exact_power(n, accuracy)[0] >= Fraction(4, 5) for n in range(needed, needed + 40))
+    assert detectable_accuracy(needed) <= accuracy < detectable_accuracy(needed - 1)
+
+
+def test_trials_needed_at_the_edges():
+    assert trials_needed(1.0) == 6
+    assert trials_needed(0.71, power=0.95) > trials_needed(0.71) > trials_needed(0.71, alpha=0.2)
+    with pytest.raises(ValueError, match=r"from 0\.51 to 1, got 0\.5"):
+        trials_needed(0.5)
+    with pytest.raises(ValueError, match="alpha < power"):
+        trials_needed(0.7, power=0.04)
+    with pytest.raises(ValueError, match="alpha < power"):
+        detectable_accuracy(100, alpha=0)
+
+
+def test_guessing_by_hand():
+    # 9 of 10 right: (1 + 10) / 2**10 in each tail
+    found = against_guessing([[5, 0], [1, 4]])
+    assert found["p"] == pytest.approx(22 / 1024) and "binomial" in found["test"]
+    # Always "real" on 8 real and 2 fake images: 80 % right, and no knowledge at all.
+    found = against_guessing([[8, 0], [2, 0]])
+    assert found["p"] == 1.0 and "Fisher" in found["test"]
+    # 3 real called real, 1 fake called fake: 1 of the 4 tables with these margins
+    assert against_guessing([[3, 0], [0, 1]])["p"] == pytest.approx(1 / 4)
+    assert against_guessing([[3, 1], [0, 0]])["p"] is None
 
 
 def test_shuffle_trial_keeps_truth_with_its_image():

@@ -20,10 +20,9 @@ from cellaug.training import (
     fit,
     generate_images,
     load_samples,
-    restore,
-    save,
     use_xla,
 )
+from cellaug.training.checkpoint import Position, restore, save
 
 import keras
 import numpy as np
@@ -43,19 +42,23 @@ class Images(keras.utils.PyDataset):
         self.labels = rng.integers(0, 3, count)
         self.batch = batch
         self.targets = targets
-        self.epoch = 0
+        self.seek(0)
+
+    def seek(self, epoch, batch=0):
+        self.epoch, self.first = epoch, batch
 
     def __len__(self):
-        return -(-len(self.images) // self.batch)
+        return -(-len(self.images) // self.batch) - self.first
 
     def __getitem__(self, index):
+        index += self.first
         order = np.random.default_rng(self.epoch).permutation(len(self.images))
         chosen = order[index * self.batch : (index + 1) * self.batch]
         images = self.images[chosen]
         return images, images if self.targets == "images" else self.labels[chosen]
 
     def on_epoch_end(self):
-        self.epoch += 1
+        self.seek(self.epoch + 1)
 
 
 def small_game(seed: int = 0, dropout: float = 0.3, rate: float = 0.01) -> Adversarial:
@@ -439,7 +442,7 @@ def test_a_killed_run_is_taken_up_again(tmp_path, capsys):
     assert [p.name for p in tmp_path.iterdir()] == ["run.npz"]
 
 
-def test_other_settings_start_anew_and_say_so(tmp_path, capsys):
+def test_other_settings_start_anew_where_asked_and_say_so(tmp_path, capsys):
     path = tmp_path / "run.npz"
     fit(small_game(), Images(), 2, checkpoint=path, settings={"rate": 0.01, "data": "a", "kind": 1})
     capsys.readouterr()
@@ -450,6 +453,7 @@ def test_other_settings_start_anew_and_say_so(tmp_path, capsys):
         1,
         checkpoint=path,
         settings={"rate": 0.02, "data": "a"},
+        restart=True,
         label="vanilla GAN",
     )
     lines = capsys.readouterr().out.splitlines()
@@ -466,7 +470,8 @@ def test_other_settings_start_anew_and_say_so(tmp_path, capsys):
 def test_restore_refuses_another_run_and_leaves_the_model_alone(tmp_path, monkeypatch):
     path = tmp_path / "run.npz"
     game = small_game()
-    save(path, game, {"numbers": (1, np.int64(2)), "path": path}, 3, [{"d_loss": 1.5}])
+    place = Position(3, 2, 0.5, [{"d_loss": 1.5}], [[0.1], [0.2]])
+    save(path, game, {"numbers": (1, np.int64(2)), "path": path}, place)
     other = small_game(seed=4)
     before = state(other)
     with pytest.raises(Mismatch, match=r"run\.npz is of a run that differs in: numbers") as caught:
@@ -479,7 +484,9 @@ def test_restore_refuses_another_run_and_leaves_the_model_alone(tmp_path, monkey
     monkeypatch.undo()
     for a, b in zip(before, state(other), strict=True):
         np.testing.assert_array_equal(a, b)
-    assert restore(path, other, {"numbers": [1, 2], "path": path}, 5) == (3, [{"d_loss": 1.5}])
+    with pytest.raises(Mismatch, match="differs in: epochs"):  # three are done, and a part
+        restore(path, other, {"numbers": [1, 2], "path": path}, 3)
+    assert restore(path, other, {"numbers": [1, 2], "path": path}, 5) == place
     for a, b in zip(state(game), state(other), strict=True):
         np.testing.assert_array_equal(a, b)
 
@@ -497,12 +504,12 @@ def test_restore_of_something_else(tmp_path):
 
 def test_settings_must_be_plain(tmp_path):
     with pytest.raises(TypeError, match=r"setting <object .*>: expected plain values"):
-        save(tmp_path / "run.npz", small_game(), {"what": object()}, 1, [])
+        save(tmp_path / "run.npz", small_game(), {"what": object()}, Position())
 
 
 def test_a_failed_save_keeps_the_old_checkpoint(tmp_path, monkeypatch):
     path = tmp_path / "run.npz"
-    save(path, small_game(), {}, 1, [])
+    save(path, small_game(), {}, Position(1))
     before = path.read_bytes()
 
     def full_disk(file, **arrays):
@@ -511,19 +518,23 @@ def test_a_failed_save_keeps_the_old_checkpoint(tmp_path, monkeypatch):
 
     monkeypatch.setattr(np, "savez", full_disk)
     with pytest.raises(OSError, match="no space left"):
-        save(path, small_game(), {}, 2, [])
+        save(path, small_game(), {}, Position(2))
     assert path.read_bytes() == before
     assert list(tmp_path.iterdir()) == [path]
 
 
 def test_checkpoints_are_not_written_more_often_than_asked(tmp_path, monkeypatch):
     saved = []
-    monkeypatch.setattr("cellaug.training.loop.save", lambda *given: saved.append(given[3]))
+
+    def place(position):
+        return position.epoch + position.batch / 10
+
+    monkeypatch.setattr("cellaug.training.loop.save", lambda *given: saved.append(place(given[3])))
     fit(small_game(), Images(), 3, checkpoint=tmp_path / "run.npz", save_seconds=1000)
     assert saved == [3]
     saved.clear()
     fit(small_game(), Images(), 3, checkpoint=tmp_path / "run.npz", save_seconds=0)
-    assert saved == [1, 2, 3]
+    assert saved == [0.1, 0.2, 1, 1.1, 1.2, 2, 2.1, 2.2, 3]
 
 
 def test_fit_trains_any_model_and_validates(tmp_path):

@@ -357,8 +357,13 @@ def fit_square(image: np.ndarray, size: int) -> np.ndarray:
     image = image[top : top + side, left : left + side]
     if side == size:
         return np.ascontiguousarray(image)
-    method = cv2.INTER_AREA if side > size else cv2.INTER_CUBIC
-    return cv2.resize(image, (size, size), interpolation=method)
+    if side < size:
+        return cv2.resize(image, (size, size), interpolation=cv2.INTER_CUBIC)
+    if side % size == 0:
+        return cv2.resize(image, (size, size), interpolation=cv2.INTER_AREA)
+    # OpenCV averages over parts of pixels in float32 anyway, faster when it is given them as such.
+    mean = cv2.resize(image.astype(np.float32), (size, size), interpolation=cv2.INTER_AREA)
+    return cv2.convertScaleAbs(mean)
 
 
 def read_image(path: str | Path, size: int) -> np.ndarray:

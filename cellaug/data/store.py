@@ -218,7 +218,9 @@ def build_store(
                 name, part = f"shard-{number:05d}", digests[start : start + per_shard]
                 blocks = [part[k : k + _BLOCK] for k in range(0, len(part), _BLOCK)]
                 done = pool.map(
-                    lambda block: [_pixels(folder, d, fresh[d], moved.get(d), size) for d in block],
+                    lambda block: np.stack(
+                        [_pixels(folder, d, fresh[d], moved.get(d), size) for d in block]
+                    ),
                     blocks,
                 )
                 with closing(done):  # so that nothing more is decoded once something is wrong
@@ -254,8 +256,7 @@ def _write_shard(
         header = {"descr": "|u1", "fortran_order": False, "shape": (len(digests), size, size, 3)}
         np.lib.format.write_array_header_1_0(file, header)
         for block in blocks:
-            for image in block:
-                file.write(np.ascontiguousarray(image).data)
+            file.write(block.data)
             bar.update(len(block))
     part.replace(final)
     rows = np.frombuffer(b"".join(map(bytes.fromhex, digests)), np.uint8).reshape(-1, 32)

@@ -6,13 +6,15 @@ images called real, specificity (Eq. 37) the share of generated ones called gene
 
 import hashlib
 import json
+import math
 from collections.abc import Sequence
 from pathlib import Path
 
+from cellaug.data import DataError
 from cellaug.data.images import write_atomically
 
 import numpy as np
-from scipy import stats
+from scipy import optimize, stats
 
 FORMAT = 1
 
@@ -65,6 +67,57 @@ def score_confusion(confusion: Sequence[Sequence[int]]) -> dict:
     }
 
 
+def against_guessing(confusion: Sequence[Sequence[int]]) -> dict:
+    """Test a table as in `score_confusion` against a reader who guesses; `test` names the test.
+
+    With as many real as generated images whoever guesses is right on half of them, however often
+    they say "real": `p` is of the two-sided exact binomial test of the accuracy against 0.5. With
+    unequal numbers a habit of saying "real" would look like knowledge; then `p` is of Fisher's
+    exact test of whether real images are called real as often as generated ones. None where there
+    are no images of one kind.
+    """
+    (real_real, real_fake), (fake_real, fake_fake) = confusion
+    real, fake = real_real + real_fake, fake_real + fake_fake
+    if real == fake > 0:
+        p = stats.binomtest(real_real + fake_fake, real + fake, 0.5).pvalue
+        return {"test": "exact binomial test of the accuracy against 0.5", "p": float(p)}
+    p = stats.fisher_exact(confusion).pvalue if real and fake else None
+    return {
+        "test": "Fisher's exact test of real against fake images called real",
+        "p": None if p is None else float(p),
+    }
+
+
+def detectable_accuracy(trials: int, power: float = 0.8, alpha: float = 0.05) -> float | None:
+    """The smallest true accuracy above 0.5 that `trials` images tell from guessing.
+
+    That is where the two-sided exact binomial test at level `alpha` finds a difference with
+    probability `power` (`against_guessing`, equal halves). None where there are too few images for
+    any answers to differ from guessing. Raises ValueError unless 0 < alpha < power < 1.
+    """
+    _check_levels(power, alpha)
+    if trials < 1 or _power(trials, 1.0, alpha) < power:
+        return None
+    return float(optimize.brentq(lambda a: _power(trials, a, alpha) - power, 0.5, 1.0))
+
+
+def trials_needed(accuracy: float, power: float = 0.8, alpha: float = 0.05) -> int:
+    """The number of images that tells a true accuracy from guessing; see `detectable_accuracy`.
+
+    As answers are whole numbers, the power of the exact test rises in a zigzag; from the number
+    that is returned on, it stays at `power` or above. Raises ValueError unless
+    0 < alpha < power < 1 and 0.51 ≤ accuracy ≤ 1 (below that it takes tens of thousands).
+    """
+    _check_levels(power, alpha)
+    if not 0.51 <= accuracy <= 1:
+        raise ValueError(f"accuracy: expected a share from 0.51 to 1, got {accuracy}")
+    # the normal approximation, which the zigzag never leaves by half
+    width = stats.norm.isf(alpha / 2) / 2
+    width += stats.norm.ppf(power) * math.sqrt(accuracy * (1 - accuracy))
+    counts = np.arange(1, 50 + int(1.5 * (width / (accuracy - 0.5)) ** 2))
+    return int(counts[_power(counts, accuracy, alpha) < power][-1]) + 1
+
+
 def shuffle_trial(
     real: np.ndarray, fake: np.ndarray, seed: int = 0
 ) -> tuple[np.ndarray, np.ndarray]:
@@ -93,15 +146,57 @@ def answers(path: str | Path, images: np.ndarray | None = None) -> np.ndarray:
     """The answers in a form's file, bool (N,): True where the image was called real.
 
     With `images` the file must belong to that trial. Raises FileNotFoundError for a missing file,
-    ValueError for one that is damaged, of another trial or not yet complete.
+    DataError for one that is damaged, of another trial or not yet complete.
+    """
+    content = read_answers(path, None if images is None else trial_hash(images))
+    return complete_answers(path, content)
+
+
+def read_answers(path: str | Path, trial: str | None = None) -> dict:
+    """What a file of answers holds, of the form or of the page: a dict of its checked fields.
+
+    `said_real` is a list of True, False and None (not answered yet). The page's files also have
+    `milliseconds` (as many numbers), `started`, `finished` and `initials` (texts); in a form's they
+    are None. Raises FileNotFoundError for a missing file, DataError for one that is damaged or,
+    with `trial`, belongs to another trial.
     """
     path = Path(path)
     if not path.is_file():
         raise FileNotFoundError(f"{path}: there are no answers yet; fill in the form first")
-    given = _read(path, None if images is None else trial_hash(images))
+    try:
+        content = json.loads(path.read_text("utf-8"))
+    except (ValueError, RecursionError) as error:
+        raise DataError(f"{path}: expected the JSON of an expert form: {error}") from error
+    if not isinstance(content, dict) or content.get("format") != FORMAT:
+        raise DataError(f"{path}: expected an expert form's file of format {FORMAT}")
+    given = content.get("said_real")
+    if not isinstance(given, list) or any(x is not None and not isinstance(x, bool) for x in given):
+        raise DataError(f"{path}: said_real should be a list of true, false and null")
+    if trial is not None and content.get("trial") != trial:
+        raise DataError(
+            f"{path} holds the answers to another trial ({content.get('trial')}, this one is "
+            f"{trial}): give this trial a file of its own"
+        )
+    times = content.get("milliseconds")
+    if times is not None and not (
+        isinstance(times, list)
+        and len(times) == len(given)
+        and all(type(x) in (int, float) and 0 <= x < math.inf for x in times)
+    ):
+        raise DataError(f"{path}: milliseconds should be a list of {len(given)} numbers from 0")
+    texts = {field: content.get(field) for field in ("started", "finished", "initials")}
+    for field, text in texts.items():
+        if text is not None and not isinstance(text, str):
+            raise DataError(f"{path}: {field} should be a text, found {text!r}")
+    return {"said_real": given, "milliseconds": times} | texts
+
+
+def complete_answers(path: str | Path, content: dict) -> np.ndarray:
+    """The answers of `read_answers`, bool (N,); DataError, naming the file, if one is missing."""
+    given = content["said_real"]
     open_ones = given.count(None)
     if open_ones:
-        raise ValueError(f"{path}: {open_ones} of {len(given)} images are not answered yet")
+        raise DataError(f"{path}: {open_ones} of {len(given)} images are not answered yet")
     return np.array(given, bool)
 
 
@@ -113,7 +208,7 @@ class ExpertForm:
     goes on where it stopped. Back shows the image before, to change its answer; then the form
     returns to the first image without one. `width` is the shown width in CSS pixels.
 
-    Raises ValueError for a file of another trial or one that is no form's.
+    Raises DataError for a file of another trial or one that is no form's.
     """
 
     def __init__(self, images: np.ndarray, path: str | Path, width: int = 360):
@@ -130,7 +225,7 @@ class ExpertForm:
         self.trial = trial_hash(self.images)
         self.given: list[bool | None] = [None] * len(self.images)
         if self.path.exists():
-            self.given = _read(self.path, self.trial)
+            self.given = read_answers(self.path, self.trial)["said_real"]
             if len(self.given) != len(self.images):
                 raise ValueError(
                     f"{self.path}: expected {len(self.images)} answers, found {len(self.given)}"
@@ -210,22 +305,19 @@ def _share(successes: int, trials: int) -> dict:
     }
 
 
-def _read(path: Path, trial: str | None) -> list[bool | None]:
-    try:
-        content = json.loads(path.read_text("utf-8"))
-    except ValueError as error:
-        raise ValueError(f"{path}: expected the JSON of an expert form: {error}") from error
-    if not isinstance(content, dict) or content.get("format") != FORMAT:
-        raise ValueError(f"{path}: expected an expert form's file of format {FORMAT}")
-    given = content.get("said_real")
-    if not isinstance(given, list) or any(x is not None and not isinstance(x, bool) for x in given):
-        raise ValueError(f"{path}: said_real should be a list of true, false and null")
-    if trial is not None and content.get("trial") != trial:
-        raise ValueError(
-            f"{path} holds the answers to another trial ({content.get('trial')}, this one is "
-            f"{trial}): give this trial a file of its own"
-        )
-    return given
+def _check_levels(power: float, alpha: float) -> None:
+    if not 0 < alpha < power < 1:
+        raise ValueError(f"expected 0 < alpha < power < 1, got alpha {alpha} and power {power}")
+
+
+def _power(trials, accuracy: float, alpha: float):
+    """How probably the two-sided exact test against 0.5 rejects; for one number or an array."""
+    # rejected are at most `few` right answers, or at most as many wrong ones: largest `few` whose
+    # tail is within alpha / 2, -1 if there is none
+    few = stats.binom.ppf(alpha / 2, trials, 0.5)
+    few = few - (stats.binom.cdf(few, trials, 0.5) > alpha / 2)
+    low = stats.binom.cdf(few, trials, accuracy)
+    return low + stats.binom.sf(trials - few - 1, trials, accuracy)
 
 
 def _png(image: np.ndarray) -> bytes:

@@ -81,7 +81,11 @@ def mean_pairwise_distance(images: np.ndarray, max_pairs: int = 2000, seed: int 
 
 
 def diversity(
-    images: np.ndarray, labels: np.ndarray, class_names: Sequence[str], max_pairs: int = 2000
+    images: np.ndarray,
+    labels: np.ndarray,
+    class_names: Sequence[str],
+    max_pairs: int = 2000,
+    seed: int = 0,
 ) -> pd.Series:
     """Mean pairwise distance inside each class, in grey levels, by class name.
 
@@ -93,7 +97,9 @@ def diversity(
     values = {}
     for k, name in enumerate(class_names):
         members = images[labels == k]
-        values[name] = mean_pairwise_distance(members, max_pairs) if len(members) > 1 else np.nan
+        values[name] = (
+            mean_pairwise_distance(members, max_pairs, seed) if len(members) > 1 else np.nan
+        )
     return pd.Series(values, name="diversity", dtype=float)
 
 

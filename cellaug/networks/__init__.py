@@ -8,19 +8,24 @@ from cellaug.networks.classifier import (
     compact_xception,
     xception,
 )
+from cellaug.networks.conditional import conditional_discriminator, conditional_generator
 from cellaug.networks.dcgan import discriminator, generator
 from cellaug.networks.encoder import image_to_latent
+from cellaug.networks.extractor import blood_extractor
 
 import pandas as pd
 from keras import Model
 
 __all__ = [
     "acgan",
+    "blood_extractor",
     "cgan_discriminator",
     "cgan_generator",
     "classical_augmentation",
     "classifier",
     "compact_xception",
+    "conditional_discriminator",
+    "conditional_generator",
     "discriminator",
     "generator",
     "image_to_latent",

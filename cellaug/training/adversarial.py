@@ -69,9 +69,9 @@ def descend(
 class Adversarial(Model):
     """A generator and a discriminator that `keras.Model.fit` trains against each other.
 
-    One step is Algorithm 1 of Goodfellow et al. (2014) with one discriminator update for one
-    generator update: the discriminator takes a step on real and generated images, then the
-    generator takes one against the improved discriminator, from the same latent vectors.
+    One step is Algorithm 1 of Goodfellow et al. (2014): the discriminator takes a step on real and
+    generated images, then the generator takes one against the improved discriminator, from the same
+    latent vectors. All that is not in that algorithm is off unless asked for.
 
     A network with a second input is given labels there: the discriminator the labels of the real
     images, the generator the same ones. So generated classes are as frequent as those of the
@@ -83,21 +83,57 @@ class Adversarial(Model):
         discriminator: images, or ``[images, labels]``, to what the objective takes.
         objective: see `cellaug.training.losses`.
         latent_dim: length of a latent vector; each element is drawn from N(0, 1).
-        seed: of the latent vectors drawn in training.
+        seed: of all that is drawn in training: latent vectors, then what augmentation needs.
+        real_augmentation: changes real images alone, such as `Symmetries`.
+        augmentation: changes real and generated images alike, such as `DifferentiableAugmentation`.
+        penalty: on the discriminator's gradient, such as `R1`; always computed in float32.
+        half_life: of the generator's moving average, in images; 0 for none. An image seen so long
+            ago counts half (Karras et al. 2018).
+        ramp_up: the half-life is at most this share of all images seen so far, so that the first
+            weights are soon forgotten.
+        d_steps: discriminator steps for one of the generator. The reader's batches are dealt out
+            among them, so they must be that many times as large.
+        clip: after each of its steps, the discriminator's weights are cut to [-clip, clip], as for
+            the plain `Wasserstein` game; 0 for none.
     """
 
     def __init__(
-        self, generator: Model, discriminator: Model, objective: Any, latent_dim: int, seed: int
+        self,
+        generator: Model,
+        discriminator: Model,
+        objective: Any,
+        latent_dim: int,
+        seed: int,
+        *,
+        real_augmentation: Any = None,
+        augmentation: Any = None,
+        penalty: Any = None,
+        half_life: int = 0,
+        ramp_up: float = 0.05,
+        d_steps: int = 1,
+        clip: float = 0.0,
     ):
         super().__init__(name="adversarial")
         self.generator = generator
         self.discriminator = discriminator
         self.objective = objective
         self.latent_dim = latent_dim
+        self.real_augmentation, self.augmentation = real_augmentation, augmentation
+        self.penalty, self.d_steps, self.clip = penalty, d_steps, clip
+        self.half_life, self.ramp_up = half_life, ramp_up
         self.noise = keras.random.SeedGenerator(seed)
+        self.averaged: Model | None = None
+        if half_life:
+            self.averaged = keras.models.clone_model(generator)
+            self.averaged.set_weights(generator.get_weights())
+            self.averaged.trainable = False
+        # In a function, so that Keras does not take the copy's weights for more of its own.
+        self._critic = _in_float32(discriminator) if penalty is not None else None
         names = ["d_loss", "g_loss", "d_real", "d_fake"]
         if len(discriminator.outputs) == 2:
             names += ["c_real", "c_fake"]
+        if penalty is not None:
+            names.append("penalty")
         self.trackers = {name: keras.metrics.Mean(name) for name in names}
         self.d_optimizer: keras.optimizers.Optimizer | None = None
         # Both networks are built; without this, fit on JAX tries to call the model.
@@ -113,13 +149,19 @@ class Adversarial(Model):
         d_optimizer.build(self.discriminator.trainable_variables)
 
     @property
+    def trained_generator(self) -> Model:
+        """The generator to use: the moving average where there is one, else the generator."""
+        return self.generator if self.averaged is None else self.averaged
+
+    @property
     def metrics(self) -> list[keras.metrics.Metric]:
         """Means over the epoch so far.
 
         The losses ``d_loss`` and ``g_loss``; ``d_real`` and ``d_fake``, the mean probability of
-        being real that the discriminator gives to real and to generated images; and where there
-        are class logits ``c_real`` and ``c_fake``, the share of images in whose label the
-        auxiliary classifier agrees.
+        being real that the discriminator gives to real and to generated images; where there are
+        class logits ``c_real`` and ``c_fake``, the share of images in whose label the auxiliary
+        classifier agrees; where there is a penalty ``penalty``, what it adds to a step's loss in
+        the mean (it is part of ``d_loss``).
         """
         return list(self.trackers.values())
 
@@ -134,50 +176,118 @@ class Adversarial(Model):
         return own if self.d_optimizer is None else own + list(self.d_optimizer.variables)
 
     def play(self, images: KerasTensor, labels: KerasTensor) -> dict[str, KerasTensor]:
-        """One update of each network on a batch; returns the metrics."""
-        generator, discriminator = self.generator, self.discriminator
-        latents = keras.random.normal((ops.shape(images)[0], self.latent_dim), seed=self.noise)
-
-        def generated() -> KerasTensor:
-            return generator(inputs_of(generator, latents, labels), training=True)
-
-        def judged(batch: KerasTensor) -> Any:
-            return discriminator(inputs_of(discriminator, batch, labels), training=True)
-
-        def discriminator_loss() -> tuple[KerasTensor, Any]:
-            real_out, fake_out = judged(images), judged(ops.stop_gradient(generated()))
-            return self.objective.discriminator(real_out, fake_out, labels), (real_out, fake_out)
-
-        def generator_loss() -> tuple[KerasTensor, Any]:
-            return self.objective.generator(judged(generated()), labels), None
-
-        variables = generator.variables + discriminator.variables
-        d_loss, (real_out, fake_out) = descend(
-            discriminator_loss,
-            discriminator.trainable_variables,
-            without(variables, discriminator.trainable_variables),
-            self.d_optimizer,
-        )
-        g_loss, _ = descend(
-            generator_loss,
-            generator.trainable_variables,
-            without(variables, generator.trainable_variables),
-            self.optimizer,
-        )
+        """One round on a batch, `d_steps` updates of one network and one of the other."""
+        count = ops.shape(images)[0] // self.d_steps
+        for k in range(self.d_steps):
+            part = slice(k * count, (k + 1) * count)
+            real, classes = images[part], labels[part]
+            latents = keras.random.normal((count, self.latent_dim), seed=self.noise)
+            if self.real_augmentation is not None:
+                real = self.real_augmentation(real, self.real_augmentation.draw(count, self.noise))
+            seen = self._augmented(count)
+            d_loss, (real_out, fake_out, penalty) = self._discriminator_step(
+                real, classes, latents, seen
+            )
+        g_loss = self._generator_step(real, classes, latents, seen)
+        self._average(ops.shape(images)[0])
 
         values = {
             "d_loss": d_loss,
             "g_loss": g_loss,
             "d_real": probability(real_out),
             "d_fake": probability(fake_out),
+            "penalty": penalty,
         }
         if "c_real" in self.trackers:
             for name, out in (("c_real", real_out), ("c_fake", fake_out)):
                 named = ops.cast(ops.argmax(out[1], axis=-1), "int32")
-                values[name] = ops.cast(named == ops.cast(labels, "int32"), "float32")
-        for name, value in values.items():
-            self.trackers[name].update_state(value)
+                values[name] = ops.cast(named == ops.cast(classes, "int32"), "float32")
+        for name, tracker in self.trackers.items():
+            tracker.update_state(values[name])
         return {name: tracker.result() for name, tracker in self.trackers.items()}
+
+    def _generated(self, latents: KerasTensor, labels: KerasTensor) -> KerasTensor:
+        return self.generator(inputs_of(self.generator, latents, labels), training=True)
+
+    def _judged(self, images: KerasTensor, labels: KerasTensor) -> Any:
+        return self.discriminator(inputs_of(self.discriminator, images, labels), training=True)
+
+    def _augmented(self, count: Any) -> Callable[[KerasTensor], KerasTensor]:
+        """What the discriminator sees of images, with one drawing of the augmentation."""
+        if self.augmentation is None:
+            return lambda images: images
+        drawn = self.augmentation.draw(count, self.noise)
+        return lambda images: self.augmentation(images, drawn)
+
+    def _discriminator_step(
+        self, real: KerasTensor, labels: KerasTensor, latents: KerasTensor, seen: Callable
+    ) -> tuple[KerasTensor, Any]:
+        discriminator, variables = self.discriminator, self.discriminator.trainable_variables
+        step = ops.convert_to_tensor(self.d_optimizer.iterations)
+        mix = None
+        if self.penalty is not None:
+            mix = keras.random.uniform((ops.shape(real)[0], 1, 1, 1), seed=self.noise)
+
+        def loss() -> tuple[KerasTensor, Any]:
+            fake = ops.stop_gradient(self._generated(latents, labels))
+            real_out, fake_out = self._judged(seen(real), labels), self._judged(seen(fake), labels)
+            value = self.objective.discriminator(real_out, fake_out, labels)
+            penalty = self._penalty(step, seen(real), seen(fake), labels, mix)
+            return value + penalty, (real_out, fake_out, penalty)
+
+        rest = without(self.generator.variables + discriminator.variables, variables)
+        found = descend(loss, variables, rest, self.d_optimizer)
+        if self.clip:
+            for variable in variables:
+                variable.assign(ops.clip(variable, -self.clip, self.clip))
+        return found
+
+    def _generator_step(
+        self, real: KerasTensor, labels: KerasTensor, latents: KerasTensor, seen: Callable
+    ) -> KerasTensor:
+        variables = self.generator.trainable_variables
+
+        def loss() -> tuple[KerasTensor, Any]:
+            fake_out = self._judged(seen(self._generated(latents, labels)), labels)
+            paired = getattr(self.objective, "paired", False)
+            real_out = self._judged(seen(real), labels) if paired else None
+            return self.objective.generator(fake_out, labels, real_out), None
+
+        rest = without(self.generator.variables + self.discriminator.variables, variables)
+        return descend(loss, variables, rest, self.optimizer)[0]
+
+    def _penalty(
+        self,
+        step: KerasTensor,
+        real: KerasTensor,
+        fake: KerasTensor,
+        labels: KerasTensor,
+        mix: KerasTensor | None,
+    ) -> KerasTensor:
+        """What the penalty adds to the loss of this step: zero on most of them if it is lazy."""
+        if self.penalty is None:
+            return ops.zeros(())
+        every = self.penalty.every
+
+        def value() -> KerasTensor:
+            points = self.penalty.points(real, fake, mix)
+            return every * self.penalty.value(gradient_at(points, labels, self._critic))
+
+        if every == 1:
+            return value()
+        return ops.cond(step % every == 0, value, lambda: ops.zeros(()))
+
+    def _average(self, count: Any) -> None:
+        """Move the averaged generator towards the generator, `count` images further."""
+        if self.averaged is None:
+            return
+        count = ops.cast(count, "float32")
+        seen = count * ops.cast(self.optimizer.iterations, "float32")
+        half_life = ops.minimum(float(self.half_life), self.ramp_up * seen)
+        kept = 0.5 ** (count / half_life)
+        for mean, variable in zip(self.averaged.variables, self.generator.variables, strict=True):
+            if "float" in mean.dtype:
+                mean.assign(variable + kept * (mean - variable))
 
     def train_step(self, *args: Any) -> Any:
         """Keras calls this: ``(data)`` on TensorFlow, ``(state, data)`` on JAX."""
@@ -203,8 +313,8 @@ class Adversarial(Model):
     def generate(
         self, latents: np.ndarray, labels: np.ndarray | None = None, batch_size: int = 64
     ) -> np.ndarray:
-        """`generate_images` with this generator."""
-        return generate_images(self.generator, latents, labels, batch_size)
+        """`generate_images` with `trained_generator`."""
+        return generate_images(self.trained_generator, latents, labels, batch_size)
 
 
 def generate_images(
@@ -238,6 +348,49 @@ def generate_images(
             given = [given, np.asarray(labels[part], "int32")]
         images.append(to_uint8(ops.convert_to_numpy(generator(given, training=False))))
     return np.concatenate(images)
+
+
+def gradient_at(
+    images: KerasTensor, labels: KerasTensor, critic: Callable[[KerasTensor, KerasTensor], Any]
+) -> KerasTensor:
+    """∇D(x) at each image (N, H, W, C), in float32; can itself be differentiated."""
+    if keras.backend.backend() == "tensorflow":
+        import tensorflow as tf
+
+        with tf.GradientTape() as tape:
+            tape.watch(images)
+            total = ops.sum(critic(images, labels))
+        return tape.gradient(total, images)
+    import jax
+
+    return jax.grad(lambda x: ops.sum(critic(x, labels)))(images)
+
+
+def _in_float32(discriminator: Model) -> Callable[[KerasTensor, KerasTensor], KerasTensor]:
+    """The discriminator's logits without dropout, computed in float32 whatever its own policy is.
+
+    Squares of gradients lose too much in sixteen bits.
+    """
+    twin = discriminator
+    mixed = any(layer.compute_dtype != "float32" for layer in discriminator.layers)
+    if mixed:
+
+        def plain(layer: keras.Layer) -> keras.Layer:
+            return type(layer).from_config({**layer.get_config(), "dtype": "float32"})
+
+        twin = keras.models.clone_model(discriminator, clone_function=plain)
+
+    def critic(images: KerasTensor, labels: KerasTensor) -> KerasTensor:
+        inputs = inputs_of(discriminator, images, labels)
+        if mixed:
+            groups = (discriminator.trainable_variables, discriminator.non_trainable_variables)
+            values = ([ops.convert_to_tensor(v) for v in group] for group in groups)
+            out, _ = twin.stateless_call(*values, inputs, training=False)
+        else:
+            out = twin(inputs, training=False)
+        return out[0] if isinstance(out, list | tuple) else out
+
+    return critic
 
 
 def inputs_of(network: Model, first: KerasTensor, labels: KerasTensor) -> Any:

@@ -6,7 +6,7 @@ import time
 from collections.abc import Iterable
 from pathlib import Path
 
-from cellaug.training.adversarial import generate_images
+from cellaug.evaluation.similarity import diversity
 from cellaug.training.checkpoint import write_npz
 
 import keras
@@ -45,16 +45,26 @@ class Progress(keras.callbacks.Callback):
         epochs: how many in all, those of an earlier, interrupted run among them.
         steps: how many in an epoch.
         images: how many in an epoch.
-        seconds: how long the earlier epochs took.
+        seconds: how long the run took before it was broken off.
+        batch: how many steps were done of the epoch that it was broken off in.
     """
 
-    def __init__(self, label: str, epochs: int, steps: int, images: int, seconds: float = 0.0):
+    def __init__(
+        self,
+        label: str,
+        epochs: int,
+        steps: int,
+        images: int,
+        seconds: float = 0.0,
+        batch: int = 0,
+    ):
         super().__init__()
         self.label = label
         self.epochs = epochs
         self.steps = steps
         self.images = images
         self.begun = time.monotonic() - seconds
+        self.batch = batch
         self.epoch = 0
         self.shown = 0.0
         self.width = 0
@@ -71,16 +81,19 @@ class Progress(keras.callbacks.Callback):
         now = time.monotonic()
         if self.watched and now - self.shown >= 1:
             self.shown = now
-            where = f"epoch {self.epoch + 1} of {self.epochs}, step {batch + 1} of {self.steps}"
+            step = self.batch + batch + 1
+            where = f"epoch {self.epoch + 1} of {self.epochs}, step {step} of {self.steps}"
             self._write(f"{self.label}: {where}, {self._spent()}{numbers(logs)}")
 
     def on_epoch_end(self, epoch: int, logs: dict | None = None) -> None:
         """Remember the epoch's numbers for the last line."""
-        self.epoch = epoch + 1
+        self.epoch, self.batch = epoch + 1, 0
         self.last = dict(logs or {})
 
     def on_train_end(self, logs: dict | None = None) -> None:
-        """Write the line that stays."""
+        """Write the line that stays, unless more epochs follow."""
+        if self.epoch < self.epochs and not self.model.stop_training:
+            return
         epochs = f"{self.epoch:,} epoch" + ("" if self.epoch == 1 else "s")
         images = f"{self.epoch * self.images:,} images"
         self._write(f"{self.label}: {epochs}, {images}, {self._spent()}{numbers(self.last)}")
@@ -150,7 +163,7 @@ class SampleImages(keras.callbacks.Callback):
 
     def _take(self, epoch: int) -> None:
         if epoch in self.epochs:
-            images = generate_images(self.model.generator, self.latents, self.labels)
+            images = self.model.generate(self.latents, self.labels)
             write_npz(self.folder / f"epoch_{epoch:06d}.npz", images=images)
 
 
@@ -161,3 +174,66 @@ def load_samples(folder: str | Path) -> dict[int, np.ndarray]:
         with np.load(path, allow_pickle=False) as file:
             samples[int(path.stem.removeprefix("epoch_"))] = file["images"]
     return samples
+
+
+class Diversity(keras.callbacks.Callback):
+    """Logs the diversity within classes after every epoch, and stops a run that has collapsed.
+
+    The number, ``diversity``, is the mean distance between two generated images of one class (of
+    any, for a generator without classes) over that of real images, as
+    `cellaug.evaluation.diversity` measures it, averaged over the classes: 1 is as varied as real
+    cells, 0 one picture per class. It joins the epoch's other numbers.
+
+    Args:
+        real: uint8 images (N, H, W, 3) to compare with.
+        labels: theirs (N,); class k is label k.
+        latent_dim: length of a latent vector.
+        images: generated of each class, from the same latent vectors every time.
+        floor: a run is stopped once the number has been below it for `patience` epochs on end.
+        after: not before this many epochs: at first every generator repeats itself.
+        seed: of the latent vectors.
+    """
+
+    def __init__(
+        self,
+        real: np.ndarray,
+        labels: np.ndarray,
+        latent_dim: int,
+        images: int = 16,
+        floor: float = 0.1,
+        patience: int = 3,
+        after: int = 5,
+        seed: int = 0,
+    ):
+        super().__init__()
+        self.real, self.real_labels = real, np.asarray(labels)
+        self.latent_dim, self.images, self.seed = latent_dim, images, seed
+        self.floor, self.patience, self.after = floor, patience, after
+        self.low = 0
+
+    def on_train_begin(self, logs: dict | None = None) -> None:
+        """Measure the real images."""
+        self.conditional = len(self.model.generator.inputs) == 2
+        if not self.conditional:
+            self.real_labels = np.zeros(len(self.real), int)
+        self.names = [str(k) for k in range(self.real_labels.max() + 1)]
+        self.expected = diversity(self.real, self.real_labels, self.names, seed=self.seed)
+        self.which = np.repeat(np.arange(len(self.names)), self.images)
+        shape = (len(self.which), self.latent_dim)
+        self.latents = np.random.default_rng(self.seed).standard_normal(shape).astype("float32")
+
+    def on_epoch_end(self, epoch: int, logs: dict | None = None) -> None:
+        """Measure the generated ones."""
+        images = self.model.generate(self.latents, self.which if self.conditional else None)
+        found = diversity(images, self.which, self.names, seed=self.seed)
+        share = float((found / self.expected).mean())
+        if logs is not None:
+            logs["diversity"] = share
+        self.low = self.low + 1 if share < self.floor and epoch + 1 > self.after else 0
+        if self.low >= self.patience:
+            print(
+                f"\nstopped after epoch {epoch + 1}: the generator has collapsed. Its cells of one "
+                f"class differ {share:.0%} as much as real ones (floor {self.floor:.0%}) for "
+                f"{self.low} epochs on end. Try a smaller learning rate, or minibatch deviation"
+            )
+            self.model.stop_training = True

@@ -5,6 +5,7 @@ import io
 import json
 import os
 from collections.abc import Mapping
+from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -20,7 +21,10 @@ class Mismatch(ValueError):
     """The checkpoint belongs to a run with other settings; ``keys`` names those that differ."""
 
     def __init__(self, path: Path, keys: list[str]):
-        super().__init__(f"{path} is of a run that differs in: {', '.join(keys)}")
+        super().__init__(
+            f"{path} is of a run that differs in: {', '.join(keys)}. Use its settings to go on "
+            "with it, or another file, or remove it"
+        )
         self.keys = keys
 
 
@@ -64,34 +68,46 @@ def fingerprint(model: keras.Model, settings: Mapping[str, Any]) -> dict[str, An
     return json.loads(json.dumps(facts, default=_plain))
 
 
-def save(
-    path: Path,
-    model: keras.Model,
-    settings: Mapping[str, Any],
-    epoch: int,
-    history: list[dict[str, float]],
-) -> None:
-    """Write the state after ``epoch`` epochs to an .npz file, in place of what is there.
+@dataclass
+class Position:
+    """How far a run has come.
+
+    Attributes:
+        epoch: epochs done.
+        batch: batches done of the epoch after them.
+        seconds: spent in that epoch so far.
+        history: one mapping of names to numbers for each epoch done.
+        metrics: values of the metrics' variables after that batch.
+        stopped: whether a callback has ended the run early.
+    """
+
+    epoch: int = 0
+    batch: int = 0
+    seconds: float = 0.0
+    history: list[dict[str, float]] = field(default_factory=list)
+    metrics: list[list[float]] = field(default_factory=list)
+    stopped: bool = False
+
+
+def save(path: Path, model: keras.Model, settings: Mapping[str, Any], position: Position) -> None:
+    """Write the state to an .npz file, in place of what is there.
 
     Args:
         path: the file; its folder is made if it is missing.
         model: compiled.
         settings: what the caller calls the run's settings; anything JSON can hold.
-        epoch: how many epochs are done.
-        history: one mapping of names to numbers for each of them.
+        position: where the run is.
     """
     arrays = {
         f"{index:05d}": keras.ops.convert_to_numpy(variable.value)
         for index, variable in enumerate(variables_of(model))
     }
-    record = {"settings": fingerprint(model, settings), "epoch": epoch, "history": history}
+    record = {"settings": fingerprint(model, settings), **asdict(position)}
     write_npz(path, record=np.array(json.dumps(record)), **arrays)
 
 
-def restore(
-    path: Path, model: keras.Model, settings: Mapping[str, Any], epochs: int
-) -> tuple[int, list[dict[str, float]]]:
-    """Put a saved state into the model; returns the epochs done and their history.
+def restore(path: Path, model: keras.Model, settings: Mapping[str, Any], epochs: int) -> Position:
+    """Put a saved state into the model; returns how far it had come.
 
     Raises:
         Mismatch: if the settings, the backend, the source or the model are others, or more than
@@ -102,13 +118,14 @@ def restore(
         with np.load(path, allow_pickle=False) as file:
             record = json.loads(file["record"].item())
             expected = fingerprint(model, settings)
-            saved = record["settings"]
+            saved = record.pop("settings")
             keys = sorted(
                 key
                 for key in expected.keys() | saved.keys()
                 if key not in expected or key not in saved or expected[key] != saved[key]
             )
-            if record["epoch"] > epochs:
+            position = Position(**record)
+            if position.epoch + (position.batch > 0) > epochs:
                 keys.append("epochs")
             if keys:
                 raise Mismatch(path, keys)
@@ -120,7 +137,7 @@ def restore(
         raise ValueError(f"{path} is not a checkpoint of cellaug: remove it ({error})") from error
     for variable, value in zip(variables, values, strict=True):
         variable.assign(value)
-    return record["epoch"], record["history"]
+    return position
 
 
 def write_npz(path: Path, **arrays: np.ndarray) -> None:

@@ -6,19 +6,19 @@ from pathlib import Path
 from typing import Any
 
 from cellaug.training.callbacks import Progress, StopOnNonFinite
-from cellaug.training.checkpoint import Mismatch, restore, save
+from cellaug.training.checkpoint import Mismatch, Position, restore, save
 
 import keras
 import pandas as pd
 
 
-class _Epochs(keras.callbacks.Callback):
-    """Sets the reader's epoch, keeps the history and writes the checkpoint."""
+class _Keeper(keras.callbacks.Callback):
+    """Sets the reader's place, keeps the history and writes the checkpoint."""
 
     def __init__(
         self,
         reader: Any,
-        history: list[dict[str, float]],
+        position: Position,
         epochs: int,
         checkpoint: Path | None,
         settings: Mapping[str, Any],
@@ -26,27 +26,53 @@ class _Epochs(keras.callbacks.Callback):
     ):
         super().__init__()
         self.reader = reader
-        self.history = history
+        self.position = position
         self.epochs = epochs
         self.checkpoint = checkpoint
         self.settings = settings
         self.save_seconds = save_seconds
         self.begun = self.saved = time.monotonic()
+        self.first = self.left = 0
 
     def on_epoch_begin(self, epoch: int, logs: dict | None = None) -> None:
         # Keras calls the reader's on_epoch_end once before the first epoch, and after every epoch
         # that it ran: only the number that is set here says for sure which epoch this is.
-        self.reader.epoch = epoch
-        self.begun = time.monotonic()
+        self.reader.seek(epoch, self.position.batch)
+        self.first, self.left = self.position.batch, len(self.reader)
+        self.begun = time.monotonic() - self.position.seconds
+        if self.first:
+            # Keras has just set them to zero.
+            values = self.position.metrics
+            for variable, value in zip(self.model.metrics_variables, values, strict=True):
+                variable.assign(value)
+
+    def on_train_batch_end(self, batch: int, logs: dict | None = None) -> None:
+        now = time.monotonic()
+        last = batch + 1 == self.left
+        if self.checkpoint and not last and now - self.saved >= self.save_seconds:
+            if keras.backend.backend() == "jax":
+                self.model.jax_state_sync()
+            self.position.batch = self.first + batch + 1
+            self.position.seconds = now - self.begun
+            self.position.metrics = [
+                keras.ops.convert_to_numpy(v.value).tolist() for v in self.model.metrics_variables
+            ]
+            self._save()
 
     def on_epoch_end(self, epoch: int, logs: dict | None = None) -> None:
         now = time.monotonic()
         numbers = {name: float(value) for name, value in (logs or {}).items()}
-        self.history.append({**numbers, "seconds": now - self.begun})
+        self.position.history.append({**numbers, "seconds": now - self.begun})
+        self.position.epoch, self.position.batch = epoch + 1, 0
+        self.position.seconds, self.position.metrics = 0.0, []
+        self.position.stopped = self.model.stop_training
         last = epoch + 1 == self.epochs or self.model.stop_training
         if self.checkpoint and (last or now - self.saved >= self.save_seconds):
-            save(self.checkpoint, self.model, self.settings, epoch + 1, self.history)
-            self.saved = time.monotonic()
+            self._save()
+
+    def _save(self) -> None:
+        save(self.checkpoint, self.model, self.settings, self.position)
+        self.saved = time.monotonic()
 
 
 def fit(
@@ -56,68 +82,88 @@ def fit(
     *,
     checkpoint: str | Path | None = None,
     settings: Mapping[str, Any] | None = None,
+    restart: bool = False,
     callbacks: Iterable[keras.callbacks.Callback] = (),
     label: str = "training",
     validation: Any = None,
     save_seconds: float = 30.0,
 ) -> pd.DataFrame:
-    """Train a compiled model, from its checkpoint if there is one with the same settings.
+    """Train a compiled model, from its checkpoint if there is one.
 
-    A run that was stopped and is started again with the same code, settings, epochs and freshly
-    built model ends with the same weights as one that was not. If anything differs it starts anew
-    and a printed line says why. Callbacks that keep state of their own, such as Keras's
-    EarlyStopping, begin afresh when a run is resumed.
+    A run that was stopped at any step, by whatever means, and is started again with the same code,
+    settings, epochs and freshly built model ends with the same bits as one that was not: weights,
+    optimizers, moving average, random state and history. Callbacks that keep state of their own,
+    such as Keras's EarlyStopping, begin afresh when a run is resumed.
 
     Args:
         model: compiled; any `keras.Model`, or `Adversarial`.
-        reader: a `cellaug.data.reader.Reader`, or another `keras.utils.PyDataset` that orders its
-            images by its attribute ``epoch``.
-        epochs: how many in all. A checkpoint of fewer is continued, one of more is not used.
+        reader: a `cellaug.data.reader.Reader`, or another `keras.utils.PyDataset` with its `seek`.
+        epochs: how many in all. A checkpoint of fewer is continued.
         checkpoint: where to keep the state; without it nothing is kept. Removing it is left to the
             caller.
         settings: plain values that the result depends on, such as data hash, seed and learning
             rate; compared with the checkpoint's.
+        restart: start anew, and say why in a printed line, where the checkpoint is of a run with
+            other settings; without it that is an error.
         callbacks: further ones; they see the numbers of each epoch before the checkpoint is
-            written.
+            written, and may add to them.
         label: what the lines on standard output and messages call this.
         validation: a reader for ``validation_data``.
-        save_seconds: the checkpoint is written at the end of an epoch once this much time has gone
-            by since the last, and at the end.
+        save_seconds: the checkpoint is written once this much time has gone by since the last, in
+            the middle of an epoch too, and at the end.
 
     Returns:
         One row for each epoch, from 1: the metrics and the ``seconds`` it took.
 
     Raises:
+        Mismatch: if the checkpoint is of a run with other settings; names those that differ.
         FloatingPointError: as soon as a metric is no longer finite.
         ValueError: if the checkpoint is not one.
     """
     settings = dict(settings or {})
     path = None if checkpoint is None else Path(checkpoint)
-    done, history = 0, []
+    position = Position()
     if path is not None and path.exists():
         try:
-            done, history = restore(path, model, settings, epochs)
+            position = restore(path, model, settings, epochs)
         except Mismatch as mismatch:
+            if not restart:
+                raise
             print(
                 f"{label}: starting anew, since the run kept in {path.name} differs in "
                 f"{', '.join(mismatch.keys)}"
             )
-    if done < epochs:
-        spent = sum(row["seconds"] for row in history)
+    if position.epoch < epochs and not position.stopped:
+        reader.seek(position.epoch, 0)
         last = len(reader) - 1
         images = last * len(reader[0][0]) + len(reader[last][0])
-        model.fit(
-            reader,
-            epochs=epochs,
-            initial_epoch=done,
-            validation_data=validation,
-            shuffle=False,
-            verbose=0,
-            callbacks=[
-                StopOnNonFinite(label),
-                *callbacks,
-                _Epochs(reader, history, epochs, path, settings, save_seconds),
-                Progress(label, epochs, len(reader), images, spent),
-            ],
-        )
+        spent = sum(row["seconds"] for row in position.history) + position.seconds
+        watchers = [
+            StopOnNonFinite(label),
+            *callbacks,
+            _Keeper(reader, position, epochs, path, settings, save_seconds),
+            Progress(label, epochs, len(reader), images, spent, position.batch),
+        ]
+        # Keras asks for an epoch's length once: the rest of a broken-off one is a call of its own.
+        if position.batch:
+            reader.seek(position.epoch, position.batch)
+            _fit(model, reader, position.epoch + 1, position.epoch, validation, watchers)
+        if position.epoch < epochs and not position.stopped:
+            reader.seek(position.epoch, 0)
+            _fit(model, reader, epochs, position.epoch, validation, watchers)
+    history = position.history
     return pd.DataFrame(history, index=pd.RangeIndex(1, len(history) + 1, name="epoch"))
+
+
+def _fit(
+    model: keras.Model, reader: Any, epochs: int, done: int, validation: Any, callbacks: list
+) -> None:
+    model.fit(
+        reader,
+        epochs=epochs,
+        initial_epoch=done,
+        validation_data=validation,
+        shuffle=False,
+        verbose=0,
+        callbacks=callbacks,
+    )

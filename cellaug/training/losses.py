@@ -1,8 +1,9 @@
 """What the two networks are trained to minimise (Sections 3.11 to 3.13).
 
 An objective has two methods, ``discriminator(real_out, fake_out, labels)`` and
-``generator(fake_out, labels)``, which take the discriminator's outputs for real and for generated
-images and give one number, the mean over the batch. The outputs are logits l, of which the sigmoid
+``generator(fake_out, labels, real_out)``, which take the discriminator's outputs for real and for
+generated images and give one number, the mean over the batch. The generator's ``real_out`` is None
+unless the objective has ``paired = True``. The outputs are logits l, of which the sigmoid
 is the thesis's probability D(x) = 1 / (1 + exp(-l)); so log D = -softplus(-l) and
 log(1 - D) = -softplus(l), which neither overflow nor lose their gradient to rounding.
 """
@@ -45,8 +46,10 @@ class CrossEntropy:
         """L_D from the logits (N, 1) of real and of generated images; the labels are not used."""
         return ops.mean(ops.softplus(-real_out)) + ops.mean(ops.softplus(fake_out))
 
-    def generator(self, fake_out: KerasTensor, labels: Any = None) -> KerasTensor:
-        """L_G from the logits (N, 1) of generated images; the labels are not used."""
+    def generator(
+        self, fake_out: KerasTensor, labels: Any = None, real_out: Any = None
+    ) -> KerasTensor:
+        """L_G from the logits (N, 1) of generated images; nothing else is used."""
         if self.saturating:
             return -ops.mean(ops.softplus(fake_out))
         return ops.mean(ops.softplus(-fake_out))
@@ -77,9 +80,55 @@ class AuxiliaryClassifier:
             loss = loss + class_loss(fake_out[1], labels)
         return loss
 
-    def generator(self, fake_out: Any, labels: KerasTensor) -> KerasTensor:
+    def generator(self, fake_out: Any, labels: KerasTensor, real_out: Any = None) -> KerasTensor:
         """-(L_C - L_S) on generated images."""
         return self.source.generator(fake_out[0]) + class_loss(fake_out[1], labels)
+
+
+class Wasserstein:
+    """The game of Arjovsky et al. (2017), whose discriminator is a critic f without a sigmoid.
+
+        L_D = E[f(G(z))] - E[f(x)],  L_G = -E[f(G(z))]
+
+    The critic must be kept from growing: by `UnitGradient`, which makes it WGAN-GP, or by
+    ``clip`` of `Adversarial`, as in the first paper. The thesis names it as what to try next.
+    """
+
+    def discriminator(
+        self, real_out: KerasTensor, fake_out: KerasTensor, labels: Any = None
+    ) -> KerasTensor:
+        """L_D from the outputs (N, 1) for real and for generated images."""
+        return ops.mean(fake_out) - ops.mean(real_out)
+
+    def generator(
+        self, fake_out: KerasTensor, labels: Any = None, real_out: Any = None
+    ) -> KerasTensor:
+        """L_G from the outputs (N, 1) for generated images."""
+        return -ops.mean(fake_out)
+
+
+class Relativistic:
+    """Each real image against the generated one of the same row (Jolicoeur-Martineau 2019).
+
+        L_D = E[softplus(l(G(z)) - l(x))],  L_G = E[softplus(l(x) - l(G(z)))]
+
+    What counts is which of the two looks more real, so a generator that repeats itself is still
+    pulled towards every real image. Both rows have the same class.
+    """
+
+    paired = True
+
+    def discriminator(
+        self, real_out: KerasTensor, fake_out: KerasTensor, labels: Any = None
+    ) -> KerasTensor:
+        """L_D from the logits (N, 1) of real and of generated images."""
+        return ops.mean(ops.softplus(fake_out - real_out))
+
+    def generator(
+        self, fake_out: KerasTensor, labels: Any = None, real_out: Any = None
+    ) -> KerasTensor:
+        """L_G from the logits (N, 1) of generated and of real images."""
+        return ops.mean(ops.softplus(real_out - fake_out))
 
 
 def class_loss(logits: KerasTensor, labels: KerasTensor) -> KerasTensor:

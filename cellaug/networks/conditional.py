@@ -1,0 +1,200 @@
+"""The class-conditional pair whose kernels fit their stride.
+
+What the field has learned since the thesis's recipe, each step an argument that can be switched
+off: 4×4 kernels at stride 2, which overlap evenly (Odena et al. 2016); the class embedded and, with
+the latent vector, scaling and shifting every layer of the generator (Miyato & Koyama 2018, Chen et
+al. 2019); a discriminator without normalisation, with a projection head (Miyato & Koyama 2018) and
+the deviation within a batch as a feature (Karras et al. 2018).
+"""
+
+from cellaug.networks.dcgan import MOMENTUM, SLOPE, SMALLEST, doublings
+
+import keras
+from keras import Input, KerasTensor, Model, initializers, layers, ops
+
+
+@keras.saving.register_keras_serializable("cellaug")
+class MinibatchDeviation(layers.Layer):
+    """Appends one channel that says how varied the images of a batch are (Karras et al. 2018).
+
+    The batch is dealt into groups of up to `group` images; within a group, the standard deviation
+    of every activation is averaged into a single number, which all its images get, everywhere.
+    A discriminator that sees it notices when a generator repeats itself. (N, H, W, C) to
+    (N, H, W, C + 1), computed in float32.
+
+    Args:
+        group: images in a group. Where the batch is no multiple of it, the whole batch is one.
+    """
+
+    def __init__(self, group: int = 4, **options):
+        super().__init__(**options)
+        self.group = group
+
+    def call(self, inputs: KerasTensor) -> KerasTensor:
+        """Images (N, H, W, C) with the channel appended."""
+        count, height, width, channels = ops.shape(inputs)
+        x = ops.cast(inputs, "float32")
+        # Images i, i + N/g, i + 2N/g, ... are a group, as in the published code.
+        if isinstance(count, int):
+            group = self.group if count % self.group == 0 else count
+        else:
+            group = ops.where(count % self.group == 0, self.group, count)
+        x = ops.reshape(x, (group, -1, height, width, channels))
+        spread = ops.sqrt(ops.mean(ops.square(x - ops.mean(x, 0, keepdims=True)), 0) + 1e-8)
+        value = ops.mean(spread, axis=(1, 2, 3), keepdims=True)
+        plane = ops.tile(value, (group, height, width, 1))
+        return ops.concatenate([inputs, ops.cast(plane, inputs.dtype)], axis=-1)
+
+    def compute_output_shape(self, shape: tuple) -> tuple:
+        """One channel more."""
+        return (*shape[:-1], shape[-1] + 1)
+
+    def get_config(self) -> dict:
+        """What the layer is made from."""
+        return {**super().get_config(), "group": self.group}
+
+
+@keras.saving.register_keras_serializable("cellaug")
+class Modulation(layers.Layer):
+    """Scales and shifts each channel by what a vector says: x · (1 + W v) + V v.
+
+    Conditional batch normalisation without the normalisation (Dumoulin et al. 2017; with the latent
+    vector in v, self-modulation, Chen et al. 2019). Takes ``[x (N, H, W, C), v (N, d)]``. Both
+    matrices start near zero, so that at first it changes little.
+    """
+
+    def build(self, shapes: list) -> None:
+        """Make the two matrices."""
+        channels, width = shapes[0][-1], shapes[1][-1]
+        near_zero = initializers.RandomNormal(stddev=0.02)
+        self.scale = self.add_weight((width, channels), near_zero, name="scale")
+        self.shift = self.add_weight((width, channels), near_zero, name="shift")
+
+    def call(self, inputs: list) -> KerasTensor:
+        """The scaled and shifted images."""
+        x, vector = inputs
+        scale, shift = (ops.matmul(vector, w)[:, None, None, :] for w in (self.scale, self.shift))
+        return x * (1 + scale) + shift
+
+    def compute_output_shape(self, shapes: list) -> tuple:
+        """As the images."""
+        return tuple(shapes[0])
+
+
+def conditional_generator(
+    size: int = 64,
+    depth: int = 256,
+    latent_dim: int = 100,
+    classes: int = 11,
+    kernel: int = 4,
+    modulation: bool = True,
+) -> Model:
+    """``[latents (N, latent_dim), labels (N,)]`` to images (N, size, size, 3) in [-1, 1].
+
+    The plan is that of `cellaug.networks.dcgan.generator`: 4×4 pixels first, transposed
+    convolutions of stride 2, the depth halved at every step, batch normalisation and leaky ReLU.
+
+    Args:
+        size: height and width of the images in pixels, a power of two of at least 16.
+        depth: channels at 4×4 pixels, a multiple of size / 8.
+        latent_dim: length of a latent vector; the class's embedding is as long.
+        classes: number of classes.
+        kernel: height and width of the kernels; 4 fits the stride, the thesis's 5 does not.
+        modulation: let latent vector and class also scale and shift every layer (`Modulation`);
+            without, they enter at the bottom only.
+
+    Raises:
+        ValueError: for a size or a depth that cannot be halved as needed.
+    """
+    steps = doublings(size)
+    if depth % 2 ** (steps - 1):
+        raise ValueError(
+            f"generator depth {depth} at {size} px: expected a multiple of {2 ** (steps - 1)}, "
+            "since every step halves the depth"
+        )
+    latent = Input((latent_dim,), name="latent")
+    label = Input((), dtype="int32", name="label")
+    normal = initializers.RandomNormal(stddev=1.0)
+    embedded = layers.Embedding(classes, latent_dim, normal, name="class_embedding")(label)
+    style = layers.Concatenate(name="latent_and_class")([latent, embedded])
+
+    def activate(x: KerasTensor, side: int) -> KerasTensor:
+        plain = not modulation
+        x = layers.BatchNormalization(
+            momentum=MOMENTUM, center=plain, scale=plain, name=f"norm_{side}"
+        )(x)
+        if modulation:
+            x = Modulation(name=f"modulate_{side}")([x, style])
+        return layers.LeakyReLU(SLOPE, name=f"relu_{side}")(x)
+
+    x = layers.Dense(SMALLEST * SMALLEST * depth, use_bias=False, name="project")(style)
+    x = activate(layers.Reshape((SMALLEST, SMALLEST, depth), name="reshape")(x), SMALLEST)
+    for step in range(1, steps):
+        side = SMALLEST * 2**step
+        x = layers.Conv2DTranspose(
+            depth // 2**step, kernel, strides=2, padding="same", use_bias=False, name=f"up_{side}"
+        )(x)
+        x = activate(x, side)
+    x = layers.Conv2DTranspose(3, kernel, strides=2, padding="same", name=f"up_{size}")(x)
+    image = layers.Activation("tanh", dtype="float32", name="image")(x)
+    return Model([latent, label], image, name="conditional_generator")
+
+
+def conditional_discriminator(
+    size: int = 64,
+    depth: int = 32,
+    classes: int = 11,
+    kernel: int = 4,
+    projection: bool = True,
+    deviation: bool = True,
+    spectral: bool = False,
+) -> Model:
+    """``[images (N, size, size, 3), labels (N,)]`` to one logit each, (N, 1).
+
+    Convolutions of stride 2 down to 4×4 pixels, the depth doubled at every step, leaky ReLU, no
+    normalisation and no dropout; one more convolution, and the head. With features φ(x) the logit
+    is w·φ(x) + b + e(y)·φ(x), the projection of Miyato & Koyama (2018).
+
+    Args:
+        size: height and width of the images in pixels, a power of two of at least 16.
+        depth: channels after the first convolution.
+        classes: number of classes.
+        kernel: height and width of the kernels at stride 2.
+        projection: without it the class enters as planes beside the colours, as in
+            `cellaug.networks.cgan_discriminator`.
+        deviation: append `MinibatchDeviation` at 4×4 pixels.
+        spectral: divide every kernel by its largest singular value (Miyato et al. 2018).
+
+    Raises:
+        ValueError: for a size that is not a power of two of at least 16.
+    """
+
+    def wrapped(layer: layers.Layer) -> layers.Layer:
+        return layers.SpectralNormalization(layer, name=layer.name) if spectral else layer
+
+    image = Input((size, size, 3), name="image")
+    label = Input((), dtype="int32", name="label")
+    x = image
+    if not projection:
+        planes = layers.Embedding(classes, 8, initializers.RandomNormal(stddev=1.0), name="class")
+        plane = layers.Reshape((1, 1, 8), name="class_pixel")(planes(label))
+        plane = layers.UpSampling2D(size, name="class_planes")(plane)
+        x = layers.Concatenate(name="image_and_class")([image, plane])
+    for step in range(doublings(size)):
+        side = size // 2 ** (step + 1)
+        conv = layers.Conv2D(depth * 2**step, kernel, 2, padding="same", name=f"down_{side}")
+        x = layers.LeakyReLU(SLOPE, name=f"relu_{side}")(wrapped(conv)(x))
+    width = x.shape[-1]
+    if deviation:
+        x = MinibatchDeviation(name="deviation")(x)
+    x = wrapped(layers.Conv2D(width, 3, padding="same", name="mix"))(x)
+    x = layers.LeakyReLU(SLOPE, name="relu_mix")(x)
+    x = wrapped(layers.Dense(width, name="summary"))(layers.Flatten(name="flat")(x))
+    features = layers.LeakyReLU(SLOPE, name="features")(x)
+    logit = layers.Dense(1, dtype="float32", name="real_or_fake")(features)
+    if projection:
+        near_zero = initializers.RandomNormal(stddev=width**-0.5)
+        direction = layers.Embedding(classes, width, near_zero, name="class_direction")(label)
+        along = layers.Dot(1, dtype="float32", name="projection")([features, direction])
+        logit = layers.Add(dtype="float32", name="logit")([logit, along])
+    return Model([image, label], logit, name="conditional_discriminator")

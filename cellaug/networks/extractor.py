@@ -1,0 +1,39 @@
+"""The small network whose features cells are compared by."""
+
+from cellaug.networks.dcgan import SLOPE
+
+from keras import Input, KerasTensor, Model, layers
+
+FEATURES = 128
+
+
+def blood_extractor(classes: int, size: int = 64, width: int = 32) -> Model:
+    """Images (N, size, size, 3) in [-1, 1] to ``[features (N, 128), class logits (N, classes)]``.
+
+    A small residual network (He et al. 2016): four stages that halve the side, a residual block in
+    each but the first, a mean over the image, and 128 linear features in front of the class head.
+    Plain convolutions, which processors do best; batch normalisation throughout.
+
+    Args:
+        classes: number of classes.
+        size: height and width of the images in pixels.
+        width: channels of the first stage; the last has six times as many.
+    """
+
+    def convolution(x: KerasTensor, channels: int, kernel: int, stride: int) -> KerasTensor:
+        x = layers.Conv2D(channels, kernel, stride, padding="same", use_bias=False)(x)
+        return layers.BatchNormalization(momentum=0.9)(x)
+
+    def active(x: KerasTensor) -> KerasTensor:
+        return layers.LeakyReLU(SLOPE)(x)
+
+    image = Input((size, size, 3), name="image")
+    x = active(convolution(image, width, 4, 2))
+    for channels in (2 * width, 4 * width, 6 * width):
+        x = active(convolution(x, channels, 3, 2))
+        inner = active(convolution(x, channels, 3, 1))
+        x = active(layers.Add()([x, convolution(inner, channels, 3, 1)]))
+    x = layers.GlobalAveragePooling2D(name="mean")(x)
+    features = layers.Dense(FEATURES, dtype="float32", name="features")(x)
+    logits = layers.Dense(classes, dtype="float32", name="class")(active(features))
+    return Model(image, [features, logits], name="blood_extractor")

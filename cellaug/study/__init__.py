@@ -1,0 +1,1 @@
+"""Long runs whose outcome is recorded or shipped: the extractor, the ladder, the weights."""

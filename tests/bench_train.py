@@ -1,0 +1,394 @@
+"""`make bench-train`: our training step beside PyTorch's, and beside the machine's matrix products.
+
+Every arm runs in a process of its own and does one round when it is told to, so the arms take turns
+on the same machine in the same minutes. A round is a few steps to wake up, then the timed ones, on
+images that are already in memory. Rates are medians of five rounds after one for warming up; what
+counts is their ratios. The table goes to the terminal, and with the machine's description to
+`book/results/train-benchmark.json`.
+
+PyTorch gets its best: channels-last memory, activations in place, the fused Adam, one pass through
+the generator for both players, and no gradient that is not used.
+"""
+
+import argparse
+import json
+import math
+import os
+import statistics
+import subprocess
+import sys
+import time
+from collections.abc import Callable
+from datetime import date
+from importlib import metadata
+from itertools import pairwise
+from pathlib import Path
+from typing import Any
+
+from cellaug.book import project_root, versions
+
+import numpy as np
+from bench_data import machine
+from tqdm import tqdm
+
+SIZE, LATENT, KERNEL = 64, 100, 5
+G_DEPTH, D_DEPTH = 256, 32
+CLASSES = 11
+BATCH = 64
+WAKING = 3
+STEPS = 16  # a multiple of the conditional recipe's lazy penalty, so that all rounds do the same
+FEW = 2  # steps of the slow arms
+ROUNDS = 5
+SIDE = 2048
+
+ARMS = {
+    "ours": "our DCGAN, TensorFlow, float32",
+    "ours-bfloat16": "our DCGAN, TensorFlow, bfloat16",
+    "ours-jax": "our DCGAN, JAX, float32",
+    "torch": "PyTorch's DCGAN, eager, channels-last, float32",
+    "torch-bfloat16": "PyTorch's DCGAN, eager, channels-last, bfloat16",
+    "conditional": "our conditional recipe, TensorFlow, float32",
+    "products": "matrix products, TensorFlow, float32",
+    "torch-products": "matrix products, PyTorch, float32",
+}
+SLOW = ("ours-bfloat16", "ours-jax", "torch-bfloat16")
+"""Where a processor has no bfloat16 arithmetic, a step of these may take half a minute."""
+TARGETS = {
+    "float32": ("ours", "torch", 1.5),
+    "bfloat16": ("ours-bfloat16", "torch-bfloat16", 1.4),
+    "share of matrix products": ("conditional", "products", 0.5),
+}
+"""Which arm is to reach how many times another's rate; the last compares operations, not images."""
+
+
+def multiply_adds(network: Any) -> dict[str, int]:
+    """Multiply-adds that one image costs going forward, for each weighted layer in order.
+
+    Of `Conv2D`, `Conv2DTranspose` and `Dense`; all others are left out. A convolution costs its
+    kernel's numbers once for every place of its output, a transposed one once for every place of
+    its input. Taps that fall on padding count, as is usual.
+    """
+    from keras import layers
+
+    places = {
+        layers.Conv2D: lambda layer: math.prod(layer.output.shape[1:3]),
+        layers.Conv2DTranspose: lambda layer: math.prod(layer.input.shape[1:3]),
+        layers.Dense: lambda layer: 1,
+    }
+    return {
+        layer.name: math.prod(layer.kernel.shape) * places[type(layer)](layer)
+        for layer in network.layers
+        if type(layer) in places
+    }
+
+
+def step_multiply_adds(game: Any) -> dict[str, float]:
+    """Multiply-adds for each image of the batch that one step of a game has to do at the least.
+
+    Going forward a layer costs what `multiply_adds` says; going back as much again for the gradient
+    of its input and as much again for that of its weights. Nothing is counted twice that has the
+    same value twice, whatever the step really does. With G and D for one image through all layers
+    of a network, and G₁ and D₁ for its first layer:
+
+    - G forward once: both players see the same images;
+    - D forward on real and on generated images, and back to all its weights, but not to the images:
+      2 D and 2 (2 D - D₁);
+    - for the generator, the improved D forward and back to the images, but not to its weights: 2 D;
+    - G back to all its weights: 2 G - G₁;
+    - on every k-th step R1, (D + 2 D) / k: D back from the logits of real images to the images
+      (their way forward is counted above), then the derivative of that gradient. The layers are
+      linear but for activations made of straight pieces, so it is one more way through them and
+      one product for each layer's weights.
+
+    Raises:
+        ValueError: for a game with a penalty other than `R1`, more than one discriminator step, or
+            an objective that shows the generator's turn real images.
+    """
+    from cellaug.training import R1
+
+    paired = getattr(game.objective, "paired", False)
+    if game.d_steps != 1 or paired or not (game.penalty is None or isinstance(game.penalty, R1)):
+        raise ValueError("expected a game of one discriminator step, with R1 or no penalty")
+    g, d = (list(multiply_adds(n).values()) for n in (game.generator, game.discriminator))
+    return {
+        "generator forward": sum(g),
+        "discriminator forward": 2 * sum(d),
+        "discriminator back": 2 * (2 * sum(d) - d[0]),
+        "discriminator for the generator": 2 * sum(d),
+        "generator back": 2 * sum(g) - g[0],
+        "penalty": 3 * sum(d) / game.penalty.every if game.penalty else 0,
+    }
+
+
+def noise_images(count: int) -> np.ndarray:
+    """Images (count, SIZE, SIZE, 3) float32 in [-1, 1]."""
+    return np.random.default_rng(0).uniform(-1, 1, (count, SIZE, SIZE, 3)).astype("float32")
+
+
+def fitting(game: Any, steps: int) -> Callable[[int], None]:
+    """Up to that many steps by Keras's own `fit`."""
+    images = noise_images(steps * BATCH)
+    labels = np.arange(len(images)) % CLASSES
+
+    def work(count: int) -> None:
+        part = slice(count * BATCH)
+        game.fit(images[part], labels[part], batch_size=BATCH, shuffle=False, verbose=0)
+
+    return work
+
+
+def our_dcgan(policy: str, steps: int) -> tuple[Callable[[int], None], dict]:
+    from cellaug.networks import discriminator, generator
+    from cellaug.training import Adversarial, CrossEntropy
+
+    import keras
+
+    keras.config.set_dtype_policy(policy)
+    networks = generator(SIZE, G_DEPTH, LATENT, KERNEL), discriminator(SIZE, D_DEPTH, KERNEL)
+    game = Adversarial(*networks, CrossEntropy(), LATENT, seed=0)
+    game.compile(*(keras.optimizers.Adam(2e-4, 0.5) for _ in networks))
+    parameters = [sum(math.prod(v.shape) for v in n.trainable_variables) for n in networks]
+    facts = {"parameters": parameters, "multiply_adds": step_multiply_adds(game)}
+    return fitting(game, steps), facts
+
+
+def our_conditional(steps: int) -> tuple[Callable[[int], None], dict]:
+    from cellaug.training import conditional
+
+    game = conditional(SIZE, CLASSES, generator_depth=G_DEPTH, discriminator_depth=D_DEPTH)
+    return fitting(game, steps), {"multiply_adds": step_multiply_adds(game)}
+
+
+def torch_dcgan(half: bool) -> tuple[Callable[[int], None], dict]:
+    """The layers of `cellaug.networks.dcgan` and the step of `Adversarial` in PyTorch's words."""
+    import torch
+    from torch import nn
+
+    doublings = (SIZE // 4).bit_length() - 1
+    depths = [*(G_DEPTH // 2**k for k in range(doublings)), 3]
+    project = nn.Linear(LATENT, 4 * 4 * G_DEPTH, bias=False)
+    up = nn.Sequential()
+    for deep, shallow in pairwise(depths):
+        up.append(nn.BatchNorm2d(deep, eps=1e-3))
+        up.append(nn.LeakyReLU(0.2, inplace=True))
+        bias = shallow == 3
+        up.append(nn.ConvTranspose2d(deep, shallow, KERNEL, 2, KERNEL // 2, 1, bias=bias))
+    up.append(nn.Tanh())
+    depths = [3, *(D_DEPTH * 2**k for k in range(doublings))]
+    judge = nn.Sequential()
+    for shallow, deep in pairwise(depths):
+        judge.append(nn.Conv2d(shallow, deep, KERNEL, 2, KERNEL // 2))
+        judge.append(nn.LeakyReLU(0.2, inplace=True))
+        judge.append(nn.Dropout(0.3))
+    judge.extend([nn.Flatten(), nn.Linear(4 * 4 * depths[-1], 1)])
+    for network in (up, judge):
+        network.to(memory_format=torch.channels_last)
+    players = [*project.parameters(), *up.parameters()], list(judge.parameters())
+    g_adam, d_adam = (
+        torch.optim.Adam(own, 2e-4, (0.5, 0.999), eps=1e-7, fused=True) for own in players
+    )
+    real = torch.from_numpy(noise_images(BATCH)).permute(0, 3, 1, 2)  # channels last in memory
+    ones, zeros = torch.ones(BATCH, 1), torch.zeros(BATCH, 1)
+
+    def cost(images: torch.Tensor, wanted: torch.Tensor) -> torch.Tensor:
+        return nn.functional.binary_cross_entropy_with_logits(judge(images).float(), wanted)
+
+    def step() -> None:
+        with torch.autocast("cpu", torch.bfloat16, enabled=half):
+            latents = torch.randn(BATCH, LATENT)
+            fake = up(project(latents).view(BATCH, 4, 4, G_DEPTH).permute(0, 3, 1, 2))
+            d_loss = cost(real, ones) + cost(fake.detach(), zeros)
+        d_adam.zero_grad()
+        d_loss.backward()
+        d_adam.step()
+        with torch.autocast("cpu", torch.bfloat16, enabled=half):
+            g_loss = cost(fake, ones)
+        g_adam.zero_grad()
+        g_loss.backward(inputs=players[0])
+        g_adam.step()
+
+    def work(count: int) -> None:
+        for _ in range(count):
+            step()
+
+    return work, {"parameters": [sum(p.numel() for p in own) for own in players]}
+
+
+def factors() -> np.ndarray:
+    """Two matrices (2, SIDE, SIDE) float32, large enough to keep all cores busy."""
+    return np.random.default_rng(0).normal(size=(2, SIDE, SIDE)).astype("float32")
+
+
+def products() -> tuple[Callable[[int], None], dict]:
+    import tensorflow as tf
+
+    left, right = (tf.constant(matrix) for matrix in factors())
+
+    def work(count: int) -> None:
+        for _ in range(count):
+            tf.linalg.matmul(left, right)
+
+    return work, {}
+
+
+def torch_products() -> tuple[Callable[[int], None], dict]:
+    import torch
+
+    left, right = (torch.from_numpy(matrix) for matrix in factors())
+
+    def work(count: int) -> None:
+        for _ in range(count):
+            torch.matmul(left, right)
+
+    return work, {}
+
+
+def arm(name: str, steps: int) -> None:
+    """A process that says what it is made of, then does a round for every line that it is sent."""
+    work, facts = {
+        "ours": lambda: our_dcgan("float32", steps),
+        "ours-bfloat16": lambda: our_dcgan("mixed_bfloat16", steps),
+        "ours-jax": lambda: our_dcgan("float32", steps),
+        "torch": lambda: torch_dcgan(half=False),
+        "torch-bfloat16": lambda: torch_dcgan(half=True),
+        "conditional": lambda: our_conditional(steps),
+        "products": products,
+        "torch-products": torch_products,
+    }[name]()
+    print("facts", json.dumps(facts), flush=True)
+    each = 2 * SIDE**3 / 1e9 if name.endswith("products") else BATCH
+    for _ in sys.stdin:
+        work(min(WAKING, steps))
+        start = time.perf_counter()
+        work(steps)
+        print("rate", each * steps / (time.perf_counter() - start), flush=True)
+
+
+def measure(steps: dict[str, int], rounds: int) -> tuple[dict, dict]:
+    """The rates of every arm, round by round, the arms taking turns; and what each says of itself.
+
+    A rate is in images per second, that of matrix products in 10⁹ operations per second.
+    """
+
+    def answer(name: str, word: str) -> str:
+        line = processes[name].stdout.readline()
+        while line and not line.startswith(f"{word} "):
+            line = processes[name].stdout.readline()
+        if not line:
+            raise SystemExit(f"{name} ended: run this with --arm {name} to see why")
+        return line.removeprefix(f"{word} ")
+
+    pipes = {"stdin": subprocess.PIPE, "stdout": subprocess.PIPE, "stderr": subprocess.DEVNULL}
+    processes, facts = {}, {}
+    for name, count in steps.items():
+        command = [sys.executable, __file__, "--arm", name, "--steps", str(count)]
+        backend = "jax" if name == "ours-jax" else "tensorflow"
+        environment = {**os.environ, "KERAS_BACKEND": backend}
+        processes[name] = subprocess.Popen(command, text=True, env=environment, **pipes)
+        facts[name] = json.loads(answer(name, "facts"))
+    found = {name: [] for name in steps}
+    for _ in tqdm(range(1 + rounds), "rounds", disable=None):
+        for name, process in processes.items():
+            process.stdin.write("\n")
+            process.stdin.flush()
+            found[name].append(float(answer(name, "rate")))
+    for process in processes.values():
+        process.stdin.close()
+        process.wait()
+    return {name: values[1:] for name, values in found.items()}, facts
+
+
+def operations_per_second(result: dict) -> dict[str, float]:
+    """Each arm's median in 10⁹ operations per second, two for each multiply-add.
+
+    PyTorch's networks cost what ours cost, layer by layer.
+    """
+    found = {}
+    for name, values in result["rates"].items():
+        found[name] = statistics.median(values)
+        if not name.endswith("products"):
+            parts = result["facts"][name].get("multiply_adds")
+            parts = parts or result["facts"]["ours"]["multiply_adds"]
+            found[name] *= 2 * sum(parts.values()) / 1e9
+    return found
+
+
+def verdicts(result: dict) -> dict[str, dict]:
+    """How often each target's second rate goes into its first, and whether that is enough.
+
+    The conditional step is compared with the faster of the two libraries' matrix products.
+    """
+    speed = operations_per_second(result)
+    speed["products"] = max(speed[name] for name in speed if name.endswith("products"))
+    return {
+        what: {
+            "ratio": speed[one] / speed[other],
+            "target": target,
+            "met": speed[one] / speed[other] >= target,
+        }
+        for what, (one, other, target) in TARGETS.items()
+        if other in speed
+    }
+
+
+def table(result: dict) -> str:
+    """Each arm's median rate, its operations per second, and both as ratios."""
+    speed = operations_per_second(result)
+    fastest = max(speed[name] for name in speed if name.endswith("products"))
+    lines = [f"{'medians':<50}{'images/s':>10}{'× PyTorch':>11}{'GFLOP/s':>9}{'of products':>13}"]
+    for name, words in result["arms"].items():
+        images = ratio = ""
+        if not name.endswith("products"):
+            images = f"{statistics.median(result['rates'][name]):.1f}"
+        if name in ("ours", "ours-bfloat16", "ours-jax"):
+            peer = "torch-bfloat16" if name.endswith("bfloat16") else "torch"
+            ratio = f"{speed[name] / speed[peer]:.2f}" if peer in speed else ""
+        share = speed[name] / fastest
+        lines.append(f"{words:<50}{images:>10}{ratio:>11}{speed[name]:>9.1f}{share:>13.2f}")
+    for what, row in result["verdicts"].items():
+        outcome = "met" if row["met"] else "missed"
+        lines.append(f"{what}: {row['ratio']:.2f}, target {row['target']}: {outcome}")
+    return "\n".join(lines)
+
+
+def main() -> None:
+    arguments = argparse.ArgumentParser(description=__doc__)
+    arguments.add_argument("--arm", choices=ARMS)
+    arguments.add_argument("--steps", type=int, default=STEPS)
+    arguments.add_argument("--rounds", type=int, default=ROUNDS)
+    arguments.add_argument("--output", type=Path, help="instead of book/results")
+    options = arguments.parse_args()
+    if options.arm:
+        return arm(options.arm, options.steps)
+    names, used = list(ARMS), versions()
+    try:
+        used["torch"] = metadata.version("torch")
+    except metadata.PackageNotFoundError:
+        names = [name for name in names if not name.startswith("torch")]
+        print("PyTorch is not installed: its arms are left out")
+    steps = {n: min(FEW, options.steps) if n in SLOW else options.steps for n in names}
+    rates, facts = measure(steps, options.rounds)
+    sizes = {tuple(made["parameters"]) for made in facts.values() if "parameters" in made}
+    assert len(sizes) == 1, f"the DCGANs differ in their numbers of parameters: {sizes}"
+    result = {
+        "date": date.today().isoformat(),
+        "machine": machine(),
+        "versions": used,
+        "batch": BATCH,
+        "steps": steps,
+        "rounds": options.rounds,
+        "arms": {name: ARMS[name] for name in names},
+        "facts": facts,
+        "rates": rates,
+    }
+    result["operations_per_second"] = operations_per_second(result)
+    result["verdicts"] = verdicts(result)
+    print(table(result))
+    target = options.output or project_root() / "book" / "results" / "train-benchmark.json"
+    target.parent.mkdir(parents=True, exist_ok=True)
+    target.write_text(json.dumps(result, indent=1) + "\n")
+    print(target)
+
+
+if __name__ == "__main__":
+    main()

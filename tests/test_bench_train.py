@@ -1,0 +1,109 @@
+"""What `make bench-train` counts and concludes, by hand."""
+
+from cellaug.networks import generator
+from cellaug.training import R1, Adversarial, CrossEntropy, Relativistic, UnitGradient
+
+import pytest
+from bench_train import multiply_adds, step_multiply_adds, table, verdicts
+from keras import Input, Model, layers
+
+
+def tiny_pair() -> tuple[Model, Model]:
+    """A generator of 2 numbers to 8×8 pixels and a discriminator of these."""
+    latent, image = Input((2,)), Input((8, 8, 3))
+    x = layers.Dense(4 * 4 * 5, name="project")(latent)
+    x = layers.BatchNormalization()(layers.Reshape((4, 4, 5))(x))
+    made = layers.Conv2DTranspose(3, 5, strides=2, padding="same", name="up")(x)
+    x = layers.Conv2D(7, 3, strides=2, padding="same", name="down")(image)
+    x = layers.Flatten()(layers.LeakyReLU()(x))
+    return Model(latent, made), Model(image, layers.Dense(1, name="logit")(x))
+
+
+def tiny_game(**options) -> Adversarial:
+    objective = options.pop("objective", CrossEntropy())
+    return Adversarial(*tiny_pair(), objective, latent_dim=2, seed=0, **options)
+
+
+def test_layers_are_counted_by_the_places_where_their_kernels_stand():
+    g, d = tiny_pair()
+    # 4×4 places are widened to 8×8: the kernel stands on each place of the input.
+    assert multiply_adds(g) == {"project": 2 * 80, "up": 4 * 4 * 5 * 5 * 5 * 3}
+    # 8×8 places are narrowed to 4×4: the kernel stands on each place of the output.
+    assert multiply_adds(d) == {"down": 4 * 4 * 3 * 3 * 3 * 7, "logit": 4 * 4 * 7}
+
+
+def test_the_dcgan_of_the_benchmark_costs_the_same_in_each_middle_layer():
+    # Twice the side, half the channels on both sides of a kernel.
+    counts = multiply_adds(generator(64, 256, 100, 5))
+    assert counts == {
+        "project": 100 * 4 * 4 * 256,
+        "up_8": 4 * 4 * 25 * 256 * 128,
+        "up_16": 4 * 4 * 25 * 256 * 128,
+        "up_32": 4 * 4 * 25 * 256 * 128,
+        "up_64": 32 * 32 * 25 * 32 * 3,
+    }
+
+
+def test_a_step_is_counted_by_hand():
+    g, d = 160 + 6000, 3024 + 112
+    plain = {
+        "generator forward": g,
+        "discriminator forward": d + d,
+        # Twice the weights of both layers, twice the input of the second alone.
+        "discriminator back": 2 * (3024 + 112) + 2 * 112,
+        "discriminator for the generator": d + d,
+        "generator back": (160 + 6000) + 6000,
+        "penalty": 0,
+    }
+    assert step_multiply_adds(tiny_game()) == plain
+    # To the images, once more through both layers, and the weights of both: on every fourth step.
+    lazy = tiny_game(penalty=R1(every=4))
+    assert step_multiply_adds(lazy) == {**plain, "penalty": 3 * 3136 / 4}
+
+
+@pytest.mark.parametrize(
+    "options", [{"d_steps": 5}, {"penalty": UnitGradient()}, {"objective": Relativistic()}]
+)
+def test_steps_that_the_count_does_not_describe_are_refused(options):
+    with pytest.raises(ValueError, match="expected a game of one discriminator step"):
+        step_multiply_adds(tiny_game(**options))
+
+
+def result(torch: bool = True) -> dict:
+    """Half an operation in 10⁹ for an image of the DCGAN, a quarter for a conditional one."""
+    rates = {
+        "ours": [30.0, 90.0, 60.0],
+        "ours-bfloat16": [27.0],
+        "torch": [40.0],
+        "torch-bfloat16": [20.0],
+        "conditional": [80.0],
+        "products": [30.0],
+        "torch-products": [50.0],
+    }
+    if not torch:
+        rates = {name: values for name, values in rates.items() if not name.startswith("torch")}
+    counted = {"multiply_adds": {"forward": 2e8, "back": 0.5e8}}
+    facts = {name: {} for name in rates} | {"ours": counted, "ours-bfloat16": counted}
+    facts["conditional"] = {"multiply_adds": {"forward": 1.25e8}}
+    made = {"rates": rates, "facts": facts, "arms": {name: f"arm {name}" for name in rates}}
+    return {**made, "verdicts": verdicts(made)}
+
+
+def test_verdicts_compare_medians_and_the_faster_library_of_matrix_products():
+    assert result()["verdicts"] == {
+        "float32": {"ratio": 60 / 40, "target": 1.5, "met": True},
+        "bfloat16": {"ratio": pytest.approx(27 / 20), "target": 1.4, "met": False},
+        "share of matrix products": {"ratio": 80 * 0.25 / 50, "target": 0.5, "met": False},
+    }
+    rows = {line.split("  ")[0]: line.split()[2:] for line in table(result()).splitlines()}
+    assert rows["arm ours"] == ["60.0", "1.50", "30.0", "0.60"]
+    assert rows["arm torch"] == ["40.0", "20.0", "0.40"]
+    assert rows["arm torch-products"] == ["50.0", "1.00"]
+
+
+def test_without_pytorch_only_matrix_products_are_compared():
+    alone = result(torch=False)
+    assert alone["verdicts"] == {
+        "share of matrix products": {"ratio": 80 * 0.25 / 30, "target": 0.5, "met": True}
+    }
+    assert "arm ours  " in table(alone) and "torch" not in table(alone)

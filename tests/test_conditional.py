@@ -1,0 +1,608 @@
+"""The conditional recipe: every switch by hand, both backends alike, and runs that are killed."""
+
+import os
+import signal
+import subprocess
+import sys
+from itertools import product
+from pathlib import Path
+
+from cellaug import networks
+from cellaug.data import Dataset, open_dataset
+from cellaug.data.phantom import phantom
+from cellaug.data.reader import Reader
+from cellaug.networks.conditional import MinibatchDeviation, Modulation
+from cellaug.training import (
+    R1,
+    Adversarial,
+    CrossEntropy,
+    DifferentiableAugmentation,
+    Diversity,
+    Relativistic,
+    Symmetries,
+    UnitGradient,
+    Wasserstein,
+    fit,
+)
+from cellaug.training.adversarial import gradient_at
+from cellaug.training.checkpoint import variables_of
+
+import keras
+import numpy as np
+import pytest
+from keras import layers, ops
+
+SIZE, LATENT, CLASSES = 16, 6, 3
+TESTS = Path(__file__).parent
+
+
+def array(x) -> np.ndarray:
+    return ops.convert_to_numpy(x)
+
+
+def pair(**options):
+    return (
+        networks.conditional_generator(SIZE, 8, LATENT, CLASSES),
+        networks.conditional_discriminator(SIZE, 4, CLASSES, **options),
+    )
+
+
+def everything_on(seed: int) -> Adversarial:
+    """A small conditional game with all that keeps state or draws numbers."""
+    keras.utils.set_random_seed(seed)
+    game = Adversarial(
+        *pair(),
+        CrossEntropy(),
+        LATENT,
+        seed,
+        real_augmentation=Symmetries(),
+        augmentation=DifferentiableAugmentation(0.5),
+        penalty=R1(0.1, every=2),
+        half_life=40,
+    )
+    game.compile(*(keras.optimizers.Adam(1e-3, 0.5, epsilon=1e-4) for _ in range(2)))
+    return game
+
+
+def plain_game(seed: int) -> Adversarial:
+    """The same networks with nothing else: quick to compile."""
+    keras.utils.set_random_seed(seed)
+    game = Adversarial(*pair(), CrossEntropy(), LATENT, seed)
+    game.compile(*(keras.optimizers.Adam(1e-3) for _ in range(2)))
+    return game
+
+
+# Layers and networks
+
+
+def test_deviation_by_hand():
+    images = np.random.default_rng(0).normal(size=(8, 2, 2, 3)).astype("float32")
+    out = array(MinibatchDeviation(group=4)(images))
+    assert out.shape == (8, 2, 2, 4)
+    np.testing.assert_array_equal(out[..., :3], images)
+    for k in range(2):  # images k, k + 2, k + 4, k + 6 are a group
+        expected = images[k::2].std(axis=0).mean()
+        np.testing.assert_allclose(out[k::2, ..., 3], expected, rtol=1e-5)
+    whole = array(MinibatchDeviation(group=3)(images))
+    np.testing.assert_allclose(whole[..., 3], images.std(axis=0).mean(), rtol=1e-5)
+    same = np.repeat(images[:1], 4, axis=0)
+    assert array(MinibatchDeviation()(same))[..., 3].max() < 1e-3
+
+
+def test_modulation_by_hand():
+    rng = np.random.default_rng(1)
+    x, vector = rng.normal(size=(2, 3, 3, 4)), rng.normal(size=(2, 5))
+    layer = Modulation()
+    out = array(layer([x.astype("float32"), vector.astype("float32")]))
+    scale, shift = (vector @ array(w) for w in (layer.scale, layer.shift))
+    expected = x * (1 + scale[:, None, None]) + shift[:, None, None]
+    np.testing.assert_allclose(out, expected, rtol=1e-4, atol=1e-5)
+
+
+def test_projection_is_the_dot_product_with_the_class():
+    _, discriminator = pair(deviation=False)
+    images = np.random.default_rng(2).uniform(-1, 1, (4, SIZE, SIZE, 3)).astype("float32")
+    layer = discriminator.get_layer
+    inner = keras.Model(discriminator.input, [layer("features").output, discriminator.output])
+    labels = np.array([0, 1, 2, 2])
+    features, logits = (array(a) for a in inner([images, labels]))
+    weights, bias = (array(w) for w in layer("real_or_fake").weights)
+    directions = array(layer("class_direction").weights[0])
+    expected = features @ weights[:, 0] + bias + (features * directions[labels]).sum(1)
+    np.testing.assert_allclose(logits[:, 0], expected, rtol=1e-4, atol=1e-5)
+
+
+def test_every_switch_of_the_networks_changes_what_it_names():
+    def names(**options):
+        return {x.name for x in networks.conditional_discriminator(SIZE, 4, 3, **options).layers}
+
+    full = names()
+    assert {"deviation", "class_direction"} <= full
+    assert full - names(deviation=False) == {"deviation"}
+    assert "class_direction" not in names(projection=False)
+    assert "class_planes" in names(projection=False)
+    spectral = networks.conditional_discriminator(SIZE, 4, 3, spectral=True)
+    kinds = [type(x).__name__ for x in spectral.layers]
+    assert kinds.count("SpectralNormalization") == 2 + 1 + 1  # two halvings, the mix, the summary
+    plain = networks.conditional_generator(SIZE, 8, LATENT, CLASSES, modulation=False)
+    modulated = networks.conditional_generator(SIZE, 8, LATENT, CLASSES)
+    assert not any(isinstance(x, Modulation) for x in plain.layers)
+    assert sum(isinstance(x, Modulation) for x in modulated.layers) == 2
+    # 4 fits stride 2, 5 does not: five by five kernels where asked for
+    five = networks.conditional_generator(SIZE, 8, LATENT, CLASSES, kernel=5)
+    assert five.get_layer("up_16").kernel.shape[:2] == (5, 5)
+    with pytest.raises(ValueError, match="generator depth 5 at 16 px: expected a multiple of 2"):
+        networks.conditional_generator(SIZE, 5)
+
+
+def test_spectral_normalisation_bounds_every_kernel():
+    discriminator = networks.conditional_discriminator(SIZE, 4, 3, spectral=True)
+    images = np.zeros((4, SIZE, SIZE, 3), "float32")
+    for _ in range(30):
+        discriminator([images, np.zeros(4, int)], training=True)
+    for layer in discriminator.layers:
+        if isinstance(layer, layers.SpectralNormalization):
+            kernel = array(layer.layer.kernel).reshape(-1, layer.layer.kernel.shape[-1])
+            assert np.linalg.norm(kernel, 2) == pytest.approx(1, rel=0.05)
+
+
+def test_the_networks_survive_saving(tmp_path):
+    for network in pair():
+        network.save(tmp_path / "n.keras")
+        again = keras.saving.load_model(tmp_path / "n.keras", safe_mode=True)
+        inputs = [
+            np.random.default_rng(0).normal(size=(4, *x.shape[1:])).astype("float32")
+            for x in network.inputs[:1]
+        ]
+        labels = np.array([0, 1, 2, 0])
+        np.testing.assert_array_equal(
+            array(network([*inputs, labels])), array(again([*inputs, labels]))
+        )
+
+
+# Augmentation
+
+
+def test_symmetries_are_the_eight_of_the_square():
+    image = np.random.default_rng(3).normal(size=(4, 4, 3)).astype("float32")
+    bits = np.array(list(product((False, True), repeat=3))).T.reshape(3, 8, 1, 1, 1)
+    turned = array(Symmetries()(np.repeat(image[None], 8, 0), bits))
+    expected = [np.rot90(x, k) for x in (image, image[:, ::-1]) for k in range(4)]
+    for one in expected:
+        assert sum(np.array_equal(one, x) for x in turned) == 1
+
+
+def test_symmetries_are_drawn_evenly():
+    bits = array(Symmetries().draw(4000, keras.random.SeedGenerator(0)))
+    code = (bits.reshape(3, -1) * np.array([[4], [2], [1]])).sum(0)
+    np.testing.assert_allclose(np.bincount(code) / 4000, np.full(8, 1 / 8), atol=0.03)
+
+
+def test_augmentation_with_probability_zero_does_nothing():
+    images = np.random.default_rng(4).uniform(-1, 1, (8, 8, 8, 3)).astype("float32")
+    off = DifferentiableAugmentation(0.0)
+    drawn = off.draw(8, keras.random.SeedGenerator(1))
+    np.testing.assert_allclose(array(off(images, drawn)), images, atol=1e-6)
+    with pytest.raises(ValueError, match="probability: expected 0 to 1, got 2"):
+        DifferentiableAugmentation(2)
+
+
+def test_augmentation_applies_what_was_drawn():
+    images = np.random.default_rng(5).uniform(-1, 1, (2, 10, 10, 3)).astype("float32")
+    bits = np.zeros((3, 2, 1, 1, 1), bool)
+    shifts = np.array([[0.2, 0], [0, -0.1]], "float32")  # two rows up; one column to the right
+    colours = np.zeros((2, 2, 1, 1, 1), "float32")
+    colours[0, 1], colours[1, 0] = -1, 0.5
+    out = array(DifferentiableAugmentation(1.0)(images, [bits, shifts, colours]))
+    first = np.concatenate([images[0, 2:], images[0, -1:], images[0, -1:]]) + 0.5 * 0.2
+    np.testing.assert_allclose(out[0], first, atol=1e-5)
+    second = np.concatenate([images[1, :, :1], images[1, :, :-1]], axis=1)
+    np.testing.assert_allclose(out[1], second.mean() + (second - second.mean()) * 0.8, atol=1e-5)
+
+
+def test_augmentation_acts_as_often_as_asked():
+    images = np.random.default_rng(6).uniform(-1, 1, (600, 4, 4, 3)).astype("float32")
+    half = DifferentiableAugmentation(0.5, shift=0.0)
+    bits, _, colours = half.draw(600, keras.random.SeedGenerator(2))
+    assert array(colours != 0).mean() == pytest.approx(0.5, abs=0.06)
+    # one of eight symmetries changes nothing
+    changed = array(bits).any(axis=0).mean()
+    assert changed == pytest.approx(0.5 * 7 / 8, abs=0.06)
+    assert array(half(images, half.draw(600, keras.random.SeedGenerator(3)))).shape == images.shape
+
+
+# Objectives, penalties, and the step
+
+
+def test_wasserstein_and_relativistic_losses_by_hand():
+    real, fake = np.array([[2.0], [-0.5]], "float32"), np.array([[-1.0], [0.7]], "float32")
+    assert float(Wasserstein().discriminator(real, fake)) == pytest.approx(-0.15 - 0.75, rel=1e-6)
+    assert float(Wasserstein().generator(fake)) == pytest.approx(0.15, rel=1e-6)
+    difference = np.array([-3.0, 1.2])
+    expected = np.log1p(np.exp(difference)).mean()
+    assert float(Relativistic().discriminator(real, fake)) == pytest.approx(expected, rel=1e-6)
+    expected = np.log1p(np.exp(-difference)).mean()
+    assert float(Relativistic().generator(fake, None, real)) == pytest.approx(expected, rel=1e-6)
+
+
+def linear_game(penalty=None, objective=None, **options) -> Adversarial:
+    """D(x) = w·x and G(z) = v·z on images of one pixel, with plain gradient steps of 0.1."""
+    latent, image = keras.Input((3,)), keras.Input((1, 1, 3))
+    generator = keras.Model(
+        latent, layers.Reshape((1, 1, 3))(layers.Dense(3, use_bias=False, name="v")(latent))
+    )
+    discriminator = keras.Model(
+        image, layers.Dense(1, use_bias=False, name="w")(layers.Flatten()(image))
+    )
+    generator.set_weights([np.diag([1.0, 2.0, 3.0])])
+    discriminator.set_weights([np.array([[0.3], [-0.4], [1.2]])])
+    game = Adversarial(
+        generator,
+        discriminator,
+        objective or Wasserstein(),
+        3,
+        seed=0,
+        penalty=penalty,
+        **options,
+    )
+    game.compile(*(keras.optimizers.SGD(0.1) for _ in range(2)))
+    return game
+
+
+@pytest.fixture
+def latents(monkeypatch):
+    """What is drawn, in place of random numbers: the same three latent vectors every time."""
+    z = np.array([[1.0, 0, 0], [0, 1, 0], [0.5, -1, 2]], "float32")
+    monkeypatch.setattr(
+        keras.random, "normal", lambda shape, seed=None: ops.convert_to_tensor(z[: shape[0]])
+    )
+    return z
+
+
+IMAGES = np.array([[1.0, 2, 3], [-1, 0, 1], [0.5, 0.5, -2]], "float32").reshape(3, 1, 1, 3)
+
+
+def test_r1_by_calculus(latents):
+    """Two steps: the penalty, γ/2 ‖w‖², counts on the first, threefold, and not on the second."""
+    gamma, every = 0.2, 3
+    game = linear_game(R1(gamma, every))
+    w, v = np.array([0.3, -0.4, 1.2]), np.diag([1.0, 2.0, 3.0])
+    for step in range(2):
+        fake, real = (latents @ v).mean(0), IMAGES.reshape(3, 3).mean(0)
+        slope = fake - real + (every * gamma * w if step == 0 else 0)
+        penalty = every * gamma / 2 * (w @ w) if step == 0 else 0
+        expected = w @ (fake - real) + penalty
+        w = w - 0.1 * slope
+        v = v + 0.1 * np.outer(latents.mean(0), w)
+        game.reset_metrics()
+        logs = game.train_on_batch(IMAGES, np.zeros(3, int), return_dict=True)
+        assert logs["d_loss"] == pytest.approx(expected, rel=1e-5)
+        assert logs["penalty"] == pytest.approx(penalty, rel=1e-5)
+        np.testing.assert_allclose(game.discriminator.get_weights()[0][:, 0], w, rtol=1e-5)
+        np.testing.assert_allclose(game.generator.get_weights()[0], v, rtol=1e-5)
+
+
+def test_unit_gradient_by_calculus(latents):
+    """The gradient is w everywhere, so the penalty is λ (‖w‖ − 1)², wherever it is taken."""
+    game = linear_game(UnitGradient(10.0))
+    w, v = np.array([0.3, -0.4, 1.2]), np.diag([1.0, 2.0, 3.0])
+    norm = np.linalg.norm(w)
+    slope = (latents @ v).mean(0) - IMAGES.reshape(3, 3).mean(0) + 20 * (norm - 1) * w / norm
+    game.train_on_batch(IMAGES, np.zeros(3, int))
+    found = game.discriminator.get_weights()[0][:, 0]
+    np.testing.assert_allclose(found, w - 0.1 * slope, rtol=1e-5)
+
+
+def test_unit_gradient_lies_between_real_and_generated():
+    real, fake = np.ones((2, 1, 1, 3)), np.zeros((2, 1, 1, 3))
+    mix = np.array([0.25, 1.0]).reshape(2, 1, 1, 1)
+    points = UnitGradient().points(real, fake, mix)
+    np.testing.assert_array_equal(points[:, 0, 0, 0], [0.25, 1.0])
+    assert R1().points(real, fake, mix) is real
+
+
+def test_clipping_and_several_steps_by_calculus(latents):
+    """Three steps of the critic on a third of the batch each, then one of the generator."""
+    game = linear_game(clip=0.35, d_steps=3)
+    w, v = np.array([0.3, -0.4, 1.2]), np.diag([1.0, 2.0, 3.0])
+    for image in IMAGES.reshape(3, 3):
+        w = np.clip(w - 0.1 * (latents[0] @ v - image), -0.35, 0.35)
+    v = v + 0.1 * np.outer(latents[0], w)
+    game.train_on_batch(IMAGES, np.zeros(3, int))
+    np.testing.assert_allclose(game.discriminator.get_weights()[0][:, 0], w, rtol=1e-5)
+    np.testing.assert_allclose(game.generator.get_weights()[0], v, rtol=1e-5)
+
+
+def test_relativistic_step_by_calculus(latents):
+    game = linear_game(objective=Relativistic())
+    w, v = np.array([0.3, -0.4, 1.2]), np.diag([1.0, 2.0, 3.0])
+    real = IMAGES.reshape(3, 3)
+    weight = 1 / (1 + np.exp(-(latents @ v - real) @ w))  # derivative of softplus
+    w = w - 0.1 * (weight[:, None] * (latents @ v - real)).mean(0)
+    weight = 1 / (1 + np.exp(-(real - latents @ v) @ w))
+    v = v + 0.1 * np.einsum("n,ni,j->ij", weight, latents, w) / 3
+    game.train_on_batch(IMAGES, np.zeros(3, int))
+    np.testing.assert_allclose(game.discriminator.get_weights()[0][:, 0], w, rtol=1e-5)
+    np.testing.assert_allclose(game.generator.get_weights()[0], v, rtol=1e-5)
+
+
+def test_moving_average_by_hand(latents):
+    """Half-life 6 images, batches of 3: kept share 2^(−3/min(6, 0.5 · images so far))."""
+    game = linear_game(half_life=6, ramp_up=0.5)
+    mean = np.diag([1.0, 2.0, 3.0])
+    for step in range(1, 7):
+        game.train_on_batch(IMAGES, np.zeros(3, int))
+        kept = 0.5 ** (3 / min(6, 0.5 * 3 * step))
+        mean = kept * mean + (1 - kept) * game.generator.get_weights()[0]
+        np.testing.assert_allclose(game.averaged.get_weights()[0], mean, rtol=1e-5)
+    assert game.trained_generator is game.averaged
+    assert not game.averaged.trainable_variables
+    off = linear_game()
+    assert off.averaged is None and off.trained_generator is off.generator
+
+
+def test_the_average_takes_running_statistics_along():
+    game = everything_on(0)
+    images = np.random.default_rng(0).uniform(-1, 1, (8, SIZE, SIZE, 3)).astype("float32")
+    game.train_on_batch(images, np.arange(8) % CLASSES)
+    for mean, variable in zip(game.averaged.variables, game.generator.variables, strict=True):
+        if "moving_mean" in variable.path:
+            assert 0 < np.abs(array(mean)).max() <= np.abs(array(variable)).max() * 1.0001
+
+
+def test_gradients_are_computed_in_float32_under_mixed_precision():
+    before = keras.config.dtype_policy()
+    keras.config.set_dtype_policy("mixed_bfloat16")
+    try:
+        keras.utils.set_random_seed(3)
+        generator, discriminator = pair()
+    finally:
+        keras.config.set_dtype_policy(before)
+    keras.utils.set_random_seed(3)
+    _, plain = pair()
+    plain.set_weights(discriminator.get_weights())
+    game = Adversarial(generator, discriminator, CrossEntropy(), LATENT, 0, penalty=R1(every=1))
+    images = np.random.default_rng(0).uniform(-1, 1, (4, SIZE, SIZE, 3)).astype("float32")
+    images, labels = ops.convert_to_tensor(images), ops.convert_to_tensor([0, 1, 2, 0])
+    exact = array(gradient_at(images, labels, lambda x, y: plain([x, y])))
+    np.testing.assert_allclose(
+        array(gradient_at(images, labels, game._critic)), exact, rtol=1e-4, atol=1e-7
+    )
+    rough = array(gradient_at(images, labels, lambda x, y: discriminator([x, y])))
+    assert np.abs(rough - exact).max() > 1e-4 * np.abs(exact).max()
+    # the copy's weights are not trained, saved or counted besides the discriminator's own
+    counted = {id(v) for v in game.variables}
+    expected = {id(v) for v in [*generator.variables, *discriminator.variables]}
+    assert len(counted) == len(expected) + 1  # and the random state
+    game.compile(*(keras.optimizers.Adam(1e-3) for _ in range(2)))
+    logs = game.train_on_batch(array(images), array(labels), return_dict=True)
+    assert all(np.isfinite(v) for v in logs.values())
+
+
+# Collapse
+
+
+def drawn_cells() -> Dataset:
+    folder, _, _ = phantom(classes=CLASSES, images=72, size=SIZE, seed=3, imbalance=2)
+    return open_dataset(folder)
+
+
+@pytest.fixture(scope="module")
+def cells() -> Dataset:
+    return drawn_cells()
+
+
+def test_diversity_is_logged_and_a_collapsed_run_is_stopped(cells, capsys):
+    game = plain_game(1)
+    real = cells.read(SIZE)
+    reader = Reader(cells, SIZE, 24, seed=0, drop_last=True)
+    watch = Diversity(real, cells.labels, LATENT, images=4, floor=0.0)
+    history = fit(game, reader, 2, callbacks=[watch])
+    images = game.generate(watch.latents, watch.which)
+    from cellaug.evaluation import diversity
+
+    names = ["0", "1", "2"]
+    expected = diversity(images, watch.which, names) / diversity(real, cells.labels, names)
+    assert history["diversity"].iloc[-1] == pytest.approx(expected.mean(), rel=1e-6)
+    assert len(history) == 2
+    # a floor that nothing reaches: after the first epoch, two low ones on end
+    game = plain_game(1)
+    watch = Diversity(real, cells.labels, LATENT, images=4, floor=50.0, patience=2, after=1)
+    capsys.readouterr()
+    history = fit(game, reader, 9, callbacks=[watch])
+    assert len(history) == 3
+    text = capsys.readouterr().out
+    assert "stopped after epoch 3: the generator has collapsed" in text and "as real ones" in text
+
+
+def test_a_run_that_was_stopped_stays_stopped(cells, tmp_path):
+    reader = Reader(cells, SIZE, 24, seed=0, drop_last=True)
+
+    def run():
+        real = cells.read(SIZE)
+        watch = Diversity(real, cells.labels, LATENT, images=4, floor=50.0, patience=1, after=1)
+        game = plain_game(1)
+        return fit(game, reader, 6, checkpoint=tmp_path / "run.npz", callbacks=[watch]), game
+
+    first, game = run()
+    again, other = run()
+    assert len(first) == 2 and again.equals(first)
+    for a, b in zip(variables_of(game), variables_of(other), strict=True):
+        np.testing.assert_array_equal(array(a), array(b))
+
+
+def test_a_generator_without_classes_is_compared_over_all(cells):
+    keras.utils.set_random_seed(0)
+    game = Adversarial(
+        networks.generator(SIZE, 8, LATENT),
+        networks.discriminator(SIZE, 4),
+        CrossEntropy(),
+        LATENT,
+        0,
+    )
+    game.compile(*(keras.optimizers.Adam(1e-3) for _ in range(2)))
+    watch = Diversity(cells.read(SIZE), cells.labels, LATENT, images=8)
+    history = fit(game, Reader(cells, SIZE, 24, drop_last=True), 1, callbacks=[watch])
+    assert len(watch.latents) == 8 and 0 < history["diversity"].iloc[0] < 2
+
+
+# Killed at any step
+
+
+def run_to_the_end(folder: str, kill_after: int, kill_in_save: bool = False) -> None:
+    """Train two epochs with a checkpoint after every step; die by SIGKILL on the way if asked."""
+
+    class Kill(keras.callbacks.Callback):
+        steps = 0
+
+        def on_train_batch_begin(self, batch, logs=None):
+            if self.steps == kill_after and not kill_in_save:
+                os.kill(os.getpid(), signal.SIGKILL)
+            self.steps += 1
+
+    if kill_in_save:
+        from cellaug.training import checkpoint
+
+        whole, count = checkpoint.write_atomically, [0]
+
+        def half(path, data):
+            count[0] += 1
+            if count[0] > kill_after:
+                path.with_name(f".{path.name}.part").write_bytes(data[: len(data) // 2])
+                os.kill(os.getpid(), signal.SIGKILL)
+            whole(path, data)
+
+        checkpoint.write_atomically = half
+    cells = drawn_cells()
+    reader = Reader(cells, SIZE, 20, seed=4, balance=True, drop_last=True)
+    game = everything_on(2)
+    watch = Diversity(cells.read(SIZE), cells.labels, LATENT, images=4, floor=0.0)
+    history = fit(
+        game,
+        reader,
+        2,
+        checkpoint=Path(folder) / "run.npz",
+        settings={"data": cells.fingerprint},
+        callbacks=[watch, Kill()],
+        save_seconds=0,
+    )
+    values = {f"{k:03d}": array(v) for k, v in enumerate(variables_of(game))}
+    table = history.drop(columns="seconds").to_numpy()
+    np.savez(Path(folder) / "end.npz", history=table, **values)
+
+
+def in_a_process(folder: Path, backend: str, kill_after: int, kill_in_save: bool = False) -> int:
+    done = subprocess.run(
+        [
+            sys.executable,
+            "-c",
+            f"import test_conditional as t; t.run_to_the_end({str(folder)!r}, {kill_after}, "
+            f"{kill_in_save})",
+        ],
+        env={
+            **os.environ,
+            "KERAS_BACKEND": backend,
+            "JAX_DISABLE_MOST_OPTIMIZATIONS": "1",
+            "PYTHONPATH": os.pathsep.join([str(TESTS), str(TESTS.parent)]),
+        },
+        capture_output=True,
+        text=True,
+    )
+    assert done.returncode in (0, -signal.SIGKILL), done.stderr
+    return done.returncode
+
+
+@pytest.mark.parametrize(
+    ("backend", "kill"),
+    [("tensorflow", (2, False)), ("jax", (3, True))],
+)
+def test_a_killed_run_ends_with_the_same_bits(tmp_path, backend, kill):
+    """Killed in mid-epoch; on JAX in the second epoch, while a checkpoint is written."""
+    whole, broken = tmp_path / "whole", tmp_path / "broken"
+    whole.mkdir()
+    broken.mkdir()
+    assert in_a_process(whole, backend, 10**6) == 0
+    assert in_a_process(broken, backend, *kill) == -signal.SIGKILL
+    assert (broken / "run.npz").is_file() and not (broken / "end.npz").exists()
+    assert in_a_process(broken, backend, 10**6) == 0
+    with np.load(whole / "end.npz") as a, np.load(broken / "end.npz") as b:
+        assert set(a.files) == set(b.files) and len(a.files) > 50
+        for key in a.files:
+            np.testing.assert_array_equal(a[key], b[key], err_msg=key)
+
+
+def test_the_recipe_agrees_on_both_backends(tmp_path):
+    """Three steps with all on, from the same weights and the same drawn numbers."""
+    keras.utils.set_random_seed(8)
+    start = [array(v) for network in pair() for v in network.variables if "float" in v.dtype]
+    np.savez(tmp_path / "start.npz", **{f"{k:03d}": v for k, v in enumerate(start)})
+    for backend in ("tensorflow", "jax"):
+        command = f"import test_conditional as t; t.three_steps({str(tmp_path)!r}, {backend!r})"
+        done = subprocess.run(
+            [sys.executable, "-c", command],
+            env={
+                **os.environ,
+                "KERAS_BACKEND": backend,
+                "PYTHONPATH": os.pathsep.join([str(TESTS), str(TESTS.parent)]),
+            },
+            capture_output=True,
+            text=True,
+        )
+        assert done.returncode == 0, done.stderr
+    with np.load(tmp_path / "tensorflow.npz") as a, np.load(tmp_path / "jax.npz") as b:
+        assert len(a.files) == len(b.files) > 30
+        for key in a.files:
+            np.testing.assert_allclose(a[key], b[key], rtol=2e-3, atol=2e-5, err_msg=key)
+
+
+def three_steps(folder: str, name: str) -> None:
+    """What `test_the_recipe_agrees_on_both_backends` has done in a process of its own."""
+    rng = np.random.default_rng(0)
+    game = everything_on(0)
+    # Adam would turn the rounding of small gradients into whole steps.
+    game.compile(*(keras.optimizers.SGD(0.05) for _ in range(2)))
+    with np.load(Path(folder) / "start.npz") as file:
+        values = [file[key] for key in sorted(file.files)]
+    floats = [
+        v
+        for network in (game.generator, game.discriminator)
+        for v in network.variables
+        if "float" in v.dtype
+    ]
+    for variable, value in zip(floats, values, strict=True):
+        variable.assign(value)
+    game.averaged.set_weights(game.generator.get_weights())
+
+    def uniform(shape, minval=0.0, maxval=1.0, seed=None):
+        drawn = np.random.default_rng(len(shape)).uniform(minval, maxval, tuple(map(int, shape)))
+        return ops.convert_to_tensor(drawn.astype("float32"))
+
+    def normal(shape, seed=None):
+        drawn = np.random.default_rng(9).standard_normal(tuple(map(int, shape)))
+        return ops.convert_to_tensor(drawn.astype("float32"))
+
+    keras.random.uniform, keras.random.normal = uniform, normal
+    images = rng.uniform(-1, 1, (8, SIZE, SIZE, 3)).astype("float32")
+    labels = np.arange(8) % CLASSES
+    logs = []
+    images, labels = ops.convert_to_tensor(images), ops.convert_to_tensor(labels)
+    for _ in range(3):
+        # On TensorFlow step by step, since the numbers above need the batch's size.
+        step = game.play if name == "tensorflow" else game.train_on_batch
+        game.reset_metrics()
+        step(images, labels)
+        logs.append([float(tracker.result()) for tracker in game.trackers.values()])
+    found = [array(v) for v in floats] + [array(v) for v in game.averaged.variables]
+    np.savez(
+        Path(folder) / f"{name}.npz",
+        logs=np.array(logs),
+        **{f"{k:03d}": v for k, v in enumerate(found)},
+    )
+
+
+def test_a_mismatch_names_the_setting_and_how_to_mend_it(cells, tmp_path):
+    reader = Reader(cells, SIZE, 24, seed=0, drop_last=True)
+    path = tmp_path / "run.npz"
+    fit(plain_game(1), reader, 1, checkpoint=path, settings={"gamma": 0.1, "seed": 1})
+    with pytest.raises(ValueError, match=r"run\.npz is of a run that differs in: gamma\. Use its"):
+        fit(plain_game(1), reader, 2, checkpoint=path, settings={"gamma": 0.2, "seed": 1})

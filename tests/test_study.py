@@ -1,0 +1,203 @@
+"""The ladder's rungs, shipped weights, and the studies run for real at a small setting."""
+
+import json
+from dataclasses import asdict
+from itertools import pairwise
+
+from cellaug.augmentation import CARD, SHIPPED, WEIGHTS, load_generator, save_weights
+from cellaug.data import DataError, open_dataset
+from cellaug.data.phantom import phantom
+from cellaug.evaluation.distances import frechet_distance
+from cellaug.evaluation.features import load_extractor
+from cellaug.networks import conditional_generator
+from cellaug.study import ladder
+
+import cv2
+import keras
+import numpy as np
+import pytest
+
+
+def differences(one: ladder.Recipe, other: ladder.Recipe) -> set[str]:
+    a, b = asdict(one), asdict(other)
+    return {key for key in a if a[key] != b[key]}
+
+
+def test_every_rung_changes_what_it_names_and_nothing_else():
+    recipes = ladder.recipes()
+    names = list(ladder.RUNGS)
+    assert names[0] == "thesis" and recipes["thesis"] == ladder.Recipe()
+    changes = [differences(recipes[a], recipes[b]) for a, b in pairwise(names)]
+    assert changes == [
+        {"learning_rate", "beta_1", "batch_size"},
+        {"kernel"},
+        {"half_life"},
+        {"symmetries"},
+        {"projection"},
+        {"gamma"},
+        {"deviation"},
+    ]
+    last = recipes[names[-1]]
+    for name, change in ladder.SIDE_ARMS.items():
+        assert differences(last, recipes[name]) == set(change), name
+    before = recipes["real symmetries"]
+    assert differences(before, recipes[ladder.LINEAR]) == {"last_activation"}
+
+
+@pytest.fixture(scope="module")
+def cells():
+    folder, _, _ = phantom(classes=3, images=330, size=16, seed=3, imbalance=2)
+    return open_dataset(folder)
+
+
+@pytest.mark.parametrize(
+    ("arm", "stages", "seen"),
+    [
+        ("thesis", {"vanilla", "ac_gan"}, 1),  # 100 of 330, an epoch at the least
+        ("WGAN", {"conditional"}, 2),  # five steps on 64 images each are one batch, and an epoch
+    ],
+)
+def test_an_arm_sees_the_images_it_is_given(cells, arm, stages, seen, tmp_path):
+    """Both kinds: two stages on a frozen pair, and one stage with five critic steps."""
+
+    def run():
+        small = {"generator_depth": 8, "discriminator_depth": 4, "latent_dim": 6}
+        return ladder.train(ladder.recipes()[arm], cells, 16, 600, tmp_path, **small)
+
+    game, history = run()
+    images = game.generate(np.zeros((3, 6)), np.arange(3))
+    assert images.shape == (3, 16, 16, 3) and len(history) == seen
+    assert {"diversity", "d_loss", "g_loss"} <= set(history)
+    assert {path.stem for path in tmp_path.iterdir()} == stages
+    again, repeated = run()
+    assert repeated.equals(history)  # what is done is not done again
+    np.testing.assert_array_equal(again.generate(np.zeros((3, 6)), np.arange(3)), images)
+
+
+def test_unknown_arm(tmp_path):
+    with pytest.raises(DataError, match="no arm nonsense: there are thesis, Adam"):
+        ladder.run("phantom", 16, 100, tmp_path, arms=["nonsense"])
+
+
+# What is shipped
+
+
+@pytest.fixture
+def shipped(tmp_path):
+    """A directory as the package ships them."""
+    keras.utils.set_random_seed(0)
+    options = {"size": 16, "depth": 8, "latent_dim": 6, "classes": 3, "kernel": 4}
+    model = conditional_generator(**options)
+    card = {
+        "format": 1,
+        "class_names": ["a", "b", "c"],
+        "latent_dim": 6,
+        "image_size": 16,
+        "conditional": True,
+        "data_name": "cells",
+        "data_hash": "0",
+        "credit": "",
+        "created": "2026-01-01",
+        "builder": "conditional_generator",
+        "options": options,
+        "sha256": save_weights(model, tmp_path / WEIGHTS),
+    }
+    (tmp_path / CARD).write_text(json.dumps(card))
+    return tmp_path, model, card
+
+
+def test_weights_survive_as_float16(shipped):
+    folder, model, card = shipped
+    generator = load_generator(folder)
+    assert generator.digest == card["sha256"]
+    for kept, weight in zip(generator.model.get_weights(), model.get_weights(), strict=True):
+        np.testing.assert_array_equal(kept, weight.astype(np.float16).astype(np.float32))
+    latents = np.random.default_rng(0).standard_normal((8, 6)).astype("float32")
+    labels = np.arange(8) % 3
+    before, after = (
+        keras.ops.convert_to_numpy(m([latents, labels])) for m in (model, generator.model)
+    )
+    assert np.abs(before - after).max() < 0.01  # about one grey level
+
+
+def test_damaged_and_foreign_weights(shipped):
+    folder, _, card = shipped
+
+    def refused(match, **changes):
+        (folder / CARD).write_text(json.dumps(card | changes))
+        with pytest.raises(DataError, match=match):
+            load_generator(folder)
+
+    refused("builder should be one of generator, conditional_generator", builder="eval")
+    refused("conditional_generator cannot be built", options={"colour": 1})
+    refused("holds weights of another network", options=card["options"] | {"depth": 16})
+    data = bytearray((folder / WEIGHTS).read_bytes())
+    data[len(data) // 2] ^= 1
+    (folder / WEIGHTS).write_bytes(data)
+    refused("is not the file that its card describes: install cellaug again")
+
+
+def test_the_extractor_is_small_and_says_how_good_it_is():
+    extractor = load_extractor()
+    weights = SHIPPED / "blood-extractor.npz"
+    assert weights.stat().st_size < 3_000_000
+    assert len(extractor.class_names) == 11 and extractor.accuracy > 0.85
+    test = extractor.card["test"]
+    right = np.trace(np.array(test["confusion"])) / np.sum(test["confusion"])
+    assert extractor.accuracy == pytest.approx(right)
+    images = np.random.default_rng(0).integers(0, 256, (130, 64, 64, 3), dtype=np.uint8)
+    features, logits = extractor(images)
+    assert features.shape == (130, 128) and logits.shape == (130, 11)
+    np.testing.assert_allclose(extractor.features(images[-3:]), features[-3:], atol=1e-4)
+    large = images[:2].repeat(2, axis=1).repeat(2, axis=2)
+    np.testing.assert_allclose(extractor.features(large), features[:2], rtol=1e-3, atol=1e-3)
+
+
+@pytest.fixture(scope="module")
+def drawn():
+    """Phantom cells at 64 px and the features of an untouched half of them."""
+    folder, _, _ = phantom(classes=4, images=520, size=64, seed=5, imbalance=1)
+    cells = open_dataset(folder)
+    images, half = cells.read(64), np.arange(len(cells)) % 2 == 0
+    return images[half], images[~half], cells.labels[~half]
+
+
+def blurred(images, labels, amount):
+    return np.stack([cv2.GaussianBlur(image, (0, 0), amount) for image in images])
+
+
+def noisy(images, labels, amount):
+    noise = np.random.default_rng(0).normal(0, 12 * amount, images.shape)
+    return np.clip(images + noise, 0, 255).astype(np.uint8)
+
+
+def bluish(images, labels, amount):
+    shift = np.array([-12, -6, 12]) * amount
+    return np.clip(images + shift, 0, 255).astype(np.uint8)
+
+
+def of_another_class(images, labels, amount):
+    """A growing share of the cells is replaced by cells of class 0."""
+    others = np.flatnonzero(labels == 0)
+    chosen = np.arange(len(images)) % 4 < amount
+    replaced = images.copy()
+    replaced[chosen] = images[np.resize(others, chosen.sum())]
+    return replaced
+
+
+def fewer_kinds(images, labels, amount):
+    """The set falls back on ever fewer different images."""
+    return images[np.arange(len(images)) % (len(images) // 4**amount)]
+
+
+@pytest.mark.parametrize("damage", [blurred, noisy, bluish, of_another_class, fewer_kinds])
+def test_distances_grow_with_known_damage(drawn, damage):
+    """Each damage three times, growing: the Fréchet distance to the untouched half grows along."""
+    reference, images, labels = drawn
+    features = load_extractor().features
+    before = features(reference)
+    distances = [frechet_distance(before, features(images))]
+    for amount in (1, 2, 3):
+        distances.append(frechet_distance(before, features(damage(images, labels, amount))))
+    assert np.all(np.diff(distances) > 0), distances
+    assert distances[-1] > 1.5 * distances[0]
