@@ -11,7 +11,7 @@ from cellaug import networks
 from cellaug.data import Dataset, open_dataset
 from cellaug.data.phantom import phantom
 from cellaug.data.reader import Reader
-from cellaug.networks.conditional import MinibatchDeviation, Modulation
+from cellaug.networks.conditional import ClassDeviation, MinibatchDeviation, Modulation
 from cellaug.training import (
     R1,
     Adversarial,
@@ -89,6 +89,21 @@ def test_deviation_by_hand():
     assert array(MinibatchDeviation()(same))[..., 3].max() < 1e-3
 
 
+def test_class_deviation_by_hand():
+    images = np.random.default_rng(0).normal(size=(7, 2, 2, 3)).astype("float32")
+    labels = np.array([0, 2, 0, 2, 2, 3, 0])  # none of class 1, one of class 3
+    out = array(ClassDeviation(4)([images, labels]))
+    np.testing.assert_array_equal(out[..., :3], images)
+    for k in (0, 2):
+        expected = images[labels == k].std(axis=0).mean()
+        np.testing.assert_allclose(out[labels == k][..., 3], expected, rtol=1e-4)
+    assert out[5, ..., 3].max() < 1e-3
+    # what the deviation over all classes cannot see: classes far apart, each one image
+    collapsed = images[labels]
+    assert array(ClassDeviation(4)([collapsed, labels]))[..., 3].max() < 1e-3
+    assert array(MinibatchDeviation(7)(collapsed))[..., 3].min() > 0.3
+
+
 def test_modulation_by_hand():
     rng = np.random.default_rng(1)
     x, vector = rng.normal(size=(2, 3, 3, 4)), rng.normal(size=(2, 5))
@@ -100,7 +115,7 @@ def test_modulation_by_hand():
 
 
 def test_projection_is_the_dot_product_with_the_class():
-    _, discriminator = pair(deviation=False)
+    _, discriminator = pair(deviation="none")
     images = np.random.default_rng(2).uniform(-1, 1, (4, SIZE, SIZE, 3)).astype("float32")
     layer = discriminator.get_layer
     inner = keras.Model(discriminator.input, [layer("features").output, discriminator.output])
@@ -118,7 +133,13 @@ def test_every_switch_of_the_networks_changes_what_it_names():
 
     full = names()
     assert {"deviation", "class_direction"} <= full
-    assert full - names(deviation=False) == {"deviation"}
+    assert full - names(deviation="none") == {"deviation"}
+    kinds = [type(x) for x in networks.conditional_discriminator(SIZE, 4, 3).layers]
+    assert ClassDeviation in kinds and MinibatchDeviation not in kinds
+    batch = networks.conditional_discriminator(SIZE, 4, 3, deviation="batch").layers
+    assert MinibatchDeviation in [type(x) for x in batch]
+    with pytest.raises(ValueError, match='deviation must be "class", "batch" or "none", not True'):
+        networks.conditional_discriminator(SIZE, 4, 3, deviation=True)
     assert "class_direction" not in names(projection=False)
     assert "class_planes" in names(projection=False)
     spectral = networks.conditional_discriminator(SIZE, 4, 3, spectral=True)

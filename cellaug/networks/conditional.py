@@ -81,6 +81,48 @@ class Modulation(layers.Layer):
         return tuple(shapes[0])
 
 
+@keras.saving.register_keras_serializable("cellaug")
+class ClassDeviation(layers.Layer):
+    """`MinibatchDeviation` among the images of one class; takes ``[x (N, H, W, C), labels (N,)]``.
+
+    In a batch of many classes the deviation of all hides a generator that draws one and the same
+    image for each. Here each image gets the deviation of its own class in the batch: the standard
+    deviation of every activation over the class's images, averaged into a single number.
+
+    Args:
+        classes: number of classes.
+    """
+
+    def __init__(self, classes: int, **options):
+        super().__init__(**options)
+        self.classes = classes
+
+    def call(self, inputs: list) -> KerasTensor:
+        """Images (N, H, W, C) with the channel appended."""
+        images, labels = inputs
+        x = ops.cast(images, "float32")
+        member = ops.one_hot(ops.cast(labels, "int32"), self.classes, dtype="float32")
+        share = member / ops.maximum(ops.sum(member, axis=0, keepdims=True), 1.0)
+
+        def by_class(values: KerasTensor) -> KerasTensor:
+            """The mean of each class, at each of its images."""
+            means = ops.tensordot(share, values, axes=[[0], [0]])
+            return ops.tensordot(member, means, axes=[[1], [0]])
+
+        spread = ops.sqrt(by_class(ops.square(x - by_class(x))) + 1e-8)
+        value = ops.mean(spread, axis=(1, 2, 3), keepdims=True)
+        plane = ops.broadcast_to(value, (*ops.shape(images)[:-1], 1))
+        return ops.concatenate([images, ops.cast(plane, images.dtype)], axis=-1)
+
+    def compute_output_shape(self, shapes: list) -> tuple:
+        """One channel more."""
+        return (*shapes[0][:-1], shapes[0][-1] + 1)
+
+    def get_config(self) -> dict:
+        """What the layer is made from."""
+        return {**super().get_config(), "classes": self.classes}
+
+
 def conditional_generator(
     size: int = 64,
     depth: int = 256,
@@ -146,7 +188,7 @@ def conditional_discriminator(
     classes: int = 11,
     kernel: int = 4,
     projection: bool = True,
-    deviation: bool = True,
+    deviation: str = "class",
     spectral: bool = False,
 ) -> Model:
     """``[images (N, size, size, 3), labels (N,)]`` to one logit each, (N, 1).
@@ -162,12 +204,15 @@ def conditional_discriminator(
         kernel: height and width of the kernels at stride 2.
         projection: without it the class enters as planes beside the colours, as in
             `cellaug.networks.cgan_discriminator`.
-        deviation: append `MinibatchDeviation` at 4×4 pixels.
+        deviation: append `ClassDeviation` ("class") or `MinibatchDeviation` ("batch") at 4×4
+            pixels, or nothing ("none").
         spectral: divide every kernel by its largest singular value (Miyato et al. 2018).
 
     Raises:
-        ValueError: for a size that is not a power of two of at least 16.
+        ValueError: for a size that is not a power of two of at least 16, or another deviation.
     """
+    if deviation not in ("class", "batch", "none"):
+        raise ValueError(f'deviation must be "class", "batch" or "none", not {deviation!r}')
 
     def wrapped(layer: layers.Layer) -> layers.Layer:
         return layers.SpectralNormalization(layer, name=layer.name) if spectral else layer
@@ -185,8 +230,10 @@ def conditional_discriminator(
         conv = layers.Conv2D(depth * 2**step, kernel, 2, padding="same", name=f"down_{side}")
         x = layers.LeakyReLU(SLOPE, name=f"relu_{side}")(wrapped(conv)(x))
     width = x.shape[-1]
-    if deviation:
+    if deviation == "batch":
         x = MinibatchDeviation(name="deviation")(x)
+    elif deviation == "class":
+        x = ClassDeviation(classes, name="deviation")([x, label])
     x = wrapped(layers.Conv2D(width, 3, padding="same", name="mix"))(x)
     x = layers.LeakyReLU(SLOPE, name="relu_mix")(x)
     x = wrapped(layers.Dense(width, name="summary"))(layers.Flatten(name="flat")(x))

@@ -53,7 +53,7 @@ class Recipe:
         projection: one conditional pair with a projection head, on balanced batches, in place of
             an AC-GAN on a frozen vanilla pair.
         gamma: of R1, every eighth step; 0 for none.
-        deviation: minibatch deviation as a feature of the discriminator.
+        deviation: minibatch deviation as a feature of the discriminator: "class", "batch", "none".
         augmentation: probability of differentiable augmentation of real and generated images.
         spectral: spectral normalisation of the discriminator.
         objective: as in `cellaug.training.conditional`.
@@ -69,7 +69,7 @@ class Recipe:
     symmetries: bool = False
     projection: bool = False
     gamma: float = 0.0
-    deviation: bool = False
+    deviation: str = "none"
     augmentation: float = 0.0
     spectral: bool = False
     objective: str = "cross-entropy"
@@ -85,7 +85,7 @@ RUNGS: Mapping[str, Mapping[str, Any]] = {
     "real symmetries": {"symmetries": True},
     "projection": {"projection": True},
     "lazy R1": {"gamma": 0.02},
-    "minibatch deviation": {"deviation": True},
+    "minibatch deviation": {"deviation": "class"},
 }
 SIDE_ARMS: Mapping[str, Mapping[str, Any]] = {
     "differentiable augmentation": {"augmentation": 0.4},
@@ -93,6 +93,7 @@ SIDE_ARMS: Mapping[str, Mapping[str, Any]] = {
     "WGAN-GP": {"objective": "wasserstein-gp"},
     "WGAN": {"objective": "wasserstein"},
     "relativistic pairing": {"objective": "relativistic"},
+    "deviation over all classes": {"deviation": "batch"},
     "kernel 6×6": {"kernel": 6},
     "twice the filters": {"width": 2.0},
 }

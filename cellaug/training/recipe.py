@@ -22,7 +22,7 @@ def conditional(
     kernel: int = 4,
     modulation: bool = True,
     projection: bool = True,
-    deviation: bool = True,
+    deviation: str = "class",
     spectral: bool = False,
     objective: str = "cross-entropy",
     gamma: float = 0.02,
@@ -51,7 +51,8 @@ def conditional(
         modulation: latent vector and class scale and shift every layer of the generator, not the
             first alone.
         projection: projection head; False gives the class as planes beside the colours.
-        deviation: minibatch deviation as a feature of the discriminator.
+        deviation: minibatch deviation as a feature of the discriminator, among the images of one
+            class ("class") or of all ("batch"); "none" for none.
         spectral: spectral normalisation of the discriminator.
         objective: "cross-entropy" (non-saturating logistic), "relativistic", "wasserstein"
             (weights clipped) or "wasserstein-gp"; the last two take five discriminator steps for
