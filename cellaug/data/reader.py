@@ -35,8 +35,8 @@ class Reader(keras.utils.PyDataset):
 
     Images of a dataset with a store (`Dataset.stored`) are read from there, others from their
     files; of these up to `memory_mb` MiB are kept decoded, as uint8. `workers` threads (one more
-    than cores if None) read up to `ahead` batches in advance and then wait. `close` ends them, as does
-    leaving a `with` block or forgetting the reader.
+    than cores if None) read up to `ahead` batches in advance and then wait. `close` ends them, as
+    does leaving a `with` block or forgetting the reader.
 
     Of several processes that train together, number `process` of `processes` reads its own share:
     shares are disjoint, together complete, and have the same number and sizes of batches; where
@@ -79,7 +79,7 @@ class Reader(keras.utils.PyDataset):
         self.seed, self.shuffle, self.balance = seed, shuffle, balance
         self.targets, self.values, self.drop_last = targets, values, drop_last
         self.ahead, self.process, self.processes = max(0, ahead), process, processes
-        # One more than cores: while a thread waits for a file or for the interpreter, another works.
+        # One more than cores: while a thread waits for a file or the interpreter, another works.
         self._threads = workers or min(8, 1 + (os.cpu_count() or 1))
         self._classes = [np.flatnonzero(dataset.labels == k) for k in np.unique(dataset.labels)]
         self._store = dataset.store if dataset.store and dataset.store.size == size else None
