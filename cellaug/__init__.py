@@ -17,9 +17,9 @@ os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
 
 
 def __getattr__(name: str) -> Any:
-    """``cellaug.load_generator``, imported when it is first asked for."""
-    if name == "load_generator":
-        from cellaug.augmentation import load_generator
+    """``load_generator`` and ``load_discriminator``, imported when they are first asked for."""
+    if name in ("load_generator", "load_discriminator"):
+        from cellaug import augmentation
 
-        return load_generator
+        return getattr(augmentation, name)
     raise AttributeError(f"module 'cellaug' has no attribute '{name}'")

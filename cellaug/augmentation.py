@@ -7,7 +7,6 @@ function of `cellaug.networks` that builds the network for them. `generate` writ
 `augment` copies a data set and adds generated images to every class (section 4.7).
 """
 
-import csv
 import hashlib
 import io
 import json
@@ -16,7 +15,7 @@ import os
 import re
 import shutil
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from fractions import Fraction
 from importlib import import_module
@@ -27,7 +26,7 @@ import cellaug
 from cellaug.data import DataError, Dataset, to_uint8
 from cellaug.data.catalogue import relative
 from cellaug.data.images import write_atomically, write_png
-from cellaug.data.manifest import MANIFEST
+from cellaug.data.manifest import MANIFEST, lists_origin
 
 import numpy as np
 import pandas as pd
@@ -41,12 +40,13 @@ FORMAT = 1
 
 BATCH = 32
 MODEL, WEIGHTS, CARD = "generator.keras", "generator.npz", "generator.json"
+DISCRIMINATOR = "discriminator.npz"
 CREDIT = "CREDIT.txt"
 
 SHIPPED = Path(__file__).parent / "weights"
 """Generator directories that come with the package, by name."""
 
-BUILDERS = ("generator", "conditional_generator")
+BUILDERS = ("generator", "conditional_generator", "discriminator")
 """Functions of `cellaug.networks` that a card may name."""
 
 
@@ -55,7 +55,8 @@ class Generator:
     """A generator network and what is known about it; `load_generator` makes one.
 
     A conditional network takes `[latent vectors, class numbers]`, another latent vectors alone.
-    `digest` is the SHA-256 of the network's file, in hex.
+    `digest` is the SHA-256 of the network's file, in hex; `card` is all that its card says, for one
+    that comes with the package how it was trained and how true its images are.
     """
 
     model: "keras.Model"
@@ -68,6 +69,7 @@ class Generator:
     credit: str
     created: str
     digest: str
+    card: dict = field(repr=False)
 
     @property
     def source(self) -> str:
@@ -211,10 +213,10 @@ def load_weights(model: "keras.Model", file: Path, digest: str) -> None:
 
     Raises DataError where the file is not the one with that SHA-256, or of another network.
     """
-    found = hashlib.sha256(file.read_bytes()).hexdigest()
-    if found != digest:
+    data = file.read_bytes()
+    if hashlib.sha256(data).hexdigest() != digest:
         raise DataError(f"{file} is not the file that its card describes: install cellaug again")
-    with np.load(file, allow_pickle=False) as arrays:
+    with np.load(io.BytesIO(data), allow_pickle=False) as arrays:
         values = [arrays[key].astype(np.float32) for key in sorted(arrays.files)]
     if [v.shape for v in values] != [tuple(v.shape) for v in model.weights]:
         raise DataError(f"{file} holds weights of another network than its card describes")
@@ -234,14 +236,7 @@ def load_generator(source: str | Path) -> Generator:
     Raises FileNotFoundError for a missing folder or file, DataError for a card or a network that
     cannot be read or that comes from another version of the format.
     """
-    folder = Path(source)
-    if not folder.is_dir() and str(source) in shipped_generators():
-        folder = SHIPPED / source
-    if not folder.is_dir():
-        raise FileNotFoundError(
-            f"{folder}: there is no such generator directory, and cellaug ships "
-            + (", ".join(shipped_generators()) or "none")
-        )
+    folder = _directory(source)
     shipped = (folder / WEIGHTS).is_file() and not (folder / MODEL).is_file()
     file = folder / (WEIGHTS if shipped else MODEL)
     for name in (file.name, CARD):
@@ -250,11 +245,10 @@ def load_generator(source: str | Path) -> Generator:
                 f"{folder} is no generator directory: it lacks {name} (of {MODEL} and {CARD})"
             )
     card = _read_card(folder / CARD)
-    model = _built(folder, card) if shipped else _saved(file)
-    import keras
+    model = _built(folder, WEIGHTS, card) if shipped else _saved(file)
+    from cellaug.backend import use_xla
 
-    # with TensorFlow on a CPU, XLA is several times slower than the plain graph
-    model.jit_compile = keras.backend.backend() == "jax"
+    model.jit_compile = use_xla()
     size = card["image_size"]
     expected = (2 if card["conditional"] else 1, (size, size, 3))
     if (len(model.inputs), tuple(model.output_shape[1:])) != expected:
@@ -274,7 +268,36 @@ def load_generator(source: str | Path) -> Generator:
         credit=card["credit"],
         created=card["created"],
         digest=hashlib.sha256(file.read_bytes()).hexdigest(),
+        card=card,
     )
+
+
+def load_discriminator(source: str | Path) -> "keras.Model":
+    """The discriminator that was trained with a vanilla generator, to build an AC-GAN on the pair.
+
+    Takes and raises what `load_generator` does.
+    """
+    folder = _directory(source)
+    card = _read_card(folder / CARD)
+    described = card.get("discriminator")
+    if not isinstance(described, dict) or not (folder / DISCRIMINATOR).is_file():
+        raise FileNotFoundError(
+            f"{folder} holds no discriminator: of those shipped, pbc-vanilla-64 does"
+        )
+    return _built(folder, DISCRIMINATOR, {"builder": "discriminator", **described})
+
+
+def _directory(source: str | Path) -> Path:
+    """A generator directory by its path, or by its name if it comes with the package."""
+    folder = Path(source)
+    if not folder.is_dir() and str(source) in shipped_generators():
+        folder = SHIPPED / source
+    if not folder.is_dir():
+        raise FileNotFoundError(
+            f"{folder}: there is no such generator directory, and cellaug ships "
+            + (", ".join(shipped_generators()) or "none")
+        )
+    return folder
 
 
 def _saved(file: Path) -> "keras.Model":
@@ -289,8 +312,8 @@ def _saved(file: Path) -> "keras.Model":
         raise DataError(f"{file}: Keras cannot read this network: {error}") from error
 
 
-def _built(folder: Path, card: dict) -> "keras.Model":
-    """The network that a card describes, with the weights beside it."""
+def _built(folder: Path, file: str, card: dict) -> "keras.Model":
+    """The network that a card describes, with the weights that lie beside it."""
     builder, options = card.get("builder"), card.get("options")
     if builder not in BUILDERS or not isinstance(options, dict):
         raise DataError(
@@ -300,7 +323,7 @@ def _built(folder: Path, card: dict) -> "keras.Model":
         model = getattr(import_module("cellaug.networks"), builder)(**options)
     except (TypeError, ValueError) as error:
         raise DataError(f"{folder / CARD}: {builder} cannot be built: {error}") from error
-    load_weights(model, folder / WEIGHTS, card.get("sha256", ""))
+    load_weights(model, folder / file, card.get("sha256", ""))
     return model
 
 
@@ -382,7 +405,11 @@ def augment(
     out = _fresh(out)
     if out.is_relative_to(dataset.root.resolve()):
         raise DataError(f"{out} lies inside the data set {dataset.root}: choose a place beside it")
-    _refuse_augmented(dataset.root)
+    if lists_origin(dataset.root, "synthetic"):
+        raise DataError(
+            f"{dataset.root} already holds generated images (see its {MANIFEST}): augment the real "
+            "set that it was made from"
+        )
     share = Fraction(str(ratio))
     extra = {name: math.ceil(share * int(n)) for name, n in dataset.counts().items()}
     rows: list[tuple] = []
@@ -456,10 +483,10 @@ def _read_card(path: Path) -> dict:
         "credit": str,
         "created": str,
     }
-    for field, kind in fields.items():
-        if not isinstance(card.get(field), kind):
+    for key, kind in fields.items():
+        if not isinstance(card.get(key), kind):
             raise DataError(
-                f"{path}: field {field} should be a {kind.__name__}, found {card.get(field)!r}"
+                f"{path}: field {key} should be a {kind.__name__}, found {card.get(key)!r}"
             )
     return card
 
@@ -492,18 +519,6 @@ def _finish(part: Path, out: Path, manifest: pd.DataFrame, *credits: str) -> Non
     if out.is_dir():
         out.rmdir()
     part.replace(out)
-
-
-def _refuse_augmented(root: Path) -> None:
-    """Generated images must not pass as real ones the second time round."""
-    if not (root / MANIFEST).is_file():
-        return
-    with (root / MANIFEST).open(encoding="utf-8", newline="") as file:
-        if any(row.get("origin") == "synthetic" for row in csv.DictReader(file)):
-            raise DataError(
-                f"{root} already holds generated images (see its {MANIFEST}): augment the real "
-                "set that it was made from"
-            )
 
 
 def _file_name(label: str) -> str:

@@ -151,16 +151,16 @@ def parser() -> argparse.ArgumentParser:
     sub.add_argument(
         "--images",
         type=_positive,
-        default=100_000,
         metavar="N",
-        help="real images that each generator sees (ladder, weights; default: 100000)",
+        help="real images that each generator sees (default: the profile's ladder_images for the "
+        "ladder, 1000000 for the weights)",
     )
     sub.add_argument(
         "--arm",
         action="append",
         default=[],
         metavar="NAME",
-        help="ladder: this rung or side arm alone; may be repeated",
+        help="ladder: this rung or side arm alone, and nothing is recorded; may be repeated",
     )
     sub.add_argument(
         "--seeds", type=_positive, default=1, metavar="N", help="ladder: of every arm (default: 1)"
@@ -419,7 +419,7 @@ def store(arguments: argparse.Namespace) -> None:
 def study(arguments: argparse.Namespace) -> None:
     """``cellaug study``."""
     from cellaug import run as runner
-    from cellaug.book import project_root, write_json
+    from cellaug.book import project_root
 
     name, profile = runner.load_profile(arguments.profile, arguments.set)
     data, size = profile.get("data", "phantom"), profile.get("image_size", 64)
@@ -429,18 +429,33 @@ def study(arguments: argparse.Namespace) -> None:
 
         train(out, data, size)
     elif arguments.study == "weights":
-        from cellaug.study.weights import train
+        from cellaug.study import weights
+        from cellaug.study.training import stored_sides
 
-        out = arguments.out or out / f"{data}-{size}"
-        train(out, arguments.images, data, size)
+        sides, images = stored_sides(data, size), arguments.images or 1_000_000
+        weights.train_conditional(out / f"{data}-{size}", sides, images, size)
+        weights.train_vanilla(out / f"{data.partition('-')[0]}-vanilla-{size}", sides, images, size)
     else:
         from cellaug.study import ladder
+        from cellaug.study.training import stored_sides
 
         found = ladder.run(
-            data, size, arguments.images, out / name, arms=arguments.arm, seeds=arguments.seeds
+            stored_sides(data, size),
+            size,
+            arguments.images or profile.get("ladder_images", 20_000),
+            out / name,
+            arms=arguments.arm,
+            seeds=arguments.seeds,
+            **{
+                key: profile[f"ladder_{key}"]
+                for key in ("generator_depth", "discriminator_depth")
+                if f"ladder_{key}" in profile
+            },
         )
-        out = project_root() / "book" / "results" / f"ladder-{name}.json"
-        write_json(out, found)
+        print(ladder.table(found).round(3).to_string(index=False))
+        out = out / name
+        if not arguments.arm:
+            out = ladder.record(found, out, name)
     print(out)
 
 

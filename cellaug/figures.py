@@ -490,27 +490,36 @@ def interval_plot(
 def ladder(runs: pd.DataFrame, rungs: int) -> Figure:
     """What each rung and side arm reached: a row each, a panel for each measure.
 
-    `runs` has a row for every run: `arm` and the measures, named as the panels are to be; the first
-    `rungs` arms are rungs, the others side arms, drawn in another colour. A mark is a run, a bar
-    the mean over an arm's seeds. Where real cells stand is 1 (dashed), but for a measure whose name
-    ends in "points", where it is 0. The first measure is drawn on a logarithmic axis.
+    `runs` is what `cellaug.study.ladder.table` returns; its first `rungs` arms are rungs, the
+    others side arms, drawn in another colour and shape. A mark is a run, a bar the mean over an
+    arm's seeds. Real cells stand at the dashed line. Distances are drawn on a logarithmic axis; a
+    measure that no run has is left out.
     """
     arms = list(dict.fromkeys(runs["arm"]))
-    measures = [name for name in runs.columns if name != "arm"]
-    fig, axes = _chart(len(arms), len(measures), row=0.3)
-    for place, (ax, measure) in enumerate(zip(np.atleast_1d(axes), measures, strict=True)):
+    measures = [name for name in runs.columns if name not in ("arm", "seed") and runs[name].any()]
+    fig, axes = _chart(len(arms), len(measures), row=0.24)
+    for ax, measure in zip(np.atleast_1d(axes), measures, strict=True):
         for i, arm in enumerate(arms):
             values = runs.loc[runs["arm"] == arm, measure].to_numpy(float)
-            colour = BLUE if i < rungs else ORANGE
-            ax.plot(values, np.full(len(values), i), "o", color=colour, markersize=4, alpha=0.7)
-            ax.plot([values.mean()] * 2, [i - 0.28, i + 0.28], color=colour, linewidth=2)
-        if place == 0:
+            colour, shape = (BLUE, "o") if i < rungs else (ORANGE, "D")
+            style = {"color": colour, "alpha": 0.7, "clip_on": False}
+            ax.plot(values, np.full(len(values), i), shape, markersize=3.5, **style)
+            ax.plot([values.mean()] * 2, [i - 0.3, i + 0.3], color=colour, linewidth=2)
+        if measure == "Fréchet distance":
             ax.set_xscale("log")
-        ax.axvline(0 if measure.endswith("points") else 1, color=GREY, linestyle="--", linewidth=1)
-        names = [f"{i + 1}  {arm}" if i < rungs else arm for i, arm in enumerate(arms)]
-        _class_axis(ax, names)
-        ax.set_xlabel(measure, fontsize=SMALL)
+        ax.axvline(0 if "points" in measure else 1, color=GREY, linestyle="--", linewidth=1)
+        _class_axis(ax, [f"{i + 1}  {arm}" if i < rungs else arm for i, arm in enumerate(arms)])
+        ax.set_xlabel(measure, fontsize=TINY)
+        ax.tick_params(axis="x", labelsize=TINY)
     return fig
+
+
+def ladder_samples(
+    images: np.ndarray, arms: Sequence[str], class_names: Sequence[str], scale: float | None = None
+) -> Figure:
+    """A row for each arm with its generated cell of each class, (arms, classes, S, S, 3) uint8."""
+    rows = list(zip(arms, images, strict=True))
+    return _rows(rows, heads=class_names, scale=scale)
 
 
 def memory_curve(
@@ -976,22 +985,17 @@ def _rows(
     if scale is None:
         widest = (WIDTH - left + GAP) / columns - GAP
         scale = float(np.clip(min(widest, TALLEST / len(rows) - GAP), 0.5, 1.2))
-    head = 0.2 if heads is not None else 0.0
+    heads = [wrap(text, 12, break_long_words=False) for text in heads or ()]
+    head = 0.07 + _LINE * max(map(len, heads)) if heads else 0.0
     foot = [0.19 if label in captions else 0.0 for label, _ in rows]
     fig, ax = _sheet(
         left + columns * (scale + GAP) - GAP, head + len(rows) * (scale + GAP) - GAP + sum(foot)
     )
-    for k, text in enumerate(heads or ()):
-        _write(
-            ax,
-            left + k * (scale + GAP) + scale / 2,
-            head - 0.05,
-            text,
-            width=scale,
-            color=GREY,
-            va="bottom",
-            ha="center",
-        )
+    for k, lines in enumerate(heads):
+        x = left + k * (scale + GAP) + scale / 2
+        for i, line in enumerate(reversed(lines)):
+            style = {"color": GREY, "va": "bottom", "ha": "center"}
+            _write(ax, x, head - 0.05 - i * _LINE, line, width=scale + GAP, **style)
     y = head
     for (label, images), below in zip(rows, foot, strict=True):
         _write(ax, left - 0.1, y + scale / 2, label, va="center", ha="right")

@@ -255,7 +255,8 @@ Markdown(
     f"{min(row['cores_busy'] for row in bench['building'].values()):.1f} cores busy or more, at "
     f"{min(row['of_bare_decoding'] for row in bench['building'].values()):.0%} or more of the speed "
     "of decoding and shrinking alone. Reading files, our reader reaches "
-    f"{(table.loc['files'] / table.loc['bare-square']).min():.0%} or more of that speed, and "
+    f"{(table.loc['files'] / table.loc['bare-batch']).min():.0%} or more of the speed of two "
+    "threads that make the same batches and do nothing else, and "
     f"{(table.loc['files'] / table.loc['bare']).min():.0%} or more of that of decoding alone: "
     "shrinking with care takes longer than decoding where the images stay large."
 )

@@ -47,7 +47,7 @@ ARMS = {
     "torch": "PyTorch DataLoader with OpenCV",
     "bare": "decoding alone, two threads",
     "bare-scaled": "decoding alone at the reader's scale, two threads",
-    "bare-square": "decoding at that scale and shrinking alone, two threads",
+    "bare-batch": "decoding at that scale, shrinking and scaling alone, two threads",
 }
 PEERS = ("tf.data", "grain", "torch")
 """Those that shrink images as carefully as we do."""
@@ -143,7 +143,7 @@ def torch_arm(cells: Dataset, size: int):
 
 
 def bare(cells: Dataset, work):
-    """Reading files and doing that work in two threads, nothing else: what no reader can beat."""
+    """That work on batches of files in two threads, nothing else: what no reader can beat."""
     import cv2
 
     cv2.setNumThreads(1)
@@ -151,14 +151,34 @@ def bare(cells: Dataset, work):
     blocks = [cells.paths[i : i + BATCH] for i in range(0, len(cells), BATCH)]
     with ThreadPoolExecutor(2) as pool:
         while True:
-            list(pool.map(lambda block: [work(path.read_bytes()) for path in block], blocks))
+            list(pool.map(lambda block: work([path.read_bytes() for path in block]), blocks))
             yield len(cells)
 
 
-def decode_whole(data: bytes) -> None:
+def decode_whole(files: list[bytes]) -> None:
     import cv2
 
-    cv2.imdecode(np.frombuffer(data, np.uint8), cv2.IMREAD_COLOR)
+    for data in files:
+        cv2.imdecode(np.frombuffer(data, np.uint8), cv2.IMREAD_COLOR)
+
+
+def decode_scaled(size: int):
+    def work(files: list[bytes]) -> None:
+        for data in files:
+            _decode_reduced(data, math.ceil(_SPARE * size))
+
+    return work
+
+
+def float_batch(size: int):
+    """What a reader must do at the least: a float32 batch of images of that size."""
+
+    def work(files: list[bytes]) -> None:
+        batch = np.empty((len(files), size, size, 3), np.float32)
+        for data, image in zip(files, batch, strict=True):
+            to_float(to_square(data, size), image)
+
+    return work
 
 
 def arm(name: str, size: int, folder: Path) -> None:
@@ -175,10 +195,8 @@ def arm(name: str, size: int, folder: Path) -> None:
         "grain": lambda: grain_arm(cells, size),
         "torch": lambda: torch_arm(cells, size),
         "bare": lambda: bare(cells, decode_whole),
-        "bare-scaled": lambda: bare(
-            cells, lambda data: _decode_reduced(data, math.ceil(_SPARE * size))
-        ),
-        "bare-square": lambda: bare(cells, lambda data: to_square(data, size)),
+        "bare-scaled": lambda: bare(cells, decode_scaled(size)),
+        "bare-batch": lambda: bare(cells, float_batch(size)),
     }[name]()
     for _ in sys.stdin:
         start = time.perf_counter()

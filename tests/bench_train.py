@@ -126,15 +126,31 @@ def noise_images(count: int) -> np.ndarray:
 
 
 def fitting(game: Any, steps: int) -> Callable[[int], None]:
-    """Up to that many steps by Keras's own `fit`."""
-    images = noise_images(steps * BATCH)
-    labels = np.arange(len(images)) % CLASSES
+    """Up to that many steps as every chapter takes them, by `cellaug.training.fit`."""
+    from cellaug.training import fit
 
-    def work(count: int) -> None:
-        part = slice(count * BATCH)
-        game.fit(images[part], labels[part], batch_size=BATCH, shuffle=False, verbose=0)
+    import keras
 
-    return work
+    images = noise_images(BATCH)
+    labels = np.arange(BATCH) % CLASSES
+
+    class InMemory(keras.utils.PyDataset):
+        """The same batch again and again."""
+
+        def __init__(self, count: int):
+            super().__init__()
+            self.count = count
+
+        def seek(self, epoch: int, batch: int = 0) -> None:
+            """There is no order."""
+
+        def __len__(self) -> int:
+            return self.count
+
+        def __getitem__(self, index: int) -> tuple[np.ndarray, np.ndarray]:
+            return images, labels
+
+    return lambda count: fit(game, InMemory(count), 1)
 
 
 def our_dcgan(policy: str, steps: int) -> tuple[Callable[[int], None], dict]:

@@ -2,8 +2,6 @@
 
 import os
 import signal
-import subprocess
-import sys
 from itertools import product
 from pathlib import Path
 
@@ -31,9 +29,9 @@ import keras
 import numpy as np
 import pytest
 from keras import layers, ops
+from processes import python
 
 SIZE, LATENT, CLASSES = 16, 6, 3
-TESTS = Path(__file__).parent
 
 
 def array(x) -> np.ndarray:
@@ -513,22 +511,11 @@ def run_to_the_end(folder: str, kill_after: int, kill_in_save: bool = False) -> 
 
 
 def in_a_process(folder: Path, backend: str, kill_after: int, kill_in_save: bool = False) -> int:
-    done = subprocess.run(
-        [
-            sys.executable,
-            "-c",
-            f"import test_conditional as t; t.run_to_the_end({str(folder)!r}, {kill_after}, "
-            f"{kill_in_save})",
-        ],
-        env={
-            **os.environ,
-            "KERAS_BACKEND": backend,
-            "JAX_DISABLE_MOST_OPTIMIZATIONS": "1",
-            "PYTHONPATH": os.pathsep.join([str(TESTS), str(TESTS.parent)]),
-        },
-        capture_output=True,
-        text=True,
+    code = (
+        f"import test_conditional as t; t.run_to_the_end({str(folder)!r}, {kill_after}, "
+        f"{kill_in_save})"
     )
+    done = python(code, backend, JAX_DISABLE_MOST_OPTIMIZATIONS="1")
     assert done.returncode in (0, -signal.SIGKILL), done.stderr
     return done.returncode
 
@@ -559,16 +546,7 @@ def test_the_recipe_agrees_on_both_backends(tmp_path):
     np.savez(tmp_path / "start.npz", **{f"{k:03d}": v for k, v in enumerate(start)})
     for backend in ("tensorflow", "jax"):
         command = f"import test_conditional as t; t.three_steps({str(tmp_path)!r}, {backend!r})"
-        done = subprocess.run(
-            [sys.executable, "-c", command],
-            env={
-                **os.environ,
-                "KERAS_BACKEND": backend,
-                "PYTHONPATH": os.pathsep.join([str(TESTS), str(TESTS.parent)]),
-            },
-            capture_output=True,
-            text=True,
-        )
+        done = python(command, backend)
         assert done.returncode == 0, done.stderr
     with np.load(tmp_path / "tensorflow.npz") as a, np.load(tmp_path / "jax.npz") as b:
         assert len(a.files) == len(b.files) > 30

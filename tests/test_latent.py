@@ -1,10 +1,5 @@
 """Walks, perturbations and reconstructions in the latent space."""
 
-import os
-import subprocess
-import sys
-from pathlib import Path
-
 from cellaug import latent
 from cellaug.data.images import to_float
 from cellaug.training import generate_images, use_xla
@@ -13,6 +8,7 @@ import keras
 import numpy as np
 import pytest
 from keras import layers
+from processes import python
 
 LATENT = 3
 
@@ -130,19 +126,9 @@ def on_the_other_backend(path: str) -> None:
 
 def test_optimise_solves_eq_41_on_the_other_backend(tmp_path):
     other = {"tensorflow": "jax", "jax": "tensorflow"}[keras.backend.backend()]
-    tests = Path(__file__).parent
     path = tmp_path / "found.npz"
     command = f"import test_latent; test_latent.on_the_other_backend({str(path)!r})"
-    done = subprocess.run(
-        [sys.executable, "-c", command],
-        env={
-            **os.environ,
-            "KERAS_BACKEND": other,
-            "PYTHONPATH": os.pathsep.join([str(tests), str(tests.parent)]),
-        },
-        capture_output=True,
-        text=True,
-    )
+    done = python(command, other)
     assert done.returncode == 0, done.stderr
     with np.load(path) as file:
         check_recovery(file["found"], file["errors"], file["history"])

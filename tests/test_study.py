@@ -2,15 +2,28 @@
 
 import json
 from dataclasses import asdict
+from inspect import signature
 from itertools import pairwise
 
-from cellaug.augmentation import CARD, SHIPPED, WEIGHTS, load_generator, save_weights
-from cellaug.data import DataError, open_dataset
+from cellaug import figures
+from cellaug.augmentation import (
+    CARD,
+    DISCRIMINATOR,
+    SHIPPED,
+    WEIGHTS,
+    load_discriminator,
+    load_generator,
+    save_weights,
+)
+from cellaug.book import BookError
+from cellaug.data import DataError, open_dataset, split
+from cellaug.data.images import read_png
 from cellaug.data.phantom import phantom
 from cellaug.evaluation.distances import frechet_distance
 from cellaug.evaluation.features import load_extractor
-from cellaug.networks import conditional_generator
-from cellaug.study import ladder
+from cellaug.networks import conditional_generator, discriminator
+from cellaug.study import ladder, weights
+from cellaug.training import conditional
 
 import cv2
 import keras
@@ -29,15 +42,22 @@ def test_every_rung_changes_what_it_names_and_nothing_else():
     assert names[0] == "thesis" and recipes["thesis"] == ladder.Recipe()
     changes = [differences(recipes[a], recipes[b]) for a, b in pairwise(names)]
     assert changes == [
-        {"learning_rate", "beta_1", "batch_size"},
+        {"learning_rate"},
+        {"beta_1"},
+        {"batch_size"},
         {"kernel"},
         {"half_life"},
         {"symmetries"},
         {"projection"},
         {"gamma"},
         {"deviation"},
+        {"modulation"},
     ]
     last = recipes[names[-1]]
+    defaults = signature(conditional).parameters  # the last rung is the recipe
+    for name in differences(last, ladder.Recipe()) - {"batch_size"}:
+        if name in defaults:
+            assert getattr(last, name) == defaults[name].default, name
     for name, change in ladder.SIDE_ARMS.items():
         assert differences(last, recipes[name]) == set(change), name
     before = recipes["real symmetries"]
@@ -54,7 +74,7 @@ def cells():
     ("arm", "stages", "seen"),
     [
         ("thesis", {"vanilla", "ac_gan"}, 1),  # 100 of 330, an epoch at the least
-        ("WGAN", {"conditional"}, 2),  # five steps on 64 images each are one batch, and an epoch
+        ("WGAN", {"conditional"}, 2),  # five steps on 32 images each are a batch, two an epoch
     ],
 )
 def test_an_arm_sees_the_images_it_is_given(cells, arm, stages, seen, tmp_path):
@@ -75,8 +95,44 @@ def test_an_arm_sees_the_images_it_is_given(cells, arm, stages, seen, tmp_path):
 
 
 def test_unknown_arm(tmp_path):
-    with pytest.raises(DataError, match="no arm nonsense: there are thesis, Adam"):
-        ladder.run("phantom", 16, 100, tmp_path, arms=["nonsense"])
+    with pytest.raises(DataError, match="no arm nonsense: there are thesis, learning rate 2e-4"):
+        ladder.run({}, 16, 100, tmp_path, arms=["nonsense"])
+
+
+def test_a_ladder_is_run_recorded_and_read(cells, tmp_path, monkeypatch):
+    """Two seeds of the first rung and one of a side arm; a second call does nothing again."""
+    sides = split(cells, seed=1)
+    small = {"generator_depth": 8, "discriminator_depth": 4, "latent_dim": 6}
+
+    def run():
+        arms = ["thesis", "kernel 6×6"]
+        return ladder.run(sides, 16, 200, tmp_path, arms=arms, seeds=1, end_seeds=2, **small)
+
+    found = run()
+    runs = ladder.table(found)
+    assert list(zip(runs["arm"], runs["seed"], strict=True)) == [
+        ("thesis", 1), ("thesis", 2), ("kernel 6×6", 1),
+    ]  # fmt: skip
+    assert found["rungs"] == ["thesis"] and found["test_images"] == len(sides["test"])
+    assert runs["coverage"].between(0, 2).all() and runs["diversity"].gt(0).all()
+    assert runs["coverage"][0] == found["runs"][0]["overall"]["coverage"]["ratio"]
+    assert runs["Fréchet distance"].isna().all()  # for 258 images and more
+    monkeypatch.setattr(ladder, "train", None)
+    assert run() == found
+
+    monkeypatch.setattr(ladder, "project_root", lambda: tmp_path)
+    with pytest.raises(BookError, match="cellaug study ladder --profile small"):
+        ladder.recorded("small")
+    (tmp_path / "book" / "results").mkdir(parents=True)
+    ladder.record(found, tmp_path, "small")
+    read, pictures = ladder.recorded("small")
+    assert read["runs"] == found["runs"]
+    np.testing.assert_array_equal(pictures, ladder.samples(found, tmp_path))
+    assert pictures.shape == (2, 3, 16, 16, 3)
+    row = read_png(tmp_path / "thesis-1.png")
+    np.testing.assert_array_equal(pictures[0, 2], row[:, 32:48])
+    for figure in (figures.ladder(runs, 1), figures.ladder_samples(pictures, "ab", "cde")):
+        figure.savefig(tmp_path / "figure.png")
 
 
 # What is shipped
@@ -118,6 +174,41 @@ def test_weights_survive_as_float16(shipped):
         keras.ops.convert_to_numpy(m([latents, labels])) for m in (model, generator.model)
     )
     assert np.abs(before - after).max() < 0.01  # about one grey level
+
+
+def test_a_vanilla_pair_brings_its_discriminator(shipped):
+    folder, _, card = shipped
+    options = {"size": 16, "depth": 4, "kernel": 4}
+    model = discriminator(**options)
+    with pytest.raises(FileNotFoundError, match="holds no discriminator"):
+        load_discriminator(folder)
+    described = {"options": options, "sha256": save_weights(model, folder / DISCRIMINATOR)}
+    (folder / CARD).write_text(json.dumps(card | {"discriminator": described}))
+    images = np.random.default_rng(0).uniform(-1, 1, (4, 16, 16, 3)).astype("float32")
+    read = load_discriminator(folder)
+    np.testing.assert_allclose(read(images), model(images), atol=0.01)
+
+
+@pytest.mark.parametrize("kind", ["conditional", "vanilla"])
+def test_weights_are_trained_measured_and_written(kind, tmp_path):
+    """The whole way at a small setting, and the directory reads as a shipped one."""
+    folder, _, _ = phantom(classes=3, images=1900, size=16, seed=3, imbalance=2)
+    sides = split(open_dataset(folder), seed=1)
+    small = {"size": 16, "generator_depth": 8, "discriminator_depth": 4, "latent_dim": 6}
+    out = tmp_path / f"cells-{kind}-16"
+    train = {"conditional": weights.train_conditional, "vanilla": weights.train_vanilla}[kind]
+    train(out, sides, 300, **small)
+    generator = load_generator(out)
+    assert generator.conditional == (kind == "conditional")
+    card = generator.card
+    assert card["training"]["images_seen"] >= 192 and card["fidelity"]["scorecard"]
+    text = (out / "README.md").read_text()
+    assert card["sha256"] in text and "## Known failings" in text and "coverage" in text
+    assert "{" not in text and read_png(out / "samples.png").shape == (48, 160, 3)
+    if kind == "vanilla":
+        assert load_discriminator(out).output_shape == (None, 1)
+    else:
+        assert list(card["class_names"]) == list(sides["train"].class_names)
 
 
 def test_damaged_and_foreign_weights(shipped):

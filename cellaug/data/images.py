@@ -99,8 +99,15 @@ def read_file(path: Path) -> tuple[bytes, os.stat_result]:
             raise DataError(
                 f"too large: {status.st_size:,} bytes, expected at most {LARGEST_FILE:,}"
             )
-        with path.open("rb") as file:
-            data = file.read(status.st_size + 1)
+        # Not `open`: its further system calls, each of which lets go of the interpreter and has to
+        # win it back from the other reading threads, cost a tenth of decoding a small image.
+        file = os.open(path, os.O_RDONLY | getattr(os, "O_BINARY", 0))
+        try:
+            data = os.read(file, status.st_size + 1)
+            while 0 < len(data) < status.st_size and (more := os.read(file, status.st_size + 1)):
+                data += more
+        finally:
+            os.close(file)
     except DataError:
         raise
     except OSError as error:
@@ -366,6 +373,14 @@ def fit_square(image: np.ndarray, size: int) -> np.ndarray:
     return cv2.convertScaleAbs(mean)
 
 
+def turned(images: np.ndarray, view: int) -> np.ndarray:
+    """One of the eight views (0–7) of square images (..., H, H, C): quarter turns, mirrored from 4.
+
+    A smear has no up and no left, so each shows the same cell.
+    """
+    return np.rot90(images[..., ::-1, :] if view >= 4 else images, view % 4, axes=(-3, -2))
+
+
 def read_image(path: str | Path, size: int) -> np.ndarray:
     """Read a file as a uint8 RGB image (size, size, 3): central square, resized.
 
@@ -414,8 +429,18 @@ def to_float(images: np.ndarray, out: np.ndarray | None = None) -> np.ndarray:
     images = np.asarray(images)
     if images.dtype != np.uint8:
         raise ValueError(f"to_float expects uint8 images with values 0–255, not {images.dtype}")
-    out = np.subtract(images, np.float32(127.5), out=out, dtype=np.float32)
-    return np.divide(out, np.float32(127.5), out=out)
+    if out is None:
+        out = np.empty(images.shape, np.float32)
+    if images.size and images.flags.c_contiguous and out.flags.c_contiguous:
+        rows = len(images) if images.ndim > 1 else 1  # OpenCV counts a row's values in 31 bits
+        cv2.LUT(images.reshape(rows, -1), _SCALED, out.reshape(rows, -1))
+    else:
+        np.take(_SCALED, images, out=out)
+    return out
+
+
+_SCALED = (np.arange(256, dtype=np.float32) - np.float32(127.5)) / np.float32(127.5)
+"""What each of the 256 values becomes: looking it up takes two thirds of the time of computing."""
 
 
 def to_uint8(images: np.ndarray) -> np.ndarray:
@@ -449,6 +474,11 @@ def write_png(path: str | Path, image: np.ndarray) -> None:
             f"not {image.dtype} of shape {image.shape}"
         )
     write_atomically(path, cv2.imencode(".png", image[..., ::-1])[1].tobytes())
+
+
+def read_png(path: str | Path) -> np.ndarray:
+    """What `write_png` wrote, (H, W, 3) uint8 RGB; for our own files, others need `read_image`."""
+    return cv2.imdecode(np.frombuffer(Path(path).read_bytes(), np.uint8), cv2.IMREAD_COLOR_RGB)
 
 
 def write_atomically(path: str | Path, data: bytes) -> None:

@@ -15,7 +15,7 @@ from typing import NamedTuple
 
 from cellaug.data.catalogue import Dataset, printable
 from cellaug.data.errors import DataError
-from cellaug.data.images import decode, fit_square
+from cellaug.data.images import decode, fit_square, turned
 from cellaug.data.splits import split
 
 import cv2
@@ -504,8 +504,8 @@ def _likeness(first: np.ndarray, second: np.ndarray) -> tuple[float, int]:
     inner = first[_SHIFT:-_SHIFT, _SHIFT:-_SHIFT]
     best = (-1.0, 0)
     for turn in range(len(TURNS)):
-        turned = np.rot90(second[:, ::-1] if turn >= 4 else second, turn % 4)
-        match = cv2.matchTemplate(np.ascontiguousarray(turned), inner, cv2.TM_CCOEFF_NORMED)
+        view = np.ascontiguousarray(turned(second[..., None], turn))
+        match = cv2.matchTemplate(view, inner, cv2.TM_CCOEFF_NORMED)
         best = max(best, (min(float(match.max()), 1.0), turn), key=lambda found: found[0])
         if best[0] >= NEAR:
             break

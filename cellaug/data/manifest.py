@@ -5,6 +5,7 @@ Columns `path` and `label`, and if wanted `split` (the side on which an image is
 the manifest's folder, or absolute within it. Other columns are not read.
 """
 
+import csv
 import os
 import posixpath
 from pathlib import Path
@@ -17,6 +18,20 @@ MANIFEST = "manifest.csv"
 MANIFEST_SUFFIXES = (".csv", ".parquet")
 
 _SIDES = {"training": "train", "val": "validation", "valid": "validation", "testing": "test"}
+
+
+def lists_origin(folder: Path, origin: str) -> bool:
+    """Whether a folder's `manifest.csv` lists an image of that origin, "real" or "synthetic".
+
+    `generate` and `augment` write one. Raises DataError for a file that is no table.
+    """
+    if not (folder / MANIFEST).is_file():
+        return False
+    with (folder / MANIFEST).open(encoding="utf-8", errors="surrogateescape", newline="") as file:
+        try:
+            return any(row.get("origin") == origin for row in csv.DictReader(file))
+        except csv.Error as error:
+            raise DataError(f"{folder / MANIFEST}: no readable table ({error})") from error
 
 
 def read_manifest(file: Path, report: list[tuple[str, str, str, str]]) -> pd.DataFrame:

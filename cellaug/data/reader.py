@@ -34,9 +34,9 @@ class Reader(keras.utils.PyDataset):
     With `drop_last` an incomplete last batch is left out.
 
     Images of a dataset with a store (`Dataset.stored`) are read from there, others from their
-    files; of these up to `memory_mb` MiB are kept decoded, as uint8. `workers` threads (one more
-    than cores if None) read up to `ahead` batches in advance and then wait. `close` ends them, as
-    does leaving a `with` block or forgetting the reader.
+    files; of these up to `memory_mb` MiB are kept decoded, as uint8. `workers` threads (one per
+    core if None) read up to `ahead` batches in advance and then wait. `close` ends them, as does
+    leaving a `with` block or forgetting the reader.
 
     Of several processes that train together, number `process` of `processes` reads its own share:
     shares are disjoint, together complete, and have the same number and sizes of batches; where
@@ -79,8 +79,7 @@ class Reader(keras.utils.PyDataset):
         self.seed, self.shuffle, self.balance = seed, shuffle, balance
         self.targets, self.values, self.drop_last = targets, values, drop_last
         self.ahead, self.process, self.processes = max(0, ahead), process, processes
-        # One more than cores: while a thread waits for a file or the interpreter, another works.
-        self._threads = workers or min(8, 1 + (os.cpu_count() or 1))
+        self._threads = workers or min(8, os.cpu_count() or 1)
         self._classes = [np.flatnonzero(dataset.labels == k) for k in np.unique(dataset.labels)]
         self._store = dataset.store if dataset.store and dataset.store.size == size else None
         if self._store:
@@ -210,16 +209,19 @@ class Reader(keras.utils.PyDataset):
 
     def _read(self, indices: np.ndarray, out: np.ndarray) -> None:
         """Read images into `out`, which has the values that are delivered."""
-        plain = out if out.dtype == np.uint8 else np.empty(out.shape, np.uint8)
         if self._store:
+            plain = out if out.dtype == np.uint8 else np.empty(out.shape, np.uint8)
             self._store.read(self._places[indices], plain)
-        else:
-            for place, index in enumerate(indices):
-                if self._stop.is_set():
-                    return
-                plain[place] = self._file(index)
-        if plain is not out:
-            to_float(plain, out)
+            if plain is not out:
+                to_float(plain, out)
+            return
+        for place, index in enumerate(indices):
+            if self._stop.is_set():
+                return
+            if out.dtype == np.uint8:
+                out[place] = self._file(index)
+            else:  # one by one, while the image is in the processor's cache
+                to_float(self._file(index), out[place])
 
     def _file(self, index: int) -> np.ndarray:
         if index < len(self._kept) and self._filled[index]:

@@ -6,6 +6,7 @@ Ravuri & Vinyals (2019), with the project's compact classifier.
 from collections.abc import Sequence
 
 from cellaug.data import to_float
+from cellaug.data.images import turned
 from cellaug.evaluation.classification import classification_report
 from cellaug.evaluation.expert import binomial_interval
 
@@ -34,6 +35,7 @@ def accuracy_score(
     image turned or mirrored at random. Returns `accuracy`, `low`, `high` (its exact 95 % interval
     over test images; that of another seed is not in it), `macro_f1`, and `recall` by class, 0–1.
     """
+    from cellaug.backend import use_xla
     from cellaug.networks import classifier
 
     import keras
@@ -44,13 +46,12 @@ def accuracy_score(
     model.compile(
         optimizer=keras.optimizers.Adam(rate),
         loss=keras.losses.SparseCategoricalCrossentropy(from_logits=True),
-        # with TensorFlow on a CPU, XLA is several times slower than the plain graph
-        jit_compile=keras.backend.backend() == "jax",
+        jit_compile=use_xla(),
     )
     members = [np.flatnonzero(labels == number) for number in range(len(class_names))]
     for _ in tqdm(range(steps), title, disable=None, leave=False):
         asked = rng.integers(len(members), size=BATCH)
-        batch = np.stack([_turned(images[rng.choice(members[c])], rng.integers(8)) for c in asked])
+        batch = np.stack([turned(images[rng.choice(members[c])], rng.integers(8)) for c in asked])
         model.train_on_batch(to_float(batch), asked)
     logits = model.predict(to_float(test_images), batch_size=BATCH, verbose=0)
     report = classification_report(test_labels, np.asarray(logits).argmax(1), class_names)
@@ -63,8 +64,3 @@ def accuracy_score(
         "macro_f1": report["macro_f1"],
         "recall": report["recall"],
     }
-
-
-def _turned(image: np.ndarray, view: int) -> np.ndarray:
-    """One of the eight views of a square."""
-    return np.rot90(image if view < 4 else image[:, ::-1], view % 4)

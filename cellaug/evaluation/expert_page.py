@@ -7,7 +7,6 @@ uncompressed PNG of one size, so that neither the kind nor the length of a file 
 """
 
 import base64
-import csv
 import hashlib
 import json
 import math
@@ -23,7 +22,7 @@ from cellaug.augmentation import CREDIT
 from cellaug.data import DataError
 from cellaug.data.catalogue import SMALLEST_SIDE, printable
 from cellaug.data.images import check_images, decode, fit_square
-from cellaug.data.manifest import MANIFEST
+from cellaug.data.manifest import MANIFEST, lists_origin
 from cellaug.data.scan import Record, scan
 from cellaug.evaluation.expert import (
     FORMAT,
@@ -295,7 +294,11 @@ def _look(folder: str | Path, word: str, unwanted: str) -> _Side:
     root = Path(folder).expanduser().resolve()
     if not root.is_dir():
         raise DataError(f"{folder}: no such folder; expected one with {word} images")
-    _refuse_mixed(root, word, unwanted)
+    if lists_origin(root, unwanted):
+        raise DataError(
+            f"{root}: its {MANIFEST} lists images of origin {unwanted}; expected a folder with "
+            f"{word} images only"
+        )
     files, left_out = _list(root)
     usable: dict[str, Record] = {}
     first: dict[str, str] = {}
@@ -326,22 +329,6 @@ def _list(root: Path) -> tuple[list[str], list[tuple[str, str]]]:
                 left_out.append(((here / name).as_posix(), "a link to a folder; not followed"))
         files += [(here / name).as_posix() for name in sorted(names) if not name.startswith(".")]
     return [file for file in files if file not in (MANIFEST, CREDIT)], left_out
-
-
-def _refuse_mixed(root: Path, word: str, unwanted: str) -> None:
-    """An augmented set holds real and generated images; its manifest says so."""
-    if not (root / MANIFEST).is_file():
-        return
-    with (root / MANIFEST).open(encoding="utf-8", errors="surrogateescape", newline="") as file:
-        try:
-            found = any(row.get("origin") == unwanted for row in csv.DictReader(file))
-        except csv.Error as error:
-            raise DataError(f"{root / MANIFEST}: no readable table ({error})") from error
-    if found:
-        raise DataError(
-            f"{root}: its {MANIFEST} lists images of origin {unwanted}; expected a folder with "
-            f"{word} images only"
-        )
 
 
 def _refuse_shared(sides: list[_Side], digests: dict[str, dict[str, str]]) -> None:

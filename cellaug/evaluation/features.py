@@ -2,10 +2,9 @@
 
 import json
 from functools import cache
-from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from cellaug.augmentation import load_weights
+from cellaug.augmentation import SHIPPED, load_weights
 from cellaug.data.errors import DataError
 from cellaug.data.images import check_images, fit_square, to_float
 
@@ -14,7 +13,6 @@ import numpy as np
 if TYPE_CHECKING:
     import keras
 
-WEIGHTS = Path(__file__).parents[1] / "weights"
 NAME = "blood-extractor"
 BATCH = 128
 
@@ -61,23 +59,21 @@ class Extractor:
 
 
 @cache
-def load_extractor(name: str = NAME) -> Extractor:
+def load_extractor() -> Extractor:
     """The extractor that comes with the package.
 
     Its weights are arrays of numbers; no code is loaded with them. Raises `DataError` where they
     are missing or not those that the card names.
     """
+    from cellaug.backend import use_xla
     from cellaug.networks import blood_extractor
 
-    import keras
-
-    weights, card = WEIGHTS / f"{name}.npz", WEIGHTS / f"{name}.json"
+    weights, card = SHIPPED / f"{NAME}.npz", SHIPPED / f"{NAME}.json"
     for path in (weights, card):
         if not path.is_file():
             raise DataError(f"{path} is missing: install cellaug again")
     facts = json.loads(card.read_text("utf-8"))
     model = blood_extractor(len(facts["class_names"]), facts["size"], facts["width"])
     load_weights(model, weights, facts["sha256"])
-    # with TensorFlow on a CPU, XLA is several times slower than the plain graph
-    model.jit_compile = keras.backend.backend() == "jax"
+    model.jit_compile = use_xla()
     return Extractor(model, facts, facts["sha256"][:16])

@@ -17,6 +17,7 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field, replace
 
 from cellaug.data import DataError
+from cellaug.data.images import turned
 from cellaug.evaluation import cas as classifiers
 from cellaug.evaluation import distances, features, similarity, texture
 from cellaug.evaluation.labelled import LabelledImages
@@ -113,6 +114,7 @@ def evaluate(
     resamples: int = 200,
     seed: int = 0,
     k: int = 5,
+    few: bool = False,
 ) -> Fidelity:
     """Measure how true generated images are to real ones.
 
@@ -127,6 +129,8 @@ def evaluate(
         seed: of the half-samples and the classifiers.
         k: neighbours in precision, recall, density and coverage. A class is compared from
             2 (k + 1) images in either set.
+        few: where there are too few images for a Fréchet distance over all, measure the others
+            instead of raising an error.
 
     Raises:
         DataError: for sets of different image sizes, sets without a class in common, too few images
@@ -141,7 +145,7 @@ def evaluate(
     sets = [one for one in (real, fake, reference) if one is not None]
     bar = tqdm(sets, "features", disable=None, leave=False)
     true, made, *trained = [_measured(one, extractor) for one in bar]
-    halves = _halves(strata, true.features.shape[1], k)
+    halves = _halves(strata, 0 if few else true.features.shape[1], k)
     rng = np.random.default_rng([seed, 0])
     draws = list(_half_samples(list(strata.values()), halves, resamples, rng))
     overall, classes = _compare(
@@ -253,7 +257,7 @@ def _measured(images: LabelledImages, extractor: features.Extractor) -> _Points:
     found, logits = extractor(images.images)
     # a row's length is then the root mean square over pixels and colours, in grey levels
     rows = [
-        similarity._reduce(images.images[start : start + similarity.CHUNK]).astype(np.float32)
+        similarity.reduced(images.images[start : start + similarity.CHUNK]).astype(np.float32)
         for start in range(0, len(images), similarity.CHUNK)
     ]
     pixels = np.concatenate(rows)
@@ -275,10 +279,10 @@ def _halves(strata: _Strata, dimensions: int, k: int) -> list[int]:
     if all_in_all < least:
         mine, theirs = (sum(map(len, side)) for side in zip(*strata.values(), strict=True))
         raise DataError(
-            f"too few images: with {dimensions} features a half must hold at least {least}, which "
-            f"takes {2 * least} real images and as many generated ones in the same proportions of "
-            f"classes. There are {mine} real and {theirs} generated ones, of which "
-            f"{2 * all_in_all} of either can be matched by class. Add images"
+            f"too few images: {f'with {dimensions} features ' * bool(dimensions)}a half must hold "
+            f"at least {least}, which takes {2 * least} real images and as many generated ones in "
+            f"the same proportions of classes. There are {mine} real and {theirs} generated ones, "
+            f"of which {2 * all_in_all} of either can be matched by class. Add images"
         )
     return halves
 
@@ -325,6 +329,8 @@ def _compare(
     labelled = made.images.labels is not None
     groups = len(strata) if labelled else 0
     classes, spreads, votes = {}, [], {}
+    dimensions = true.features.shape[1]
+    too_few = f"with {dimensions} features it needs {2 * (dimensions + 1)} images in either set"
     bar = tqdm(total=resamples * (1 + groups), desc="comparing", disable=None, leave=False)
     with bar:
         strata_of = np.repeat(np.arange(len(halves)), halves)
@@ -365,14 +371,10 @@ def _compare(
                 else:
                     reasons["agreement"] = f"the extractor knows no class '{name}'"
                 if "frechet" not in group:
-                    dimensions = true.features.shape[1]
-                    reasons["frechet"] = (
-                        f"with {dimensions} features it needs {2 * (dimensions + 1)} images in "
-                        "either set"
-                    )
+                    reasons["frechet"] = too_few
             if labelled:
                 classes[name] = _whole(group, reasons, *map(len, members), m)
-    reasons = {}
+    reasons = {} if "frechet" in found else {"frechet": too_few}
     weights = [weight for weight, _ in spreads]
     for key in ("diversity_features", "diversity_pixels"):
         if spreads:
@@ -511,7 +513,7 @@ def _memorisation(
         groups |= {name: both for name, both in strata.items() if min(map(len, both)) > 2 * k + 1}
     spaces = {
         "features": (made.features, true.features, trained.features, None),
-        "pixels": (made.pixels, true.pixels, trained.pixels, _turned),
+        "pixels": (made.pixels, true.pixels, trained.pixels, _views),
     }
     total = len(spaces) * (len(made.features) + len(true.features))
     with tqdm(total=total, desc="nearest training images", disable=None, leave=False) as bar:
@@ -529,16 +531,11 @@ def _memorisation(
     return found, nearness, np.stack(pairs)
 
 
-def _turned(rows: np.ndarray) -> np.ndarray:
+def _views(rows: np.ndarray) -> np.ndarray:
     """The eight views (8, N, p) of square images given as rows (N, p)."""
     side = int(np.sqrt(rows.shape[1] // 3))
     images = rows.reshape(-1, side, side, 3)
-    views = [
-        np.rot90(image, quarter, (1, 2))
-        for image in (images, images[:, :, ::-1])
-        for quarter in range(4)
-    ]
-    return np.stack(views).reshape(8, len(rows), -1)
+    return np.stack([turned(images, view) for view in range(8)]).reshape(8, len(rows), -1)
 
 
 def _grid(

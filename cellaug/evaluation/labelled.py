@@ -7,7 +7,7 @@ from pathlib import Path
 from cellaug.augmentation import CARD, load_generator, shipped_generators
 from cellaug.data import DataError, Dataset, open_dataset, read_image
 from cellaug.data.images import check_images, decode, fit_square
-from cellaug.data.manifest import MANIFEST
+from cellaug.data.manifest import MANIFEST, lists_origin
 
 import numpy as np
 import pandas as pd
@@ -121,8 +121,7 @@ def read_generated(
 
 def refuse_generated(dataset: Dataset) -> None:
     """Raise DataError if a set that should be real holds generated images."""
-    table = _origins(dataset.root)
-    if table is not None and (table["origin"] == "synthetic").any():
+    if lists_origin(dataset.root, "synthetic"):
         raise DataError(
             f"{dataset.root} holds generated images (see its {MANIFEST}): give real ones only, "
             "such as the set that it was made from"

@@ -24,6 +24,7 @@ def machine_expert(
     Raises ValueError where an image of the trial is also one to train on (the machine would know
     the answer), or where sizes differ.
     """
+    from cellaug.backend import use_xla
     from cellaug.data import to_float
     from cellaug.networks import classifier
 
@@ -49,8 +50,7 @@ def machine_expert(
     model.compile(
         optimizer=keras.optimizers.Adam(learning_rate),
         loss=keras.losses.SparseCategoricalCrossentropy(from_logits=True),
-        # with TensorFlow on a CPU, XLA is several times slower than the plain graph
-        jit_compile=keras.backend.backend() == "jax",
+        jit_compile=use_xla(),
     )
     rng = np.random.default_rng(seed)
     half = batch_size // 2

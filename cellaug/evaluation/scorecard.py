@@ -27,7 +27,7 @@ MEASURES = {
 """What is measured over all and class by class, in words."""
 
 TARGETS = {
-    "frechet_ratio": (None, None),
+    "frechet_ratio": (None, 3.0),
     "coverage_ratio": (0.8, None),
     "recall_ratio": (0.6, None),
     "diversity_features_ratio": (0.8, 1.1),
@@ -187,7 +187,7 @@ def as_text(found: "Fidelity") -> str:
         f"of {real['name']}{against}",
         *(credit for credit in credits if credit),
         "",
-        *_card_lines(found),
+        scorecard_text(found.scorecard, found.reasons),
         "",
         *_overall_lines(found),
         *_class_lines(found),
@@ -203,13 +203,14 @@ def as_text(found: "Fidelity") -> str:
     return "\n".join(lines)
 
 
-def _card_lines(found: "Fidelity") -> list[str]:
+def scorecard_text(card: Mapping[str, Mapping | None], reasons: Mapping[str, str]) -> str:
+    """A `Fidelity`'s scorecard and reasons, or those of a model card, as a table of plain text."""
     verdicts = {True: "met", False: "missed", None: ""}
     rows = [["against real images' own", "worst value", "95 %", "where", "target", ""]]
     for name, words in ROWS.items():
-        row = found.scorecard[name]
+        row = card[name]
         if row is None:
-            rows.append([words, "–", "", found.reasons[name], "", ""])
+            rows.append([words, "–", "", reasons[name], "", ""])
             continue
         value = _yes(row["value"]) if name == "memorised" else _number(row["value"])
         some = (
@@ -220,7 +221,7 @@ def _card_lines(found: "Fidelity") -> list[str]:
         rows.append(
             [words, value, _span(row["low"], row["high"]), where, target, verdicts[row["met"]]]
         )
-    return _table(rows)
+    return "\n".join(_table(rows))
 
 
 def _overall_lines(found: "Fidelity") -> list[str]:
@@ -386,6 +387,8 @@ def _span(low: float | None, high: float | None) -> str:
         return ""
     if high is None:
         return f"from {_number(low)}"
+    if low is None:
+        return f"up to {_number(high)}"
     return f"{_number(low)} to {_number(high)}"
 
 

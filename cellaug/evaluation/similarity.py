@@ -37,12 +37,12 @@ def nearest(query: np.ndarray, candidates: np.ndarray) -> tuple[np.ndarray, np.n
     indices = np.zeros(len(query), np.int64)
     distances = np.zeros(len(query))
     for start in range(0, len(query), CHUNK):
-        part = _reduce(query[start : start + CHUNK])
+        part = reduced(query[start : start + CHUNK])
         least = np.full(len(part), np.inf)
         best = np.zeros(len(part), np.int64)
         chosen = np.zeros_like(part)
         for first in range(0, len(candidates), CHUNK):
-            other = _reduce(candidates[first : first + CHUNK])
+            other = reduced(candidates[first : first + CHUNK])
             # |a − b|² without |a|², which is the same for every candidate
             score = (other**2).sum(1) - 2 * part @ other.T
             place = score.argmin(1)
@@ -75,7 +75,7 @@ def mean_pairwise_distance(images: np.ndarray, max_pairs: int = 2000, seed: int 
     total = 0.0
     for start in range(0, len(first), CHUNK):
         chunk = slice(start, start + CHUNK)
-        difference = _reduce(images[first[chunk]]) - _reduce(images[second[chunk]])
+        difference = reduced(images[first[chunk]]) - reduced(images[second[chunk]])
         total += np.sqrt((difference**2).mean(1)).sum()
     return float(total / len(first))
 
@@ -103,7 +103,7 @@ def diversity(
     return pd.Series(values, name="diversity", dtype=float)
 
 
-def _reduce(images: np.ndarray) -> np.ndarray:
+def reduced(images: np.ndarray) -> np.ndarray:
     """Images as rows of float64 grey levels, area-averaged to at most SIDE pixels a side."""
     height, width = images.shape[1:3]
     if max(height, width) > SIDE:

@@ -7,7 +7,7 @@ al. 2019); a discriminator without normalisation, with a projection head (Miyato
 the deviation within a batch as a feature (Karras et al. 2018).
 """
 
-from cellaug.networks.dcgan import MOMENTUM, SLOPE, SMALLEST, doublings
+from cellaug.networks.dcgan import MOMENTUM, SLOPE, activated, doublings, generator_body
 
 import keras
 from keras import Input, KerasTensor, Model, initializers, layers, ops
@@ -148,37 +148,21 @@ def conditional_generator(
     Raises:
         ValueError: for a size or a depth that cannot be halved as needed.
     """
-    steps = doublings(size)
-    if depth % 2 ** (steps - 1):
-        raise ValueError(
-            f"generator depth {depth} at {size} px: expected a multiple of {2 ** (steps - 1)}, "
-            "since every step halves the depth"
-        )
     latent = Input((latent_dim,), name="latent")
     label = Input((), dtype="int32", name="label")
     normal = initializers.RandomNormal(stddev=1.0)
     embedded = layers.Embedding(classes, latent_dim, normal, name="class_embedding")(label)
     style = layers.Concatenate(name="latent_and_class")([latent, embedded])
 
-    def activate(x: KerasTensor, side: int) -> KerasTensor:
-        plain = not modulation
+    def modulated(x: KerasTensor, side: int) -> KerasTensor:
         x = layers.BatchNormalization(
-            momentum=MOMENTUM, center=plain, scale=plain, name=f"norm_{side}"
+            momentum=MOMENTUM, center=False, scale=False, name=f"norm_{side}"
         )(x)
-        if modulation:
-            x = Modulation(name=f"modulate_{side}")([x, style])
+        x = Modulation(name=f"modulate_{side}")([x, style])
         return layers.LeakyReLU(SLOPE, name=f"relu_{side}")(x)
 
-    x = layers.Dense(SMALLEST * SMALLEST * depth, use_bias=False, name="project")(style)
-    x = activate(layers.Reshape((SMALLEST, SMALLEST, depth), name="reshape")(x), SMALLEST)
-    for step in range(1, steps):
-        side = SMALLEST * 2**step
-        x = layers.Conv2DTranspose(
-            depth // 2**step, kernel, strides=2, padding="same", use_bias=False, name=f"up_{side}"
-        )(x)
-        x = activate(x, side)
-    x = layers.Conv2DTranspose(3, kernel, strides=2, padding="same", name=f"up_{size}")(x)
-    image = layers.Activation("tanh", dtype="float32", name="image")(x)
+    activate = modulated if modulation else activated
+    image = generator_body(style, size, depth, kernel, activate)
     return Model([latent, label], image, name="conditional_generator")
 
 

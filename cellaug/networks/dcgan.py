@@ -9,6 +9,8 @@ weights start from Keras's default, Glorot's uniform distribution; and batch nor
 running mean over about ten batches (momentum 0.9), so that short runs have settled statistics.
 """
 
+from collections.abc import Callable
+
 from keras import Input, KerasTensor, Model, layers
 
 SLOPE = 0.2
@@ -29,8 +31,22 @@ def doublings(size: int) -> int:
     return (size // SMALLEST).bit_length() - 1
 
 
-def generator_body(x: KerasTensor, size: int, depth: int, kernel: int) -> KerasTensor:
+def activated(x: KerasTensor, side: int) -> KerasTensor:
+    """Batch normalisation and leaky ReLU, as after every layer of the generator but the last."""
+    x = layers.BatchNormalization(momentum=MOMENTUM, name=f"norm_{side}")(x)
+    return layers.LeakyReLU(SLOPE, name=f"relu_{side}")(x)
+
+
+def generator_body(
+    x: KerasTensor,
+    size: int,
+    depth: int,
+    kernel: int,
+    activate: Callable[[KerasTensor, int], KerasTensor] = activated,
+) -> KerasTensor:
     """From a vector (N, d) to an image (N, size, size, 3) in [-1, 1].
+
+    `activate` follows every layer but the last; it is told the side of its images in pixels.
 
     Raises:
         ValueError: if ``depth`` cannot be halved as often as the size needs it.
@@ -41,10 +57,6 @@ def generator_body(x: KerasTensor, size: int, depth: int, kernel: int) -> KerasT
             f"generator depth {depth} at {size} px: expected a multiple of {2 ** (steps - 1)}, "
             "since every step halves the depth"
         )
-
-    def activate(x: KerasTensor, side: int) -> KerasTensor:
-        x = layers.BatchNormalization(momentum=MOMENTUM, name=f"norm_{side}")(x)
-        return layers.LeakyReLU(SLOPE, name=f"relu_{side}")(x)
 
     x = layers.Dense(SMALLEST * SMALLEST * depth, use_bias=False, name="project")(x)
     x = layers.Reshape((SMALLEST, SMALLEST, depth), name="reshape")(x)

@@ -7,18 +7,15 @@ from pathlib import Path
 
 from cellaug.augmentation import load_weights, save_weights
 from cellaug.book import device, versions
-from cellaug.data import open_dataset, split
 from cellaug.data.images import write_atomically
 from cellaug.data.reader import Reader
 from cellaug.evaluation import classification_report
 from cellaug.evaluation.features import NAME, Extractor
 from cellaug.networks import blood_extractor
+from cellaug.study.training import stored_sides
 from cellaug.training import DifferentiableAugmentation, fit, use_xla
 
 import keras
-
-SPLIT_SEED = 1
-"""That of the chapters, so that their test images were never learned from."""
 
 
 class Augmented(keras.layers.Layer):
@@ -53,8 +50,7 @@ def train(
     and changes of colour thrown in; what the card says of it is measured on the test side with the
     weights as they are written. Returns the card.
     """
-    cells = open_dataset(data).stored(size)
-    sides = split(cells, seed=SPLIT_SEED)
+    sides = stored_sides(data, size)
     names = sides["train"].class_names
     keras.utils.set_random_seed(seed)
     model = blood_extractor(len(names), size, width)
@@ -98,7 +94,7 @@ def train(
         "images_seen": int(epochs * len(reader) * batch_size),
         "training_accuracy": float(history["accuracy"].iloc[-1]),
         "seconds": round(float(history["seconds"].sum())),
-        "credit": cells.credit,
+        "credit": sides["train"].credit,
         "created": datetime.now(UTC).date().isoformat(),
         "versions": versions(),
         "device": device(),

@@ -14,22 +14,20 @@ from pathlib import Path
 from typing import Any
 
 from cellaug import networks
-from cellaug.book import device, versions, write_json
-from cellaug.data import DataError, Dataset, open_dataset, split
-from cellaug.data.images import write_png
-from cellaug.data.reader import Reader
+from cellaug.book import BookError, device, project_root, versions, write_json
+from cellaug.data import DataError, Dataset
+from cellaug.data.images import read_png, write_png
 from cellaug.evaluation.fidelity import evaluate
 from cellaug.evaluation.labelled import LabelledImages
-from cellaug.study.extractor import SPLIT_SEED
+from cellaug.study.training import train_on
 from cellaug.training import (
     Adversarial,
     AuxiliaryClassifier,
     CrossEntropy,
-    Diversity,
     Symmetries,
     conditional,
-    fit,
 )
+from cellaug.training.callbacks import COLLAPSED
 
 import keras
 import numpy as np
@@ -37,6 +35,9 @@ import pandas as pd
 
 AC_SHARE = 1 / 6
 """Share of the images that the second stage of the thesis's recipe, the AC-GAN, sees."""
+
+RESAMPLES = 50
+"""Half-samples in an evaluation; what seeds differ by is larger than what more would mend."""
 
 
 @dataclass(frozen=True)
@@ -52,6 +53,7 @@ class Recipe:
         symmetries: show real images in any of the smear's eight symmetries.
         projection: one conditional pair with a projection head, on balanced batches, in place of
             an AC-GAN on a frozen vanilla pair.
+        modulation: class and latent vector scale and shift every layer of its generator.
         gamma: of R1, every eighth step; 0 for none.
         deviation: minibatch deviation as a feature of the discriminator: "class", "batch", "none".
         augmentation: probability of differentiable augmentation of real and generated images.
@@ -68,6 +70,7 @@ class Recipe:
     half_life: int = 0
     symmetries: bool = False
     projection: bool = False
+    modulation: bool = False
     gamma: float = 0.0
     deviation: str = "none"
     augmentation: float = 0.0
@@ -79,13 +82,16 @@ class Recipe:
 
 RUNGS: Mapping[str, Mapping[str, Any]] = {
     "thesis": {},
-    "Adam 2e-4, batches of 64": {"learning_rate": 2e-4, "beta_1": 0.5, "batch_size": 64},
+    "learning rate 2e-4": {"learning_rate": 2e-4},
+    "β₁ 0.5": {"beta_1": 0.5},
+    "batches of 32": {"batch_size": 32},
     "kernel 4×4": {"kernel": 4},
     "moving average": {"half_life": 10_000},
     "real symmetries": {"symmetries": True},
     "projection": {"projection": True},
     "lazy R1": {"gamma": 0.02},
     "minibatch deviation": {"deviation": "class"},
+    "modulation": {"modulation": True},
 }
 SIDE_ARMS: Mapping[str, Mapping[str, Any]] = {
     "differentiable augmentation": {"augmentation": 0.4},
@@ -150,25 +156,21 @@ def train(
         "discriminator_depth": round(recipe.width * discriminator_depth),
     }
     settings = {**asdict(recipe), **depths, "images": images, "seed": seed, "size": size}
-    settings["data"] = cells.fingerprint
-    real = cells.sample(min(len(cells), 2000), seed=0)
 
-    def run(game: Adversarial, stage: str, batch: int, seen: float, balance: bool):
-        reader = Reader(
-            cells, size, batch * game.d_steps, seed=seed, balance=balance, drop_last=True
+    def run(game: Adversarial, stage: str, batch: int, seen: float, balance: bool) -> pd.DataFrame:
+        history, _ = train_on(
+            cells,
+            game,
+            size,
+            batch,
+            seen,
+            seed=seed,
+            balance=balance,
+            checkpoint=folder / f"{stage}.npz",
+            settings=settings,
+            label=f"{label or stage}, seed {seed}",
         )
-        with reader:
-            epochs = max(1, round(seen / (len(reader) * reader.batch_size)))
-            return fit(
-                game,
-                reader,
-                epochs,
-                checkpoint=folder / f"{stage}.npz",
-                settings=settings,
-                callbacks=[Diversity(real.read(size), real.labels, latent_dim)],
-                label=f"{label or stage}, seed {seed}",
-                save_seconds=60,
-            )
+        return history
 
     if recipe.projection:
         game = conditional(
@@ -177,6 +179,7 @@ def train(
             **depths,
             latent_dim=latent_dim,
             kernel=recipe.kernel,
+            modulation=recipe.modulation,
             deviation=recipe.deviation,
             spectral=recipe.spectral,
             objective=recipe.objective,
@@ -211,7 +214,7 @@ def train(
 
 
 def run(
-    data: str,
+    sides: Mapping[str, Dataset],
     size: int,
     images: int,
     folder: Path,
@@ -219,76 +222,146 @@ def run(
     arms: Sequence[str] = (),
     seeds: int = 1,
     end_seeds: int = 3,
-    **depths: int,
+    **options: int,
 ) -> dict:
     """Train and measure every arm; what is done already in `folder` is not done again.
 
     Args:
-        data: what to learn from and to compare with, as `open_dataset` takes it.
+        sides: what to learn from ("train") and what to compare with ("test").
         size: height and width of the images in pixels.
         images: real images that every run sees.
-        folder: for checkpoints and one JSON and one .npz file for each run.
+        folder: for checkpoints, and the measures and sample cells of each run.
         arms: names of `recipes()`; all of them if none is given.
         seeds: of every arm but
         end_seeds: those of the first and the last rung.
-        depths: `generator_depth` and `discriminator_depth`.
+        options: `generator_depth`, `discriminator_depth` and `latent_dim` of `train`.
 
     Returns:
-        What `summary` takes: `arms`, a list of one dict for each run, and what they share.
+        `runs`, a list of one dict for each run with what `table` and `samples` need, and what all
+        runs share.
+
+    Raises:
+        DataError: for an unknown arm, and for too few test images.
     """
     every = recipes()
     unknown = [arm for arm in arms if arm not in every]
     if unknown:
         raise DataError(f"no arm {', '.join(unknown)}: there are {', '.join(every)}")
-    cells = open_dataset(data).stored(size)
-    sides = split(cells, seed=SPLIT_SEED)
-    test, learned = (LabelledImages.read(sides[side], size) for side in ("test", "train"))
+    test = LabelledImages.read(sides["test"], size)
     ends = (next(iter(RUNGS)), list(RUNGS)[-1])
-    rows = []
+    runs = []
     for arm in arms or every:
         for seed in range(1, 1 + (end_seeds if arm in ends else seeds)):
-            place = folder / f"{re.sub('[^a-z0-9]+', '-', arm.lower())}-{seed}"
-            settings = {"images": images, "data": sides["train"].fingerprint, **depths}
+            place = folder / f"{re.sub('[^a-z0-9]+', '-', arm.lower()).strip('-')}-{seed}"
             done = place.with_suffix(".json")
+            settings = {"images": images, "size": size, "data": sides["train"].fingerprint}
+            settings |= {"recipe": asdict(every[arm]), **options}
             if done.is_file() and json.loads(done.read_text())["settings"] == settings:
-                rows.append(json.loads(done.read_text()))
+                runs.append(json.loads(done.read_text()))
                 continue
             game, history = train(
-                every[arm], sides["train"], size, images, place, seed=seed, label=arm, **depths
+                every[arm], sides["train"], size, images, place, seed=seed, label=arm, **options
             )
             rng = np.random.default_rng(seed)
             latents = rng.standard_normal((len(test), game.latent_dim)).astype("float32")
-            fake = replace(
-                test, images=game.generate(latents, test.labels), name=arm, files=(), credit=""
-            )
-            found = evaluate(test, fake, learned, cas=False, seed=seed)
-            first = [
-                int(np.flatnonzero(test.labels == k)[0]) for k in range(len(cells.class_names))
-            ]
-            write_png(place.with_suffix(".png"), np.concatenate(list(fake.images[first]), axis=1))
-            row = {
+            drawn = game.generate(latents, test.labels)
+            fake = replace(test, images=drawn, name=arm, files=(), credit="")
+            found = evaluate(test, fake, cas=False, resamples=RESAMPLES, seed=seed, few=True)
+            first = [np.flatnonzero(test.labels == k)[0] for k in range(len(test.class_names))]
+            write_png(place.with_suffix(".png"), np.concatenate(list(drawn[first]), axis=1))
+            run = {
                 "arm": arm,
                 "seed": seed,
                 "settings": settings,
-                "recipe": asdict(every[arm]),
-                "collapsed": float(history["diversity"].iloc[-1]) < 0.1,
+                "file": place.with_suffix(".png").name,
+                "collapsed": bool(history["diversity"].iloc[-1] < COLLAPSED),
                 "diversity_by_epoch": history["diversity"].tolist(),
                 "seconds": float(history["seconds"].sum()),
                 "overall": found.overall,
                 "scorecard": found.scorecard,
                 "grid": found.grid,
             }
-            write_json(done, row)
-            rows.append(json.loads(done.read_text()))
+            write_json(done, run)
+            runs.append(json.loads(done.read_text()))
     return {
-        "data": cells.name,
+        "data": sides["test"].name,
+        "credit": sides["test"].credit,
         "image_size": size,
         "images_seen": images,
-        "rungs": list(RUNGS),
-        "class_names": list(cells.class_names),
+        "options": options,
+        "rungs": [arm for arm in RUNGS if arm in (arms or every)],
+        "class_names": list(test.class_names),
         "test_images": len(test),
         "device": device(),
         "versions": versions(),
         "date": date.today().isoformat(),
-        "arms": rows,
+        "runs": runs,
     }
+
+
+def table(found: Mapping[str, Any]) -> pd.DataFrame:
+    """The measures of each run over all classes, as `evaluate` defines them.
+
+    Returns:
+        A row for each run with `arm`, `seed` and, generated against real: the Fréchet distance over
+        that between real halves; coverage, recall and diversity within class as a share of real
+        cells'; class agreement less real's in points; and the energy at the grid's frequencies over
+        real cells', of the period where it differs most. NaN where it could not be measured.
+    """
+
+    def row(run: Mapping[str, Any]) -> dict[str, Any]:
+        def of(measure: str, kind: str = "ratio") -> float:
+            value = (run["overall"][measure] or {}).get(kind)
+            return np.nan if value is None else value
+
+        return {
+            "arm": run["arm"],
+            "seed": run["seed"],
+            "Fréchet distance": of("frechet"),
+            "coverage": of("coverage"),
+            "recall": of("recall"),
+            "diversity": of("diversity_pixels"),
+            "agreement, points": 100 * of("agreement", "gap"),
+            "grid energy": (run["scorecard"]["grid_ratio"] or {}).get("value", np.nan),
+        }
+
+    return pd.DataFrame([row(run) for run in found["runs"]])
+
+
+def samples(found: Mapping[str, Any], folder: Path) -> np.ndarray:
+    """A generated cell of each class by each arm, (arms, classes, S, S, 3) uint8.
+
+    Of each arm's first seed and each class's first latent vector; none is selected.
+    """
+    first = {run["arm"]: run["file"] for run in reversed(found["runs"])}
+    rows = [read_png(folder / first[arm]) for arm in dict.fromkeys(r["arm"] for r in found["runs"])]
+    return _cells(np.concatenate(rows), found)
+
+
+def record(found: Mapping[str, Any], folder: Path, name: str) -> Path:
+    """Keep measures and sample cells as ``book/results/ladder-<name>.json`` and ``.png``."""
+    path = project_root() / "book" / "results" / f"ladder-{name}.json"
+    sheet = np.concatenate([np.concatenate(list(row), axis=1) for row in samples(found, folder)])
+    write_png(path.with_suffix(".png"), sheet)
+    write_json(path, dict(found))
+    return path
+
+
+def recorded(name: str) -> tuple[dict, np.ndarray]:
+    """What `record` kept: what `run` returned, and what `samples` returned.
+
+    Raises:
+        BookError: where nothing is recorded under that name.
+    """
+    path = project_root() / "book" / "results" / f"ladder-{name}.json"
+    if not path.is_file():
+        raise BookError(f"{path} is missing: 'cellaug study ladder --profile {name}' makes it")
+    found = json.loads(path.read_text())
+    return found, _cells(read_png(path.with_suffix(".png")), found)
+
+
+def _cells(sheet: np.ndarray, found: Mapping[str, Any]) -> np.ndarray:
+    """A sheet of cells, a row for each arm and a column for each class, taken apart."""
+    size = found["image_size"]
+    rows, columns = sheet.shape[0] // size, sheet.shape[1] // size
+    return sheet.reshape(rows, size, columns, size, 3).swapaxes(1, 2)

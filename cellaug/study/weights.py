@@ -1,44 +1,48 @@
 """Training of the generators that the package ships (`cellaug study weights`)."""
 
 import json
+from collections.abc import Mapping
 from datetime import UTC, datetime
 from pathlib import Path
+from typing import Any
 
 import cellaug
+from cellaug import networks
 from cellaug.augmentation import (
     CARD,
+    DISCRIMINATOR,
     FORMAT,
     WEIGHTS,
     load_generator,
     save_weights,
 )
 from cellaug.book import device, versions
-from cellaug.data import open_dataset, split
+from cellaug.data import Dataset
 from cellaug.data.images import write_atomically, write_png
-from cellaug.data.reader import Reader
 from cellaug.evaluation.fidelity import evaluate
 from cellaug.evaluation.labelled import LabelledImages, read_generated
 from cellaug.evaluation.scorecard import as_json, as_text
-from cellaug.study.extractor import SPLIT_SEED
-from cellaug.training import Diversity, conditional, fit
+from cellaug.study.training import SPLIT_SEED, train_on
+from cellaug.training import Adversarial, CrossEntropy, Symmetries, conditional
 
+import keras
 import numpy as np
 
 PICTURES = 10
-"""Generated cells of each class in the card's picture: the first latent vectors, not selected."""
+"""Generated cells in a row of the card's picture: the first latent vectors, not selected."""
 
 
-def train(
+def train_conditional(
     out: Path,
+    sides: Mapping[str, Dataset],
     images: int,
-    data: str = "pbc-fine",
     size: int = 64,
     generator_depth: int = 256,
     discriminator_depth: int = 32,
     latent_dim: int = 100,
-    batch_size: int = 64,
+    batch_size: int = 32,
     seed: int = 1,
-    **choices: object,
+    **choices: Any,
 ) -> Path:
     """Train the conditional recipe and write a shippable generator directory with its model card.
 
@@ -47,8 +51,8 @@ def train(
 
     Args:
         out: the directory to write, named as `cellaug.load_generator` is to know it.
+        sides: the images to learn from ("train") and to be measured on ("test").
         images: how many real images it is to see.
-        data: what to learn from.
         size: height and width of the images in pixels.
         generator_depth: see `cellaug.training.conditional`, as for the next two.
         discriminator_depth: see there.
@@ -57,77 +61,143 @@ def train(
         seed: of everything.
         choices: further arguments of `cellaug.training.conditional`.
     """
-    cells = open_dataset(data).stored(size)
-    sides = split(cells, seed=SPLIT_SEED)
-    names = sides["train"].class_names
-    depths = {"generator_depth": generator_depth, "discriminator_depth": discriminator_depth}
-    game = conditional(size, len(names), **depths, latent_dim=latent_dim, seed=seed, **choices)
-    reader = Reader(
-        sides["train"],
-        size,
-        batch_size * game.d_steps,
-        seed=seed,
-        balance=True,
-        drop_last=True,
+    classes = len(sides["train"].class_names)
+    recipe = {
+        "generator_depth": generator_depth,
+        "discriminator_depth": discriminator_depth,
+        "latent_dim": latent_dim,
+        "seed": seed,
+        **choices,
+    }
+    game = conditional(size, classes, **recipe)
+    options = {
+        "size": size,
+        "depth": generator_depth,
+        "latent_dim": latent_dim,
+        "classes": classes,
+        "kernel": choices.get("kernel", 4),
+        "modulation": choices.get("modulation", True),
+    }
+    recipe = {"recipe": "cellaug.training.conditional", **recipe, "batch_size": batch_size}
+    return _train(out, sides, images, size, game, recipe, "conditional_generator", options)
+
+
+def train_vanilla(
+    out: Path,
+    sides: Mapping[str, Dataset],
+    images: int,
+    size: int = 64,
+    generator_depth: int = 256,
+    discriminator_depth: int = 32,
+    latent_dim: int = 100,
+    batch_size: int = 32,
+    kernel: int = 4,
+    half_life: int = 10_000,
+    learning_rate: float = 2e-4,
+    beta_1: float = 0.5,
+    seed: int = 1,
+) -> Path:
+    """Train a vanilla pair, as the ladder has it before it becomes conditional, and ship it.
+
+    The generator directory holds the discriminator too (`cellaug.load_discriminator`), so that an
+    AC-GAN can be built on the frozen pair. Arguments as for `train_conditional`, and those of
+    `cellaug.training.conditional` that a pair without classes has.
+    """
+    recipe = {
+        "recipe": "the thesis's vanilla GAN with the ladder's first changes",
+        "generator_depth": generator_depth,
+        "discriminator_depth": discriminator_depth,
+        "latent_dim": latent_dim,
+        "seed": seed,
+        "kernel": kernel,
+        "half_life": half_life,
+        "learning_rate": learning_rate,
+        "beta_1": beta_1,
+        "batch_size": batch_size,
+    }
+    keras.utils.set_random_seed(seed)
+    options = {"size": size, "depth": generator_depth, "latent_dim": latent_dim, "kernel": kernel}
+    judge = {"size": size, "depth": discriminator_depth, "kernel": kernel}
+    game = Adversarial(
+        networks.generator(**options),
+        networks.discriminator(**judge),
+        CrossEntropy(),
+        latent_dim,
+        seed,
+        real_augmentation=Symmetries(),
+        half_life=half_life,
     )
-    per_epoch = len(reader) * reader.batch_size
-    epochs = max(1, round(images / per_epoch))
-    recipe = {**depths, "batch_size": batch_size, "seed": seed, "size": size, **choices}
-    real = sides["train"].sample(2000, seed=0)
-    history = fit(
+    game.compile(*(keras.optimizers.Adam(learning_rate, beta_1) for _ in range(2)))
+    return _train(out, sides, images, size, game, recipe, "generator", options, judge)
+
+
+def _train(
+    out: Path,
+    sides: Mapping[str, Dataset],
+    images: int,
+    size: int,
+    game: Adversarial,
+    recipe: dict[str, Any],
+    builder: str,
+    options: dict[str, Any],
+    judge: dict[str, Any] | None = None,
+) -> Path:
+    """Train, write weights and card, measure, and write the measures into the card."""
+    cells = sides["train"]
+    labelled = builder == "conditional_generator"
+    names = cells.class_names if labelled else ()
+    history, images_seen = train_on(
+        cells,
         game,
-        reader,
-        epochs,
+        size,
+        recipe["batch_size"],
+        images,
+        seed=recipe["seed"],
+        balance=labelled,
         checkpoint=out.with_name(f"{out.name}.checkpoint.npz"),
-        settings={**recipe, "data": sides["train"].fingerprint},
-        callbacks=[Diversity(real.read(size), real.labels, latent_dim)],
+        settings=recipe,
         label=out.name,
-        save_seconds=60,
     )
     out.mkdir(parents=True, exist_ok=True)
     card = {
         "format": FORMAT,
         "class_names": list(names),
-        "latent_dim": latent_dim,
+        "latent_dim": game.latent_dim,
         "image_size": size,
-        "conditional": True,
+        "conditional": labelled,
         "data_name": cells.name,
-        "data_hash": sides["train"].fingerprint,
+        "data_hash": cells.fingerprint,
         "credit": cells.credit,
         "created": datetime.now(UTC).isoformat(timespec="seconds"),
         "cellaug": cellaug.__version__,
-        "builder": "conditional_generator",
-        "options": {
-            "size": size,
-            "depth": generator_depth,
-            "latent_dim": latent_dim,
-            "classes": len(names),
-            "kernel": choices.get("kernel", 4),
-            "modulation": choices.get("modulation", True),
-        },
+        "builder": builder,
+        "options": options,
         "sha256": save_weights(game.trained_generator, out / WEIGHTS),
         "training": {
             "recipe": recipe,
-            "images_seen": len(history) * per_epoch,
-            "training_images": len(sides["train"]),
+            "images_seen": images_seen,
+            "training_images": len(cells),
             "split_seed": SPLIT_SEED,
             "seconds": round(float(history["seconds"].sum())),
             "device": device(),
             "versions": versions(),
         },
     }
+    if judge is not None:
+        digest = save_weights(game.discriminator, out / DISCRIMINATOR)
+        card["discriminator"] = {"options": judge, "sha256": digest}
     write_atomically(out / CARD, (json.dumps(card, indent=1) + "\n").encode())
-    generator = load_generator(out)
-    test = LabelledImages.read(sides["test"], size)
     found = evaluate(
-        test,
-        read_generated(out, test.counts(), seed=seed),
-        LabelledImages.read(sides["train"], size),
-        seed=seed,
+        LabelledImages.read(sides["test"], size),
+        read_generated(out, sides["test"].counts().to_dict(), seed=recipe["seed"]),
+        LabelledImages.read(cells, size),
+        cas=labelled,
+        seed=recipe["seed"],
     )
     card["fidelity"] = json.loads(as_json(found))
     write_atomically(out / CARD, (json.dumps(card, indent=1) + "\n").encode())
-    rows = [np.concatenate(list(generator.generate(k, PICTURES)), 1) for k in range(len(names))]
+    cells = load_generator(out).generate(names or None, PICTURES if names else 3 * PICTURES)
+    rows = [np.concatenate(cells[k : k + PICTURES], 1) for k in range(0, len(cells), PICTURES)]
     write_png(out / "samples.png", np.concatenate(rows))
     write_atomically(out / "README.md", model_card(out.name, card, as_text(found)).encode())
     return out
@@ -137,21 +207,33 @@ def model_card(name: str, card: dict, fidelity: str) -> str:
     """The card as Markdown: what it is, what it learned from, how well it does, what it cannot."""
     training = card["training"]
     hours = training["seconds"] / 3600
-    choices = ", ".join(f"{key} {value}" for key, value in training["recipe"].items())
+    choices = ", ".join(f"{k} {v}" for k, v in training["recipe"].items() if k != "recipe")
+    names = card["class_names"]
+    size = card["image_size"]
+    of = f"of {len(names)} classes, " if names else "of no particular class, "
+    rows = f"a row for each class ({', '.join(names)}), the" if names else "the"
+    pair = ""
+    if "discriminator" in card:
+        pair = f' and `cellaug.load_discriminator("{name}")` its discriminator'
+    told_apart = ""
+    if names:
+        told_apart = (
+            "Classes that differ little, the stages of a neutrophil's growth above all, are told "
+            "apart worse than real ones. "
+        )
     return f"""# {name}
 
-Draws generated white blood cells of {len(card["class_names"])} classes,
-{card["image_size"]}×{card["image_size"]} pixels. `cellaug.load_generator("{name}")` reads it.
+Draws generated white blood cells {of}{size}×{size} pixels.
+`cellaug.load_generator("{name}")` reads it{pair}.
 
-![Generated cells, {PICTURES} of each class.](samples.png)
+![Generated cells.](samples.png)
 
-*Generated, not real: a row for each class ({", ".join(card["class_names"])}), the first
-{PICTURES} latent vectors of seed 0, not selected.*
+*Generated, not real: {rows} first latent vectors of seed 0, not selected.*
 
 - **Learned from**: {training["training_images"]:,} training images of {card["data_name"]} (split
   seed {training["split_seed"]}), none of the test images. {card["credit"]}
 - **Licence of the weights**: CC BY 4.0, with the credit above.
-- **Recipe**: `cellaug.training.conditional` with {choices}.
+- **Recipe**: {training["recipe"]["recipe"]}, {choices}.
 - **Images seen**: {training["images_seen"]:,} in {hours:.1f} hours on {training["device"]}.
 - **Format**: float16 arrays; SHA-256 {card["sha256"]}.
 
@@ -164,6 +246,5 @@ Draws generated white blood cells of {len(card["class_names"])} classes,
 ## Known failings
 
 Cells from one laboratory and one stain; at this size the texture of chromatin is not resolved.
-Every line above that misses its target is a failing. Classes that differ little, the stages of a
-neutrophil's growth above all, are told apart worse than real ones. Not for diagnosis.
+Every line above that misses its target is a failing. {told_apart}Not for diagnosis.
 """

@@ -1,6 +1,7 @@
 """Training: objectives, the adversarial step, and a loop that can be stopped and resumed."""
 
-from cellaug.training.adversarial import Adversarial, generate_images, use_xla
+from cellaug.backend import use_xla
+from cellaug.training.adversarial import Adversarial, generate_images
 from cellaug.training.augment import DifferentiableAugmentation, Symmetries
 from cellaug.training.callbacks import (
     Diversity,

@@ -3,21 +3,13 @@
 from collections.abc import Callable, Sequence
 from typing import Any
 
+from cellaug.backend import use_xla
 from cellaug.data.images import to_uint8
 from cellaug.training.losses import probability
 
 import keras
 import numpy as np
 from keras import KerasTensor, Model, ops
-
-
-def use_xla() -> bool:
-    """What to give as ``jit_compile`` to `keras.Model.compile`.
-
-    True on JAX, which has nothing else. False on TensorFlow, where XLA makes these networks about
-    four times slower on a CPU, and Keras would choose it.
-    """
-    return keras.backend.backend() == "jax"
 
 
 def descend(
@@ -230,9 +222,10 @@ class Adversarial(Model):
 
         def loss() -> tuple[KerasTensor, Any]:
             fake = ops.stop_gradient(self._generated(latents, labels))
-            real_out, fake_out = self._judged(seen(real), labels), self._judged(seen(fake), labels)
+            shown, fake = seen(real), seen(fake)
+            real_out, fake_out = self._judged(shown, labels), self._judged(fake, labels)
             value = self.objective.discriminator(real_out, fake_out, labels)
-            penalty = self._penalty(step, seen(real), seen(fake), labels, mix)
+            penalty = self._penalty(step, shown, fake, labels, mix)
             return value + penalty, (real_out, fake_out, penalty)
 
         rest = without(self.generator.variables + discriminator.variables, variables)

@@ -6,11 +6,11 @@ import time
 from collections.abc import Iterable
 from pathlib import Path
 
-from cellaug.evaluation.similarity import diversity
 from cellaug.training.checkpoint import write_npz
 
 import keras
 import numpy as np
+import pandas as pd
 
 
 class StopOnNonFinite(keras.callbacks.Callback):
@@ -176,6 +176,10 @@ def load_samples(folder: str | Path) -> dict[int, np.ndarray]:
     return samples
 
 
+COLLAPSED = 0.1
+"""Diversity within classes, as a share of real cells', below which a run counts as collapsed."""
+
+
 class Diversity(keras.callbacks.Callback):
     """Logs the diversity within classes after every epoch, and stops a run that has collapsed.
 
@@ -200,7 +204,7 @@ class Diversity(keras.callbacks.Callback):
         labels: np.ndarray,
         latent_dim: int,
         images: int = 16,
-        floor: float = 0.1,
+        floor: float = COLLAPSED,
         patience: int = 3,
         after: int = 5,
         seed: int = 0,
@@ -217,7 +221,7 @@ class Diversity(keras.callbacks.Callback):
         if not self.conditional:
             self.real_labels = np.zeros(len(self.real), int)
         self.names = [str(k) for k in range(self.real_labels.max() + 1)]
-        self.expected = diversity(self.real, self.real_labels, self.names, seed=self.seed)
+        self.expected = self._diversity(self.real, self.real_labels)
         self.which = np.repeat(np.arange(len(self.names)), self.images)
         shape = (len(self.which), self.latent_dim)
         self.latents = np.random.default_rng(self.seed).standard_normal(shape).astype("float32")
@@ -225,8 +229,7 @@ class Diversity(keras.callbacks.Callback):
     def on_epoch_end(self, epoch: int, logs: dict | None = None) -> None:
         """Measure the generated ones."""
         images = self.model.generate(self.latents, self.which if self.conditional else None)
-        found = diversity(images, self.which, self.names, seed=self.seed)
-        share = float((found / self.expected).mean())
+        share = float((self._diversity(images, self.which) / self.expected).mean())
         if logs is not None:
             logs["diversity"] = share
         self.low = self.low + 1 if share < self.floor and epoch + 1 > self.after else 0
@@ -237,3 +240,9 @@ class Diversity(keras.callbacks.Callback):
                 f"{self.low} epochs on end. Try a smaller learning rate, or minibatch deviation"
             )
             self.model.stop_training = True
+
+    def _diversity(self, images: np.ndarray, labels: np.ndarray) -> pd.Series:
+        # here, since it brings the whole of the evaluation along
+        from cellaug.evaluation import diversity
+
+        return diversity(images, labels, self.names, seed=self.seed)

@@ -1,5 +1,6 @@
 """The class-conditional recipe in one call, every choice an argument."""
 
+from cellaug.backend import accelerated
 from cellaug.networks.conditional import conditional_discriminator, conditional_generator
 from cellaug.training.adversarial import Adversarial
 from cellaug.training.augment import DifferentiableAugmentation, Symmetries
@@ -107,8 +108,3 @@ def conditional(
     )
     game.compile(*(keras.optimizers.Adam(learning_rate, beta_1, 0.99) for _ in range(2)))
     return game
-
-
-def accelerated() -> bool:
-    """Whether Keras computes on something else than a processor."""
-    return any(not name.startswith("cpu") for name in keras.distribution.list_devices())

@@ -1,0 +1,71 @@
+"""What the studies have in common: the sides that they learn from, and how they train on them."""
+
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+from cellaug.data import Dataset, open_dataset, split
+from cellaug.data.reader import Reader
+from cellaug.training import Adversarial, Diversity, fit
+
+import pandas as pd
+
+SPLIT_SEED = 1
+"""That of the chapters, so that their test images were never learned from."""
+
+COMPARED = 2000
+"""Real images at most that the diversity in training is compared with."""
+
+
+def stored_sides(data: str, size: int) -> dict[str, Dataset]:
+    """Training, validation and test side of a dataset, read from a store at `size` pixels."""
+    return split(open_dataset(data).stored(size), seed=SPLIT_SEED)
+
+
+def train_on(
+    cells: Dataset,
+    game: Adversarial,
+    size: int,
+    batch_size: int,
+    images: float,
+    *,
+    seed: int,
+    balance: bool,
+    checkpoint: Path,
+    settings: Mapping[str, Any],
+    label: str,
+) -> tuple[pd.DataFrame, int]:
+    """Let a game see about so many real images, in whole epochs and at least one.
+
+    Args:
+        cells: to learn from.
+        game: compiled.
+        size: height and width of the images in pixels.
+        batch_size: images in a step of the discriminator.
+        images: how many in all.
+        seed: of their order.
+        balance: every class equally often.
+        checkpoint: a run that was interrupted goes on from it.
+        settings: a checkpoint of others is refused.
+        label: what progress lines call the run.
+
+    Returns:
+        The history by epoch, the diversity in it, and how many images were seen. A run that
+        collapses ends early.
+    """
+    real = cells.sample(COMPARED, seed=0)
+    with Reader(
+        cells, size, batch_size * game.d_steps, seed=seed, balance=balance, drop_last=True
+    ) as reader:
+        per_epoch = len(reader) * reader.batch_size
+        history = fit(
+            game,
+            reader,
+            max(1, round(images / per_epoch)),
+            checkpoint=checkpoint,
+            settings={**settings, "data": cells.fingerprint},
+            callbacks=[Diversity(real.read(size), real.labels, game.latent_dim)],
+            label=label,
+            save_seconds=60,
+        )
+    return history, len(history) * per_epoch

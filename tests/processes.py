@@ -1,0 +1,23 @@
+"""Test code in a process of its own, where Keras can have another backend."""
+
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+TESTS = Path(__file__).parent
+
+
+def python(code: str, backend: str, **environment: str) -> subprocess.CompletedProcess:
+    """Run code that may import the test modules; its output is captured as text."""
+    return subprocess.run(
+        [sys.executable, "-c", code],
+        env={
+            **os.environ,
+            "KERAS_BACKEND": backend,
+            "PYTHONPATH": os.pathsep.join([str(TESTS), str(TESTS.parent)]),
+            **environment,
+        },
+        capture_output=True,
+        text=True,
+    )
