@@ -9,13 +9,15 @@ book: .venv/installed
 	$(BIN)/cellaug run --profile $(PROFILE)
 	$(BIN)/cellaug book --profile $(PROFILE)
 
-# Tests of their own in two processes; then the chapters and the command line, which share build/smoke.
+# Tests of their own in two processes; then the chapters beside the book and the command line, each
+# with a build folder of its own.
 test: .venv/installed
 	PATH="$(CURDIR)/$(BIN):$$PATH" sh tests/install_browser.sh
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
 	$(BIN)/python -m pytest --numprocesses 2 --dist loadfile --ignore tests/reference --ignore tests/test_book.py
-	$(BIN)/python -m pytest tests/reference tests/test_book.py
+	CELLAUG_BUILD="$(CURDIR)/build/references" $(BIN)/python -m pytest tests/reference & chapters=$$!; \
+	$(BIN)/python -m pytest tests/test_book.py; book=$$?; wait $$chapters && exit $$book
 
 lab: .venv/installed
 	$(BIN)/jupyter lab --notebook-dir=notebooks

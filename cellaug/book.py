@@ -49,8 +49,8 @@ def project_root() -> Path:
 
 
 def build_folder(profile: str) -> Path:
-    """``build/<profile>`` of the project."""
-    return project_root() / "build" / profile
+    """``build/<profile>`` of the project; CELLAUG_BUILD names another folder than ``build``."""
+    return project_root() / os.environ.get("CELLAUG_BUILD", "build") / profile
 
 
 def write_json(path: Path, content: Any) -> None:

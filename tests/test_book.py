@@ -51,7 +51,7 @@ def test_every_chapter_was_run_to_its_end(smoke):
     assert set(metrics["durations"]) == set(CHAPTERS)
     assert metrics["settings"]["image_size"] == 32 and metrics["versions"]["cellaug"] == __version__
     assert metrics["data"] and metrics["device"] and metrics["date"]
-    assert sum(metrics["durations"].values()) < 240
+    assert sum(metrics["durations"].values()) < 480  # on one core, the other runs the references
     for chapter in CHAPTERS:
         notebook = nbformat.read(smoke / "notebooks" / f"{chapter}.ipynb", as_version=4)
         outputs = [o for c in notebook.cells for o in c.get("outputs", ())]

@@ -4,6 +4,7 @@ import json
 import os
 import secrets
 import shutil
+import signal
 import socket
 import subprocess
 import sys
@@ -37,7 +38,9 @@ def server(tmp_path_factory):
         "JUPYTERLAB_WORKSPACES_DIR": str(root / "workspaces"),
     }
     with (root / "log").open("w") as log:
-        process = subprocess.Popen(command, cwd=root, env=environment, stdout=log, stderr=log)
+        process = subprocess.Popen(
+            command, cwd=root, env=environment, stdout=log, stderr=log, start_new_session=True
+        )
     address = f"http://127.0.0.1:{port}"
     try:
         for _ in range(120):
@@ -51,9 +54,10 @@ def server(tmp_path_factory):
     finally:
         process.terminate()
         try:
-            process.wait(60)
-        except subprocess.TimeoutExpired:
-            process.kill()
+            process.wait(5)
+        except subprocess.TimeoutExpired:  # it waits for a kernel that still imports TensorFlow
+            os.killpg(process.pid, signal.SIGKILL)
+            process.wait()
 
 
 def ask(address, token, path, body=None):

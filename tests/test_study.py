@@ -21,6 +21,7 @@ from cellaug.data.images import read_png
 from cellaug.data.phantom import phantom
 from cellaug.evaluation.distances import frechet_distance
 from cellaug.evaluation.features import load_extractor
+from cellaug.evaluation.fidelity import evaluate
 from cellaug.networks import conditional_generator, discriminator
 from cellaug.study import ladder, weights
 from cellaug.training import conditional
@@ -190,8 +191,13 @@ def test_a_vanilla_pair_brings_its_discriminator(shipped):
 
 
 @pytest.mark.parametrize("kind", ["conditional", "vanilla"])
-def test_weights_are_trained_measured_and_written(kind, tmp_path):
+def test_weights_are_trained_measured_and_written(kind, tmp_path, monkeypatch):
     """The whole way at a small setting, and the directory reads as a shipped one."""
+
+    def short(*sets, cas, seed):  # the classifiers alone would take a minute
+        return evaluate(*sets, cas=False, resamples=20, seed=seed)
+
+    monkeypatch.setattr(weights, "evaluate", short)
     folder, _, _ = phantom(classes=3, images=1900, size=16, seed=3, imbalance=2)
     sides = split(open_dataset(folder), seed=1)
     small = {"size": 16, "generator_depth": 8, "discriminator_depth": 4, "latent_dim": 6}
