@@ -37,7 +37,7 @@ CLASSES = 11
 BATCH = 64
 WAKING = 3
 STEPS = 16  # a multiple of the conditional recipe's lazy penalty, so that all rounds do the same
-FEW = 2  # steps of the slow arms
+FEW = 1  # steps of the slow arms
 ROUNDS = 5
 SIDE = 2048
 
