@@ -419,7 +419,7 @@ def store(arguments: argparse.Namespace) -> None:
 def study(arguments: argparse.Namespace) -> None:
     """``cellaug study``."""
     from cellaug import run as runner
-    from cellaug.book import project_root
+    from cellaug.book import declared_parameters, project_root
 
     name, profile = runner.load_profile(arguments.profile, arguments.set)
     data, size = profile.get("data", "phantom"), profile.get("image_size", 64)
@@ -428,29 +428,27 @@ def study(arguments: argparse.Namespace) -> None:
         from cellaug.study.extractor import train
 
         train(out, data, size)
-    elif arguments.study == "weights":
-        from cellaug.study import weights
-        from cellaug.study.training import stored_sides
+        print(out)
+        return
+    from cellaug.study import ladder, weights
+    from cellaug.study.training import stored_sides
 
-        sides, images = stored_sides(data, size), arguments.images or 1_000_000
+    sides = stored_sides(data, size)
+    if arguments.study == "weights":
+        images = arguments.images or 1_000_000
         weights.train_conditional(out / f"{data}-{size}", sides, images, size)
         weights.train_vanilla(out / f"{data.partition('-')[0]}-vanilla-{size}", sides, images, size)
     else:
-        from cellaug.study import ladder
-        from cellaug.study.training import stored_sides
-
+        profile = declared_parameters("03_ac_gan") | profile
         found = ladder.run(
-            stored_sides(data, size),
+            sides,
             size,
-            arguments.images or profile.get("ladder_images", 20_000),
+            arguments.images or profile["ladder_images"],
             out / name,
             arms=arguments.arm,
             seeds=arguments.seeds,
-            **{
-                key: profile[f"ladder_{key}"]
-                for key in ("generator_depth", "discriminator_depth")
-                if f"ladder_{key}" in profile
-            },
+            generator_depth=profile["ladder_generator_depth"],
+            discriminator_depth=profile["ladder_discriminator_depth"],
         )
         print(ladder.table(found).round(3).to_string(index=False))
         out = out / name

@@ -496,7 +496,7 @@ def ladder(runs: pd.DataFrame, rungs: int) -> Figure:
     measure that no run has is left out.
     """
     arms = list(dict.fromkeys(runs["arm"]))
-    measures = [name for name in runs.columns if name not in ("arm", "seed") and runs[name].any()]
+    measures = [m for m in runs if m not in ("arm", "seed") and runs[m].notna().any()]
     fig, axes = _chart(len(arms), len(measures), row=0.24)
     for ax, measure in zip(np.atleast_1d(axes), measures, strict=True):
         for i, arm in enumerate(arms):

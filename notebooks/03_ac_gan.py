@@ -17,8 +17,8 @@
 # **What you will see:** which parameters train and which do not, a generated cell of each class
 # beside the most similar real one, how varied the cells of one class are, and three alternatives:
 # the same construction without its last ReLU, the conditional GAN that the thesis could not get to
-# work, and the recipe that the field has arrived at since; and what each step from the thesis's
-# recipe to that one is worth.
+# work, and the recipe that the field has arrived at since; and the two ends of a ladder that leads
+# from the thesis's recipe to that one.
 
 # %% [markdown]
 # ## Parameters

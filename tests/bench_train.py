@@ -125,8 +125,8 @@ def noise_images(count: int) -> np.ndarray:
     return np.random.default_rng(0).uniform(-1, 1, (count, SIZE, SIZE, 3)).astype("float32")
 
 
-def fitting(game: Any, steps: int) -> Callable[[int], None]:
-    """Up to that many steps as every chapter takes them, by `cellaug.training.fit`."""
+def fitting(game: Any) -> Callable[[int], None]:
+    """Steps as every chapter takes them, by `cellaug.training.fit`."""
     from cellaug.training import fit
 
     import keras
@@ -153,26 +153,35 @@ def fitting(game: Any, steps: int) -> Callable[[int], None]:
     return lambda count: fit(game, InMemory(count), 1)
 
 
-def our_dcgan(policy: str, steps: int) -> tuple[Callable[[int], None], dict]:
-    from cellaug.networks import discriminator, generator
-    from cellaug.training import Adversarial, CrossEntropy
+def our_dcgan(policy: str) -> tuple[Callable[[int], None], dict]:
+    from cellaug.study.training import vanilla
 
     import keras
 
     keras.config.set_dtype_policy(policy)
-    networks = generator(SIZE, G_DEPTH, LATENT, KERNEL), discriminator(SIZE, D_DEPTH, KERNEL)
-    game = Adversarial(*networks, CrossEntropy(), LATENT, seed=0)
-    game.compile(*(keras.optimizers.Adam(2e-4, 0.5) for _ in networks))
+    game = vanilla(
+        SIZE,
+        generator_depth=G_DEPTH,
+        discriminator_depth=D_DEPTH,
+        latent_dim=LATENT,
+        kernel=KERNEL,
+        symmetries=False,
+        half_life=0,
+        learning_rate=2e-4,
+        beta_1=0.5,
+        seed=0,
+    )
+    networks = game.generator, game.discriminator
     parameters = [sum(math.prod(v.shape) for v in n.trainable_variables) for n in networks]
     facts = {"parameters": parameters, "multiply_adds": step_multiply_adds(game)}
-    return fitting(game, steps), facts
+    return fitting(game), facts
 
 
-def our_conditional(steps: int) -> tuple[Callable[[int], None], dict]:
+def our_conditional() -> tuple[Callable[[int], None], dict]:
     from cellaug.training import conditional
 
     game = conditional(SIZE, CLASSES, generator_depth=G_DEPTH, discriminator_depth=D_DEPTH)
-    return fitting(game, steps), {"multiply_adds": step_multiply_adds(game)}
+    return fitting(game), {"multiply_adds": step_multiply_adds(game)}
 
 
 def torch_dcgan(half: bool) -> tuple[Callable[[int], None], dict]:
@@ -262,12 +271,12 @@ def torch_products() -> tuple[Callable[[int], None], dict]:
 def arm(name: str, steps: int) -> None:
     """A process that says what it is made of, then does a round for every line that it is sent."""
     work, facts = {
-        "ours": lambda: our_dcgan("float32", steps),
-        "ours-bfloat16": lambda: our_dcgan("mixed_bfloat16", steps),
-        "ours-jax": lambda: our_dcgan("float32", steps),
+        "ours": lambda: our_dcgan("float32"),
+        "ours-bfloat16": lambda: our_dcgan("mixed_bfloat16"),
+        "ours-jax": lambda: our_dcgan("float32"),
         "torch": lambda: torch_dcgan(half=False),
         "torch-bfloat16": lambda: torch_dcgan(half=True),
-        "conditional": lambda: our_conditional(steps),
+        "conditional": our_conditional,
         "products": products,
         "torch-products": torch_products,
     }[name]()

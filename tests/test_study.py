@@ -132,6 +132,8 @@ def test_a_ladder_is_run_recorded_and_read(cells, tmp_path, monkeypatch):
     assert pictures.shape == (2, 3, 16, 16, 3)
     row = read_png(tmp_path / "thesis-1.png")
     np.testing.assert_array_equal(pictures[0, 2], row[:, 32:48])
+    none = figures.ladder(runs.assign(recall=np.nan), 1)  # not measured is left out, 0 is shown
+    assert len(figures.ladder(runs.assign(recall=0.0), 1).axes) == len(none.axes) + 1
     for figure in (figures.ladder(runs, 1), figures.ladder_samples(pictures, "ab", "cde")):
         figure.savefig(tmp_path / "figure.png")
 

@@ -19,11 +19,10 @@ from cellaug.data import DataError, Dataset
 from cellaug.data.images import read_png, write_png
 from cellaug.evaluation.fidelity import evaluate
 from cellaug.evaluation.labelled import LabelledImages
-from cellaug.study.training import train_on
+from cellaug.study.training import train_on, vanilla
 from cellaug.training import (
     Adversarial,
     AuxiliaryClassifier,
-    CrossEntropy,
     Symmetries,
     conditional,
 )
@@ -193,22 +192,32 @@ def train(
         )
         return game, run(game, "conditional", recipe.batch_size, images, True)
 
-    keras.utils.set_random_seed(seed)
-    pair = (
-        networks.generator(size, depths["generator_depth"], latent_dim, recipe.kernel),
-        networks.discriminator(size, depths["discriminator_depth"], recipe.kernel),
+    pair = vanilla(
+        size,
+        **depths,
+        latent_dim=latent_dim,
+        kernel=recipe.kernel,
+        symmetries=recipe.symmetries,
+        half_life=recipe.half_life,
+        learning_rate=recipe.learning_rate,
+        beta_1=recipe.beta_1,
+        seed=seed,
     )
-    options = {
-        "real_augmentation": Symmetries() if recipe.symmetries else None,
-        "half_life": recipe.half_life,
-    }
-    vanilla = Adversarial(*pair, CrossEntropy(), latent_dim, seed, **options)
-    vanilla.compile(*(keras.optimizers.Adam(recipe.learning_rate, recipe.beta_1) for _ in range(2)))
-    run(vanilla, "vanilla", recipe.batch_size, images * (1 - AC_SHARE), False)
+    run(pair, "vanilla", recipe.batch_size, images * (1 - AC_SHARE), False)
     labelled = networks.acgan(
-        vanilla.trained_generator, pair[1], classes, last_activation=recipe.last_activation
+        pair.trained_generator,
+        pair.discriminator,
+        classes,
+        last_activation=recipe.last_activation,
     )
-    game = Adversarial(*labelled, AuxiliaryClassifier(), latent_dim, seed, **options)
+    game = Adversarial(
+        *labelled,
+        AuxiliaryClassifier(),
+        latent_dim,
+        seed,
+        real_augmentation=Symmetries() if recipe.symmetries else None,
+        half_life=recipe.half_life,
+    )
     game.compile(*(keras.optimizers.Adam(2e-4) for _ in range(2)))
     return game, run(game, "ac_gan", 32, images * AC_SHARE, False)
 
@@ -254,35 +263,22 @@ def run(
         for seed in range(1, 1 + (end_seeds if arm in ends else seeds)):
             place = folder / f"{re.sub('[^a-z0-9]+', '-', arm.lower()).strip('-')}-{seed}"
             done = place.with_suffix(".json")
-            settings = {"images": images, "size": size, "data": sides["train"].fingerprint}
-            settings |= {"recipe": asdict(every[arm]), **options}
-            if done.is_file() and json.loads(done.read_text())["settings"] == settings:
-                runs.append(json.loads(done.read_text()))
-                continue
-            game, history = train(
-                every[arm], sides["train"], size, images, place, seed=seed, label=arm, **options
-            )
-            rng = np.random.default_rng(seed)
-            latents = rng.standard_normal((len(test), game.latent_dim)).astype("float32")
-            drawn = game.generate(latents, test.labels)
-            fake = replace(test, images=drawn, name=arm, files=(), credit="")
-            found = evaluate(test, fake, cas=False, resamples=RESAMPLES, seed=seed, few=True)
-            first = [np.flatnonzero(test.labels == k)[0] for k in range(len(test.class_names))]
-            write_png(place.with_suffix(".png"), np.concatenate(list(drawn[first]), axis=1))
-            run = {
-                "arm": arm,
-                "seed": seed,
-                "settings": settings,
-                "file": place.with_suffix(".png").name,
-                "collapsed": bool(history["diversity"].iloc[-1] < COLLAPSED),
-                "diversity_by_epoch": history["diversity"].tolist(),
-                "seconds": float(history["seconds"].sum()),
-                "overall": found.overall,
-                "scorecard": found.scorecard,
-                "grid": found.grid,
+            settings = {
+                "images": images,
+                "size": size,
+                "data": sides["train"].fingerprint,
+                "recipe": asdict(every[arm]),
+                **options,
             }
-            write_json(done, run)
-            runs.append(json.loads(done.read_text()))
+            found = json.loads(done.read_text()) if done.is_file() else {}
+            if found.get("settings") != settings:
+                game, history = train(
+                    every[arm], sides["train"], size, images, place, seed=seed, label=arm, **options
+                )
+                found = _measured(game, history, test, arm, seed, place.with_suffix(".png"))
+                write_json(done, {**found, "settings": settings})
+                found = json.loads(done.read_text())
+            runs.append(found)
     return {
         "data": sides["test"].name,
         "credit": sides["test"].credit,
@@ -296,6 +292,29 @@ def run(
         "versions": versions(),
         "date": date.today().isoformat(),
         "runs": runs,
+    }
+
+
+def _measured(
+    game: Adversarial, history: pd.DataFrame, test: LabelledImages, arm: str, seed: int, file: Path
+) -> dict[str, Any]:
+    """What is kept of a run; a row with a cell of each class goes to `file`."""
+    latents = np.random.default_rng(seed).standard_normal((len(test), game.latent_dim))
+    drawn = game.generate(latents.astype("float32"), test.labels)
+    fake = replace(test, images=drawn, name=arm, files=(), credit="")
+    found = evaluate(test, fake, cas=False, resamples=RESAMPLES, seed=seed, few=True)
+    first = [np.flatnonzero(test.labels == k)[0] for k in range(len(test.class_names))]
+    write_png(file, np.concatenate(list(drawn[first]), axis=1))
+    return {
+        "arm": arm,
+        "seed": seed,
+        "file": file.name,
+        "collapsed": bool(history["diversity"].iloc[-1] < COLLAPSED),
+        "diversity_by_epoch": history["diversity"].tolist(),
+        "seconds": float(history["seconds"].sum()),
+        "overall": found.overall,
+        "scorecard": found.scorecard,
+        "grid": found.grid,
     }
 
 

@@ -1,13 +1,15 @@
-"""What the studies have in common: the sides that they learn from, and how they train on them."""
+"""What the studies have in common: what they learn from, the vanilla pair, how they train."""
 
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
+from cellaug import networks
 from cellaug.data import Dataset, open_dataset, split
 from cellaug.data.reader import Reader
-from cellaug.training import Adversarial, Diversity, fit
+from cellaug.training import Adversarial, CrossEntropy, Diversity, Symmetries, fit
 
+import keras
 import pandas as pd
 
 SPLIT_SEED = 1
@@ -20,6 +22,34 @@ COMPARED = 2000
 def stored_sides(data: str, size: int) -> dict[str, Dataset]:
     """Training, validation and test side of a dataset, read from a store at `size` pixels."""
     return split(open_dataset(data).stored(size), seed=SPLIT_SEED)
+
+
+def vanilla(
+    size: int,
+    *,
+    generator_depth: int,
+    discriminator_depth: int,
+    latent_dim: int,
+    kernel: int,
+    symmetries: bool,
+    half_life: int,
+    learning_rate: float,
+    beta_1: float,
+    seed: int,
+) -> Adversarial:
+    """The thesis's pair without classes, compiled; the arguments are those of `conditional`."""
+    keras.utils.set_random_seed(seed)
+    game = Adversarial(
+        networks.generator(size, generator_depth, latent_dim, kernel),
+        networks.discriminator(size, discriminator_depth, kernel),
+        CrossEntropy(),
+        latent_dim,
+        seed,
+        real_augmentation=Symmetries() if symmetries else None,
+        half_life=half_life,
+    )
+    game.compile(*(keras.optimizers.Adam(learning_rate, beta_1) for _ in range(2)))
+    return game
 
 
 def train_on(

@@ -7,7 +7,6 @@ from pathlib import Path
 from typing import Any
 
 import cellaug
-from cellaug import networks
 from cellaug.augmentation import (
     CARD,
     DISCRIMINATOR,
@@ -22,10 +21,9 @@ from cellaug.data.images import write_atomically, write_png
 from cellaug.evaluation.fidelity import evaluate
 from cellaug.evaluation.labelled import LabelledImages, read_generated
 from cellaug.evaluation.scorecard import as_json, as_text
-from cellaug.study.training import SPLIT_SEED, train_on
-from cellaug.training import Adversarial, CrossEntropy, Symmetries, conditional
+from cellaug.study.training import SPLIT_SEED, train_on, vanilla
+from cellaug.training import Adversarial, conditional
 
-import keras
 import numpy as np
 
 PICTURES = 10
@@ -104,30 +102,21 @@ def train_vanilla(
     `cellaug.training.conditional` that a pair without classes has.
     """
     recipe = {
-        "recipe": "the thesis's vanilla GAN with the ladder's first changes",
         "generator_depth": generator_depth,
         "discriminator_depth": discriminator_depth,
         "latent_dim": latent_dim,
-        "seed": seed,
         "kernel": kernel,
+        "symmetries": True,
         "half_life": half_life,
         "learning_rate": learning_rate,
         "beta_1": beta_1,
-        "batch_size": batch_size,
+        "seed": seed,
     }
-    keras.utils.set_random_seed(seed)
+    game = vanilla(size, **recipe)
     options = {"size": size, "depth": generator_depth, "latent_dim": latent_dim, "kernel": kernel}
     judge = {"size": size, "depth": discriminator_depth, "kernel": kernel}
-    game = Adversarial(
-        networks.generator(**options),
-        networks.discriminator(**judge),
-        CrossEntropy(),
-        latent_dim,
-        seed,
-        real_augmentation=Symmetries(),
-        half_life=half_life,
-    )
-    game.compile(*(keras.optimizers.Adam(learning_rate, beta_1) for _ in range(2)))
+    name = "the thesis's vanilla GAN with the ladder's first changes"
+    recipe = {"recipe": name, **recipe, "batch_size": batch_size}
     return _train(out, sides, images, size, game, recipe, "generator", options, judge)
 
 
