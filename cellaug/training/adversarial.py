@@ -12,50 +12,54 @@ import numpy as np
 from keras import KerasTensor, Model, ops
 
 
-def descend(
-    loss: Callable[[], tuple[KerasTensor, Any]],
+def differentiate(
+    function: Callable[..., tuple[KerasTensor, Any]],
     variables: Sequence[keras.Variable],
     state: Sequence[keras.Variable],
-    optimizer: keras.optimizers.Optimizer,
-) -> tuple[KerasTensor, Any]:
-    """One step of an optimizer down the gradient of a loss, on either backend.
+    *inputs: KerasTensor,
+) -> tuple[KerasTensor, Any, Callable[..., list[KerasTensor]]]:
+    """A function's value and the way back to what it was computed from, on either backend.
 
     Args:
-        loss: returns the loss and whatever else is wanted from inside.
-        variables: those to move.
-        state: all others that the loss reads or updates: batch normalisation's running means,
+        function: given the inputs, returns a tensor and whatever else is wanted from inside.
+        variables: those to differentiate by.
+        state: all others that the function reads or updates: batch normalisation's running means,
             dropout's seeds, weights held fixed. JAX differentiates functions without side effects,
-            so what the loss does to these is handed out of it and put into them afterwards.
-        optimizer: built for these variables.
+            so what the function does to these is handed out of it and put into them afterwards.
+        inputs: tensors to differentiate by.
 
     Returns:
-        What ``loss`` returned, before the step.
+        What the function returned, and a function that takes a gradient by the tensor (1 unless
+        given) to the gradients by the variables and the inputs. To be called once at most.
     """
     if keras.backend.backend() == "tensorflow":
         import tensorflow as tf
 
         with tf.GradientTape() as tape:
-            value, rest = loss()
-        gradients = tape.gradient(value, [v.value for v in variables])
-    else:
-        import jax
+            tape.watch(inputs)
+            value, rest = function(*inputs)
+        sources = [*(v.value for v in variables), *inputs]
+        return value, rest, lambda by=None: tape.gradient(value, sources, output_gradients=by)
+    import jax
 
-        before = [v.value for v in state]
+    before = [v.value for v in state]
 
-        def pure(values: list) -> tuple:
-            mapping = [*zip(variables, values, strict=True), *zip(state, before, strict=True)]
-            with keras.StatelessScope(state_mapping=mapping) as scope:
-                value, rest = loss()
-            return value, (rest, [scope.get_current_value(v) for v in state])
+    def pure(values: list, inputs: tuple) -> tuple:
+        mapping = [*zip(variables, values, strict=True), *zip(state, before, strict=True)]
+        with keras.StatelessScope(state_mapping=mapping) as scope:
+            value, rest = function(*inputs)
+        return value, (rest, [scope.get_current_value(v) for v in state])
 
-        (value, (rest, after)), gradients = jax.value_and_grad(pure, has_aux=True)(
-            [v.value for v in variables]
-        )
-        for variable, old, new in zip(state, before, after, strict=True):
-            if new is not old:
-                variable.assign(new)
-    optimizer.apply(gradients, variables)
-    return value, rest
+    value, back, (rest, after) = jax.vjp(pure, [v.value for v in variables], inputs, has_aux=True)
+    for variable, old, new in zip(state, before, after, strict=True):
+        if new is not old:
+            variable.assign(new)
+
+    def gradients(by: KerasTensor | None = None) -> list[KerasTensor]:
+        own, others = back(ops.ones_like(value) if by is None else by)
+        return [*own, *others]
+
+    return value, rest, gradients
 
 
 class Adversarial(Model):
@@ -177,10 +181,12 @@ class Adversarial(Model):
             if self.real_augmentation is not None:
                 real = self.real_augmentation(real, self.real_augmentation.draw(count, self.noise))
             seen = self._augmented(count)
+            # Both players look at the same generated images, so they are computed once.
+            fake, generator_gradients = self._generated(latents, classes)
             d_loss, (real_out, fake_out, penalty) = self._discriminator_step(
-                real, classes, latents, seen
+                real, fake, classes, seen
             )
-        g_loss = self._generator_step(real, classes, latents, seen)
+        g_loss = self._generator_step(real, fake, classes, seen, generator_gradients)
         self._average(ops.shape(images)[0])
 
         values = {
@@ -198,8 +204,18 @@ class Adversarial(Model):
             tracker.update_state(values[name])
         return {name: tracker.result() for name, tracker in self.trackers.items()}
 
-    def _generated(self, latents: KerasTensor, labels: KerasTensor) -> KerasTensor:
-        return self.generator(inputs_of(self.generator, latents, labels), training=True)
+    def _generated(
+        self, latents: KerasTensor, labels: KerasTensor
+    ) -> tuple[KerasTensor, Callable[..., list[KerasTensor]]]:
+        """Images, and what takes a gradient by them to those by the generator's variables."""
+        generator, variables = self.generator, self.generator.trainable_variables
+
+        def images() -> tuple[KerasTensor, None]:
+            return generator(inputs_of(generator, latents, labels), training=True), None
+
+        fixed = without(generator.variables, variables)
+        fake, _, gradients = differentiate(images, variables, fixed)
+        return fake, gradients
 
     def _judged(self, images: KerasTensor, labels: KerasTensor) -> Any:
         return self.discriminator(inputs_of(self.discriminator, images, labels), training=True)
@@ -212,42 +228,47 @@ class Adversarial(Model):
         return lambda images: self.augmentation(images, drawn)
 
     def _discriminator_step(
-        self, real: KerasTensor, labels: KerasTensor, latents: KerasTensor, seen: Callable
+        self, real: KerasTensor, fake: KerasTensor, labels: KerasTensor, seen: Callable
     ) -> tuple[KerasTensor, Any]:
-        discriminator, variables = self.discriminator, self.discriminator.trainable_variables
+        variables = self.discriminator.trainable_variables
         step = ops.convert_to_tensor(self.d_optimizer.iterations)
         mix = None
         if self.penalty is not None:
             mix = keras.random.uniform((ops.shape(real)[0], 1, 1, 1), seed=self.noise)
+        shown, fake = seen(real), seen(fake)
 
         def loss() -> tuple[KerasTensor, Any]:
-            fake = ops.stop_gradient(self._generated(latents, labels))
-            shown, fake = seen(real), seen(fake)
             real_out, fake_out = self._judged(shown, labels), self._judged(fake, labels)
             value = self.objective.discriminator(real_out, fake_out, labels)
             penalty = self._penalty(step, shown, fake, labels, mix)
             return value + penalty, (real_out, fake_out, penalty)
 
-        rest = without(self.generator.variables + discriminator.variables, variables)
-        found = descend(loss, variables, rest, self.d_optimizer)
+        fixed = without(self.discriminator.variables, variables)
+        value, rest, gradients = differentiate(loss, variables, fixed)
+        self.d_optimizer.apply(gradients(), variables)
         if self.clip:
             for variable in variables:
                 variable.assign(ops.clip(variable, -self.clip, self.clip))
-        return found
+        return value, rest
 
     def _generator_step(
-        self, real: KerasTensor, labels: KerasTensor, latents: KerasTensor, seen: Callable
+        self,
+        real: KerasTensor,
+        fake: KerasTensor,
+        labels: KerasTensor,
+        seen: Callable,
+        generator_gradients: Callable[..., list[KerasTensor]],
     ) -> KerasTensor:
-        variables = self.generator.trainable_variables
-
-        def loss() -> tuple[KerasTensor, Any]:
-            fake_out = self._judged(seen(self._generated(latents, labels)), labels)
+        def loss(fake: KerasTensor) -> tuple[KerasTensor, None]:
+            fake_out = self._judged(seen(fake), labels)
             paired = getattr(self.objective, "paired", False)
             real_out = self._judged(seen(real), labels) if paired else None
             return self.objective.generator(fake_out, labels, real_out), None
 
-        rest = without(self.generator.variables + self.discriminator.variables, variables)
-        return descend(loss, variables, rest, self.optimizer)[0]
+        value, _, gradients = differentiate(loss, [], self.discriminator.variables, fake)
+        (by_image,) = gradients()
+        self.optimizer.apply(generator_gradients(by_image), self.generator.trainable_variables)
+        return value
 
     def _penalty(
         self,
