@@ -9,8 +9,9 @@ import threading
 import time
 
 from cellaug.data import DataError, open_dataset, read_image, to_float
+from cellaug.data import images as images_module
 from cellaug.data import reader as reader_module
-from cellaug.data.images import write_png
+from cellaug.data.images import read_images, write_png
 from cellaug.data.reader import Reader
 
 import numpy as np
@@ -195,10 +196,9 @@ def test_shares_of_processes(cells, processes, drop_last):
 
 def test_reading_ahead_is_bounded_and_waits(cells, monkeypatch):
     looked = []
+    read_file = images_module.read_file
     monkeypatch.setattr(
-        reader_module,
-        "read_image",
-        lambda path, size: looked.append(path) or read_image(path, size),
+        images_module, "read_file", lambda path: looked.append(path) or read_file(path)
     )
 
     def settled(count):
@@ -230,7 +230,7 @@ def test_threads_end(cells):
 
     with Reader(cells, SIZE, 5, workers=3) as reader:
         reader[0]
-        assert threads() == 3
+        assert 0 < threads() <= 3  # one that is done already takes the next batch
     assert threads() == 0
     reader[0]  # they start again
     assert threads() > 0
@@ -247,12 +247,12 @@ def test_an_interrupt_reaches_the_caller(cells, tmp_path):
     code = """
 import signal, sys, time
 signal.signal(signal.SIGINT, signal.default_int_handler)  # in the background it may be ignored
-from cellaug.data import open_dataset, reader
-slow = reader.read_image
-def read_image(path, size):
+from cellaug.data import images, open_dataset, reader
+slow = images.to_square
+def to_square(data, size):
     time.sleep(2)
-    return slow(path, size)
-reader.read_image = read_image
+    return slow(data, size)
+images.to_square = to_square
 cells = open_dataset(sys.argv[1])
 print("ready", flush=True)
 try:
@@ -268,14 +268,16 @@ except KeyboardInterrupt:
     process.send_signal(signal.SIGINT)
     sent = time.monotonic()
     word, moment = process.communicate(timeout=60)[0].split()
-    assert word == "interrupted" and float(moment) - sent < 10  # all would take 17 s and more
+    assert word == "interrupted" and float(moment) - sent < 10  # all would take 34 s
 
 
 def test_memory_bound_changes_speed_only(cells, monkeypatch):
-    from cellaug.data import reader as module
-
     read = []
-    monkeypatch.setattr(module, "read_image", lambda p, s: (read.append(p), read_image(p, s))[1])
+    monkeypatch.setattr(
+        reader_module,
+        "read_images",
+        lambda paths, size: read.extend(paths) or read_images(paths, size),
+    )
     image_bytes = SIZE * SIZE * 3
     bound = Reader(cells, SIZE, 5, seed=2, memory_mb=6.5 * image_bytes / 2**20, workers=2)
     everything = Reader(cells, SIZE, 5, seed=2)

@@ -10,6 +10,7 @@ import re
 import stat
 import threading
 import zlib
+from collections.abc import Iterator, Sequence
 from contextlib import nullcontext
 from pathlib import Path
 
@@ -389,11 +390,33 @@ def read_image(path: str | Path, size: int) -> np.ndarray:
     of 255 on PBC, and by less than 5 in any image. Raises `DataError` naming the file if it cannot
     be read or decoded.
     """
-    try:
-        return to_square(read_file(Path(path))[0], size)
-    except DataError as error:
-        raise DataError(f"{path}: {error}") from error
+    return next(read_images([path], size))
 
+
+def read_images(paths: Sequence[str | Path], size: int) -> Iterator[np.ndarray]:
+    """`read_image` of one file after another, faster where several threads do it.
+
+    Some MiB of files are read before the first of them is decoded: fewer system calls between two
+    images let each thread keep at its work.
+    """
+    ready: list[tuple[str | Path, bytes]] = []
+    for count, path in enumerate(paths, 1):
+        try:
+            ready.append((path, read_file(Path(path))[0]))
+        except DataError as error:
+            raise DataError(f"{path}: {error}") from error
+        if count < len(paths) and sum(len(data) for _, data in ready) < _READY:
+            continue
+        for path, data in ready:
+            try:
+                yield to_square(data, size)
+            except DataError as error:
+                raise DataError(f"{path}: {error}") from error
+        ready.clear()
+
+
+_READY = 2**22
+"""Bytes of files that wait to be decoded, besides the last one."""
 
 _SPARE = 1.4
 """A reduced image is at least this many times the target's size, so that averaging smooths it."""

@@ -4,12 +4,11 @@ import os
 import threading
 import weakref
 from concurrent.futures import Future, ThreadPoolExecutor
-from itertools import pairwise
 from typing import Literal
 
 from cellaug.data.catalogue import Dataset
 from cellaug.data.errors import DataError
-from cellaug.data.images import read_image, to_float
+from cellaug.data.images import read_images, to_float
 
 import keras
 import numpy as np
@@ -35,8 +34,9 @@ class Reader(keras.utils.PyDataset):
 
     Images of a dataset with a store (`Dataset.stored`) are read from there, others from their
     files; of these up to `memory_mb` MiB are kept decoded, as uint8. `workers` threads (one per
-    core if None) read up to `ahead` batches in advance and then wait. `close` ends them, as does
-    leaving a `with` block or forgetting the reader.
+    core if None) read up to `ahead` batches in advance, one each, and then wait (if None, one batch
+    more than there are threads, so that all have work while a batch is used). `close` ends them, as
+    does leaving a `with` block or forgetting the reader.
 
     Of several processes that train together, number `process` of `processes` reads its own share:
     shares are disjoint, together complete, and have the same number and sizes of batches; where
@@ -60,7 +60,7 @@ class Reader(keras.utils.PyDataset):
         memory_mb: float = 512,
         drop_last: bool = False,
         workers: int | None = None,
-        ahead: int = 2,
+        ahead: int | None = None,
         process: int = 0,
         processes: int = 1,
     ):
@@ -78,8 +78,9 @@ class Reader(keras.utils.PyDataset):
         self.dataset, self.size, self.batch_size = dataset, size, batch_size
         self.seed, self.shuffle, self.balance = seed, shuffle, balance
         self.targets, self.values, self.drop_last = targets, values, drop_last
-        self.ahead, self.process, self.processes = max(0, ahead), process, processes
+        self.process, self.processes = process, processes
         self._threads = workers or min(8, os.cpu_count() or 1)
+        self.ahead = self._threads + 1 if ahead is None else max(0, ahead)
         self._classes = [np.flatnonzero(dataset.labels == k) for k in np.unique(dataset.labels)]
         self._store = dataset.store if dataset.store and dataset.store.size == size else None
         if self._store:
@@ -90,7 +91,7 @@ class Reader(keras.utils.PyDataset):
         self._filled = np.zeros(room, bool)
         self._pool: ThreadPoolExecutor | None = None
         self._stop = threading.Event()
-        self._asked: dict[int, tuple[np.ndarray, list[Future]]] = {}
+        self._asked: dict[int, tuple[np.ndarray, Future]] = {}
         self._changing = threading.Lock()
         self.seek(0)
         if len(self) == 0:
@@ -145,11 +146,10 @@ class Reader(keras.utils.PyDataset):
                     self._asked[i] = self._ask(self._indices(i))
             for i in self._asked.keys() - range(index, index + 1 + self.ahead):
                 self._cancel(i)
-            images, parts = self._asked.pop(index)
+            images, done = self._asked.pop(index)
             chosen = self._indices(index)
         try:
-            for part in parts:
-                part.result()
+            done.result()
         except BaseException:
             with self._changing:
                 self._forget()  # what was read ahead may have failed alike; ask for it again
@@ -193,19 +193,14 @@ class Reader(keras.utils.PyDataset):
         start = (self._first + index) * self.batch_size
         return self._share[start : start + self.batch_size]
 
-    def _ask(self, indices: np.ndarray) -> tuple[np.ndarray, list[Future]]:
-        """Let the threads read images into a new array, each a part of it."""
+    def _ask(self, indices: np.ndarray) -> tuple[np.ndarray, Future]:
+        """Let a thread read images into a new array."""
         if self._pool is None:
             self._stop.clear()
             self._pool = ThreadPoolExecutor(self._threads)
             weakref.finalize(self, self._pool.shutdown, wait=False, cancel_futures=True)
         images = np.empty((len(indices), self.size, self.size, 3), self.values)
-        cuts = np.linspace(0, len(indices), min(self._threads, len(indices)) + 1).astype(int)
-        parts = [
-            self._pool.submit(self._read, indices[start:end], images[start:end])
-            for start, end in pairwise(cuts)
-        ]
-        return images, parts
+        return images, self._pool.submit(self._read, indices, images)
 
     def _read(self, indices: np.ndarray, out: np.ndarray) -> None:
         """Read images into `out`, which has the values that are delivered."""
@@ -215,30 +210,27 @@ class Reader(keras.utils.PyDataset):
             if plain is not out:
                 to_float(plain, out)
             return
+        room = len(self._kept)
+        new = [index >= room or not self._filled[index] for index in indices]
+        files = read_images([self.dataset.paths[index] for index in indices[new]], self.size)
         for place, index in enumerate(indices):
             if self._stop.is_set():
                 return
+            image = next(files) if new[place] else self._kept[index]
+            if new[place] and index < room:
+                self._kept[index] = image
+                self._filled[index] = True
             if out.dtype == np.uint8:
-                out[place] = self._file(index)
+                out[place] = image
             else:  # one by one, while the image is in the processor's cache
-                to_float(self._file(index), out[place])
-
-    def _file(self, index: int) -> np.ndarray:
-        if index < len(self._kept) and self._filled[index]:
-            return self._kept[index]
-        image = read_image(self.dataset.paths[index], self.size)
-        if index < len(self._kept):
-            self._kept[index] = image
-            self._filled[index] = True
-        return image
+                to_float(image, out[place])
 
     def _forget(self) -> None:
         for i in list(self._asked):
             self._cancel(i)
 
     def _cancel(self, index: int) -> None:
-        for part in self._asked.pop(index)[1]:
-            part.cancel()
+        self._asked.pop(index)[1].cancel()
 
     def _share_of(self, epoch: int) -> np.ndarray:
         """Return this process's images in the order of an epoch."""
