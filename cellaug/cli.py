@@ -171,9 +171,11 @@ def parser() -> argparse.ArgumentParser:
     sub.add_argument(
         "--label",
         metavar="NAME",
-        help="the class to make; left out only for a generator without classes",
+        help="the class to make (default: every class that the generator knows)",
     )
-    sub.add_argument("--count", type=_positive, required=True, metavar="N", help="how many")
+    sub.add_argument(
+        "--count", type=_positive, required=True, metavar="N", help="how many, of each class"
+    )
     sub.add_argument("--out", type=Path, required=True, metavar="DIR", help="PNGs and manifest.csv")
     sub.add_argument("--seed", type=int, default=0, metavar="S", help="default: 0")
 
@@ -463,7 +465,8 @@ def generate(arguments: argparse.Namespace) -> None:
     from cellaug.augmentation import load_generator
 
     generator = load_generator(arguments.generator)
-    make(generator, arguments.label, arguments.count, arguments.out, arguments.seed)
+    labels = arguments.label or generator.class_names or None
+    make(generator, labels, arguments.count, arguments.out, arguments.seed)
     print(arguments.out)
 
 

@@ -10,6 +10,7 @@ import zipfile
 from dataclasses import replace
 from pathlib import Path
 
+from cellaug import cli
 from cellaug.augmentation import augment, generate, load_generator, save_generator
 from cellaug.data import DataError, open_dataset, read_image
 from cellaug.data.images import write_png
@@ -234,6 +235,14 @@ def test_generate_writes_images_and_manifest(saved, tmp_path):
     generate(generator, "platelet", 2, tmp_path / "alone", seed=7)
     name = "platelet_7_00001.png"
     assert (tmp_path / "alone" / name).read_bytes() == (out / name).read_bytes()
+
+
+def test_the_command_makes_every_class_unless_one_is_named(saved, tmp_path, capsys):
+    words = ["generate", "--generator", str(saved), "--count", "2", "--out", str(tmp_path / "all")]
+    assert cli.main(words) == 0
+    manifest = pd.read_csv(tmp_path / "all" / "manifest.csv")
+    names = load_generator(saved).class_names
+    assert manifest["label"].value_counts().to_dict() == dict.fromkeys(names, 2)
 
 
 def test_generate_refuses_before_it_writes(saved, tmp_path):

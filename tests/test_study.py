@@ -14,6 +14,7 @@ from cellaug.augmentation import (
     load_discriminator,
     load_generator,
     save_weights,
+    shipped_generators,
 )
 from cellaug.book import BookError
 from cellaug.data import DataError, open_dataset, split
@@ -30,6 +31,7 @@ import cv2
 import keras
 import numpy as np
 import pytest
+from processes import python
 
 
 def differences(one: ladder.Recipe, other: ladder.Recipe) -> set[str]:
@@ -234,6 +236,42 @@ def test_damaged_and_foreign_weights(shipped):
     data[len(data) // 2] ^= 1
     (folder / WEIGHTS).write_bytes(data)
     refused("is not the file that its card describes: install cellaug again")
+
+
+LOADING = """
+import os, time
+import cellaug, keras
+import numpy as np
+for name in cellaug.augmentation.shipped_generators():
+    before = time.process_time()
+    generator = cellaug.load_generator(name)
+    seconds = time.process_time() - before
+    images = generator.generate(generator.class_names or None, 10 if generator.conditional else 30)
+    file = os.path.join(os.environ["OUT"], f"{name}-{keras.backend.backend()}.npz")
+    np.savez(file, images=images, seconds=seconds)
+"""
+
+
+def test_what_is_shipped_draws_what_its_card_shows(tmp_path):
+    names = shipped_generators()
+    assert names == ["pbc-fine-64", "pbc-vanilla-64"]
+    files = [file for name in names for file in (SHIPPED / name).iterdir()]
+    assert sum(file.stat().st_size for file in files) <= 12 * 10**6
+    for backend in ("tensorflow", "jax"):
+        done = python(LOADING, backend, OUT=str(tmp_path))
+        assert done.returncode == 0, done.stderr
+    for name in names:
+        sheet = read_png(SHIPPED / name / "samples.png")
+        shown = sheet.reshape(-1, 64, 10, 64, 3).swapaxes(1, 2).reshape(-1, 64, 64, 3)
+        for backend in ("tensorflow", "jax"):
+            with np.load(tmp_path / f"{name}-{backend}.npz") as file:
+                assert file["seconds"] < 2  # of the processor: other tests may run beside it
+                difference = np.abs(file["images"].astype(int) - shown.astype(int))
+            assert difference.mean() < 0.1 and difference.max() <= 4
+        card = json.loads((SHIPPED / name / CARD).read_text())
+        assert card["training"]["images_seen"] > 50_000 and card["fidelity"]["scorecard"]
+        assert "CC BY 4.0" in (SHIPPED / name / "README.md").read_text()
+    assert load_discriminator("pbc-vanilla-64").output_shape == (None, 1)
 
 
 def test_the_extractor_is_small_and_says_how_good_it_is():
