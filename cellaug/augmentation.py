@@ -15,6 +15,7 @@ import os
 import re
 import shutil
 from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from fractions import Fraction
@@ -307,9 +308,29 @@ def _saved(file: Path) -> "keras.Model":
     # the layers that the networks bring along must be known before one is read
     import_module("cellaug.networks")
     try:
-        return keras.saving.load_model(file, compile=False, safe_mode=True)
+        with _without_initial_values():
+            return keras.saving.load_model(file, compile=False, safe_mode=True)
     except Exception as error:
         raise DataError(f"{file}: Keras cannot read this network: {error}") from error
+
+
+@contextmanager
+def _without_initial_values() -> Iterator[None]:
+    """Let networks begin with zeros, which are about to be overwritten.
+
+    For random values JAX compiles a program for every shape: nine seconds for a generator of 64 px.
+    """
+    import keras
+
+    kinds = (keras.initializers.VarianceScaling, keras.initializers.RandomNormal)
+    before = [kind.__call__ for kind in kinds]
+    for kind in kinds:
+        kind.__call__ = lambda self, shape, dtype=None, **_: np.zeros(shape, dtype)
+    try:
+        yield
+    finally:
+        for kind, own in zip(kinds, before, strict=True):
+            kind.__call__ = own
 
 
 def _built(folder: Path, file: str, card: dict) -> "keras.Model":
@@ -320,7 +341,8 @@ def _built(folder: Path, file: str, card: dict) -> "keras.Model":
             f"{folder / CARD}: builder should be one of {', '.join(BUILDERS)}, with options"
         )
     try:
-        model = getattr(import_module("cellaug.networks"), builder)(**options)
+        with _without_initial_values():
+            model = getattr(import_module("cellaug.networks"), builder)(**options)
     except (TypeError, ValueError) as error:
         raise DataError(f"{folder / CARD}: {builder} cannot be built: {error}") from error
     load_weights(model, folder / file, card.get("sha256", ""))

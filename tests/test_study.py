@@ -242,7 +242,8 @@ LOADING = """
 import os, time
 import cellaug, keras
 import numpy as np
-for name in cellaug.augmentation.shipped_generators():
+from cellaug.augmentation import shipped_generators
+for name in shipped_generators():
     before = time.process_time()
     generator = cellaug.load_generator(name)
     seconds = time.process_time() - before
