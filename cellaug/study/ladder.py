@@ -20,12 +20,7 @@ from cellaug.data.images import read_png, write_png
 from cellaug.evaluation.fidelity import evaluate
 from cellaug.evaluation.labelled import LabelledImages
 from cellaug.study.training import train_on, vanilla
-from cellaug.training import (
-    Adversarial,
-    AuxiliaryClassifier,
-    Symmetries,
-    conditional,
-)
+from cellaug.training import Adversarial, AuxiliaryClassifier, Symmetries, conditional
 from cellaug.training.callbacks import COLLAPSED
 
 import keras
@@ -155,6 +150,16 @@ def train(
         "discriminator_depth": round(recipe.width * discriminator_depth),
     }
     settings = {**asdict(recipe), **depths, "images": images, "seed": seed, "size": size}
+    either = {
+        **depths,
+        "latent_dim": latent_dim,
+        "kernel": recipe.kernel,
+        "symmetries": recipe.symmetries,
+        "half_life": recipe.half_life,
+        "learning_rate": recipe.learning_rate,
+        "beta_1": recipe.beta_1,
+        "seed": seed,
+    }
 
     def run(game: Adversarial, stage: str, batch: int, seen: float, balance: bool) -> pd.DataFrame:
         history, _ = train_on(
@@ -175,34 +180,17 @@ def train(
         game = conditional(
             size,
             classes,
-            **depths,
-            latent_dim=latent_dim,
-            kernel=recipe.kernel,
+            **either,
             modulation=recipe.modulation,
             deviation=recipe.deviation,
             spectral=recipe.spectral,
             objective=recipe.objective,
             gamma=recipe.gamma,
-            symmetries=recipe.symmetries,
             augmentation=recipe.augmentation,
-            half_life=recipe.half_life,
-            learning_rate=recipe.learning_rate,
-            beta_1=recipe.beta_1,
-            seed=seed,
         )
         return game, run(game, "conditional", recipe.batch_size, images, True)
 
-    pair = vanilla(
-        size,
-        **depths,
-        latent_dim=latent_dim,
-        kernel=recipe.kernel,
-        symmetries=recipe.symmetries,
-        half_life=recipe.half_life,
-        learning_rate=recipe.learning_rate,
-        beta_1=recipe.beta_1,
-        seed=seed,
-    )
+    pair = vanilla(size, **either)
     run(pair, "vanilla", recipe.batch_size, images * (1 - AC_SHARE), False)
     labelled = networks.acgan(
         pair.trained_generator,
