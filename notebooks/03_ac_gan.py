@@ -194,7 +194,8 @@ cgan, cgan_history = play(
 # Ten years of small steps separate the thesis's recipe from what is used now. Here they are in one
 # call, each an argument that can be switched off:
 #
-# - kernels of 4 × 4 at stride 2, which overlap evenly and leave no grid {cite}`odena2016`;
+# - kernels of 4 × 4 at stride 2, which overlap evenly, and at the end of the generator a bilinear
+#   enlargement with a plain convolution after it: neither leaves a grid {cite}`odena2016`;
 # - class and latent vector scale and shift every layer of the generator, and the discriminator asks
 #   by a projection whether an image fits its class {cite}`miyato2018proj`;
 # - a penalty on the discriminator's slope at real images, R1 {cite}`mescheder2018`, on every eighth

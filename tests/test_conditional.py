@@ -148,10 +148,23 @@ def test_every_switch_of_the_networks_changes_what_it_names():
     assert not any(isinstance(x, Modulation) for x in plain.layers)
     assert sum(isinstance(x, Modulation) for x in modulated.layers) == 2
     # 4 fits stride 2, 5 does not: five by five kernels where asked for
-    five = networks.conditional_generator(SIZE, 8, LATENT, CLASSES, kernel=5)
+    five = networks.conditional_generator(SIZE, 8, LATENT, CLASSES, kernel=5, resize=False)
     assert five.get_layer("up_16").kernel.shape[:2] == (5, 5)
     with pytest.raises(ValueError, match="generator depth 5 at 16 px: expected a multiple of 2"):
         networks.conditional_generator(SIZE, 5)
+
+
+def test_a_resize_convolution_leaves_no_grid():
+    """Where the layer before is even, all pixels away from the edge are the same."""
+    keras.utils.set_random_seed(1)
+    differ = []
+    for resize in (False, True):
+        model = networks.conditional_generator(SIZE, 8, LATENT, CLASSES, resize=resize)
+        x = np.ones((1, SIZE // 2, SIZE // 2, 4), "float32")
+        for layer in model.layers[-3 if resize else -2 :]:
+            x = layer(x)
+        differ.append(np.ptp(np.asarray(x)[0, 4:-4, 4:-4], axis=(0, 1)).max())
+    assert differ[0] > 0.01 and differ[1] < 1e-6
 
 
 def test_spectral_normalisation_bounds_every_kernel():

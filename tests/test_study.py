@@ -55,6 +55,7 @@ def test_every_rung_changes_what_it_names_and_nothing_else():
         {"gamma"},
         {"deviation"},
         {"modulation"},
+        {"resize"},
     ]
     last = recipes[names[-1]]
     defaults = signature(conditional).parameters  # the last rung is the recipe

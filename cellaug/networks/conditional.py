@@ -1,10 +1,11 @@
 """The class-conditional pair whose kernels fit their stride.
 
 What the field has learned since the thesis's recipe, each step an argument that can be switched
-off: 4×4 kernels at stride 2, which overlap evenly (Odena et al. 2016); the class embedded and, with
-the latent vector, scaling and shifting every layer of the generator (Miyato & Koyama 2018, Chen et
-al. 2019); a discriminator without normalisation, with a projection head (Miyato & Koyama 2018) and
-the deviation within a batch as a feature (Karras et al. 2018).
+off: 4×4 kernels at stride 2, which overlap evenly, and a resize-convolution at the end (both Odena
+et al. 2016); the class embedded and, with the latent vector, scaling and shifting every layer of
+the generator (Miyato & Koyama 2018, Chen et al. 2019); a discriminator without normalisation, with
+a projection head (Miyato & Koyama 2018) and the deviation within a batch as a feature (Karras et
+al. 2018).
 """
 
 from cellaug.networks.dcgan import MOMENTUM, SLOPE, activated, doublings, generator_body
@@ -130,6 +131,7 @@ def conditional_generator(
     classes: int = 11,
     kernel: int = 4,
     modulation: bool = True,
+    resize: bool = True,
 ) -> Model:
     """``[latents (N, latent_dim), labels (N,)]`` to images (N, size, size, 3) in [-1, 1].
 
@@ -144,6 +146,7 @@ def conditional_generator(
         kernel: height and width of the kernels; 4 fits the stride, the thesis's 5 does not.
         modulation: let latent vector and class also scale and shift every layer (`Modulation`);
             without, they enter at the bottom only.
+        resize: end in a resize-convolution; without, in a transposed one as everywhere else.
 
     Raises:
         ValueError: for a size or a depth that cannot be halved as needed.
@@ -162,7 +165,7 @@ def conditional_generator(
         return layers.LeakyReLU(SLOPE, name=f"relu_{side}")(x)
 
     activate = modulated if modulation else activated
-    image = generator_body(style, size, depth, kernel, activate)
+    image = generator_body(style, size, depth, kernel, activate, resize)
     return Model([latent, label], image, name="conditional_generator")
 
 

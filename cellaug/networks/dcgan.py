@@ -43,10 +43,13 @@ def generator_body(
     depth: int,
     kernel: int,
     activate: Callable[[KerasTensor, int], KerasTensor] = activated,
+    resize: bool = False,
 ) -> KerasTensor:
     """From a vector (N, d) to an image (N, size, size, 3) in [-1, 1].
 
     `activate` follows every layer but the last; it is told the side of its images in pixels.
+    `resize` makes the last layer a resize-convolution (Odena et al. 2016): bilinear enlargement and
+    a 3×3 convolution, to which all pixels are alike, wherever they lie in the stride.
 
     Raises:
         ValueError: if ``depth`` cannot be halved as often as the size needs it.
@@ -67,7 +70,11 @@ def generator_body(
             depth // 2**step, kernel, strides=2, padding="same", use_bias=False, name=f"up_{side}"
         )(x)
         x = activate(x, side)
-    x = layers.Conv2DTranspose(3, kernel, strides=2, padding="same", name=f"up_{size}")(x)
+    if resize:
+        x = layers.UpSampling2D(interpolation="bilinear", name=f"resize_{size}")(x)
+        x = layers.Conv2D(3, 3, padding="same", name=f"up_{size}")(x)
+    else:
+        x = layers.Conv2DTranspose(3, kernel, strides=2, padding="same", name=f"up_{size}")(x)
     return layers.Activation("tanh", dtype="float32", name="image")(x)
 
 

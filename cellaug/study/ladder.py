@@ -48,6 +48,7 @@ class Recipe:
         projection: one conditional pair with a projection head, on balanced batches, in place of
             an AC-GAN on a frozen vanilla pair.
         modulation: class and latent vector scale and shift every layer of its generator.
+        resize: a resize-convolution at its end.
         gamma: of R1, every eighth step; 0 for none.
         deviation: minibatch deviation as a feature of the discriminator: "class", "batch", "none".
         augmentation: probability of differentiable augmentation of real and generated images.
@@ -65,6 +66,7 @@ class Recipe:
     symmetries: bool = False
     projection: bool = False
     modulation: bool = False
+    resize: bool = False
     gamma: float = 0.0
     deviation: str = "none"
     augmentation: float = 0.0
@@ -86,6 +88,7 @@ RUNGS: Mapping[str, Mapping[str, Any]] = {
     "lazy R1": {"gamma": 0.02},
     "minibatch deviation": {"deviation": "class"},
     "modulation": {"modulation": True},
+    "resize-convolution": {"resize": True},
 }
 SIDE_ARMS: Mapping[str, Mapping[str, Any]] = {
     "differentiable augmentation": {"augmentation": 0.4},
@@ -182,6 +185,7 @@ def train(
             classes,
             **either,
             modulation=recipe.modulation,
+            resize=recipe.resize,
             deviation=recipe.deviation,
             spectral=recipe.spectral,
             objective=recipe.objective,

@@ -75,6 +75,7 @@ def train_conditional(
         "classes": classes,
         "kernel": choices.get("kernel", 4),
         "modulation": choices.get("modulation", True),
+        "resize": choices.get("resize", True),
     }
     recipe = {"recipe": "cellaug.training.conditional", **recipe, "batch_size": batch_size}
     return _train(out, sides, images, size, game, recipe, "conditional_generator", options)

@@ -22,6 +22,7 @@ def conditional(
     latent_dim: int = 100,
     kernel: int = 4,
     modulation: bool = True,
+    resize: bool = True,
     projection: bool = True,
     deviation: str = "class",
     spectral: bool = False,
@@ -51,6 +52,8 @@ def conditional(
         kernel: height and width of the kernels at stride 2; the thesis's 5 does not fit it.
         modulation: latent vector and class scale and shift every layer of the generator, not the
             first alone.
+        resize: a resize-convolution at the generator's end; False for a transposed one, which can
+            leave a grid of period 2.
         projection: projection head; False gives the class as planes beside the colours.
         deviation: minibatch deviation as a feature of the discriminator, among the images of one
             class ("class") or of all ("batch"); "none" for none.
@@ -81,7 +84,7 @@ def conditional(
         keras.config.set_dtype_policy("mixed_bfloat16")
     try:
         generator = conditional_generator(
-            size, generator_depth, latent_dim, classes, kernel, modulation
+            size, generator_depth, latent_dim, classes, kernel, modulation, resize
         )
         discriminator = conditional_discriminator(
             size, discriminator_depth, classes, kernel, projection, deviation, spectral
