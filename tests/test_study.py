@@ -121,6 +121,14 @@ def test_a_ladder_is_run_recorded_and_read(cells, tmp_path, monkeypatch):
     assert runs["coverage"].between(0, 2).all() and runs["diversity"].gt(0).all()
     assert runs["coverage"][0] == found["runs"][0]["overall"]["coverage"]["ratio"]
     assert runs["Fréchet distance"].isna().all()  # for 258 images and more
+    ends = ladder.verdicts(found, "thesis")
+    worst = [run["scorecard"]["coverage_ratio"] for run in found["runs"][:2]]
+    values = [row["value"] for row in worst]
+    assert ends.loc["coverage", "mean"] == pytest.approx(sum(values) / 2)
+    assert ends.loc["coverage", "sd"] == pytest.approx(abs(values[0] - values[1]) / 2**0.5)
+    assert ends.loc["coverage", ["lowest", "seeds"]].tolist() == [0.8, 2]
+    assert ends.loc["coverage", "met"] == sum(row["met"] for row in worst)
+    assert np.isnan(ends.loc["coverage", "highest"]) and "Fréchet distance" not in ends.index
     monkeypatch.setattr(ladder, "train", None)
     assert run() == found
 

@@ -19,6 +19,7 @@ from cellaug.data import DataError, Dataset
 from cellaug.data.images import read_png, write_png
 from cellaug.evaluation.fidelity import evaluate
 from cellaug.evaluation.labelled import LabelledImages
+from cellaug.evaluation.scorecard import ROWS
 from cellaug.study.training import train_on, vanilla
 from cellaug.training import Adversarial, AuxiliaryClassifier, Symmetries, conditional
 from cellaug.training.callbacks import COLLAPSED
@@ -337,6 +338,31 @@ def table(found: Mapping[str, Any]) -> pd.DataFrame:
         }
 
     return pd.DataFrame([row(run) for run in found["runs"]])
+
+
+def verdicts(found: Mapping[str, Any], arm: str) -> pd.DataFrame:
+    """The scorecard of one arm over its seeds: the worst class or period of every measure.
+
+    Returns:
+        A row for each measure (in the words of a scorecard) that was measured, with `mean` and
+        standard deviation (`sd`) over seeds, `lowest` and `highest` that will do (NaN for no
+        bound), and in `met` how many of `seeds` lie between.
+    """
+    cards = [run["scorecard"] for run in found["runs"] if run["arm"] == arm]
+    rows = {}
+    for measure, words in ROWS.items():
+        own = [card[measure] for card in cards if card[measure] is not None]
+        if own:
+            values = pd.Series([row["value"] for row in own], dtype=float)
+            rows[words] = {
+                "mean": values.mean(),
+                "sd": values.std(),
+                **dict(zip(("lowest", "highest"), own[0]["target"], strict=True)),
+                "met": sum(row["met"] for row in own),
+                "seeds": len(own),
+            }
+    table = pd.DataFrame.from_dict(rows, orient="index")
+    return table.astype({"lowest": float, "highest": float})
 
 
 def samples(found: Mapping[str, Any], folder: Path) -> np.ndarray:
