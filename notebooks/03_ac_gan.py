@@ -198,6 +198,9 @@ cgan, cgan_history = play(
 #   enlargement with a plain convolution after it: neither leaves a grid {cite}`odena2016`;
 # - class and latent vector scale and shift every layer of the generator, and the discriminator asks
 #   by a projection whether an image fits its class {cite}`miyato2018proj`;
+# - every generated cell is judged beside a real one of its class, and the game is about which of the
+#   two looks more real, so that a generator which repeats itself still loses
+#   {cite}`jolicoeur2019,huang2024`;
 # - a penalty on the discriminator's slope at real images, R1 {cite}`mescheder2018`, on every eighth
 #   step;
 # - the deviation within a batch as a feature, so that the discriminator notices when a generator

@@ -56,6 +56,7 @@ def test_every_rung_changes_what_it_names_and_nothing_else():
         {"deviation"},
         {"modulation"},
         {"resize"},
+        {"objective"},
     ]
     last = recipes[names[-1]]
     defaults = signature(conditional).parameters  # the last rung is the recipe

@@ -90,13 +90,13 @@ RUNGS: Mapping[str, Mapping[str, Any]] = {
     "minibatch deviation": {"deviation": "class"},
     "modulation": {"modulation": True},
     "resize-convolution": {"resize": True},
+    "relativistic pairing": {"objective": "relativistic"},
 }
 SIDE_ARMS: Mapping[str, Mapping[str, Any]] = {
     "differentiable augmentation": {"augmentation": 0.4},
     "spectral normalisation for R1": {"spectral": True, "gamma": 0.0},
     "WGAN-GP": {"objective": "wasserstein-gp"},
     "WGAN": {"objective": "wasserstein"},
-    "relativistic pairing": {"objective": "relativistic"},
     "deviation over all classes": {"deviation": "batch"},
     "kernel 6×6": {"kernel": 6},
     "twice the filters": {"width": 2.0},

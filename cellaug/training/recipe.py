@@ -9,7 +9,7 @@ from cellaug.training.penalties import R1, UnitGradient
 
 import keras
 
-OBJECTIVES = ("cross-entropy", "relativistic", "wasserstein", "wasserstein-gp")
+OBJECTIVES = ("relativistic", "cross-entropy", "wasserstein", "wasserstein-gp")
 CRITIC_STEPS, CLIP = 5, 0.01  # of Arjovsky et al. (2017), the first for WGAN-GP too
 
 
@@ -26,7 +26,7 @@ def conditional(
     projection: bool = True,
     deviation: str = "class",
     spectral: bool = False,
-    objective: str = "cross-entropy",
+    objective: str = "relativistic",
     gamma: float = 0.02,
     penalty_every: int = 8,
     symmetries: bool = True,
@@ -58,9 +58,10 @@ def conditional(
         deviation: minibatch deviation as a feature of the discriminator, among the images of one
             class ("class") or of all ("batch"); "none" for none.
         spectral: spectral normalisation of the discriminator.
-        objective: "cross-entropy" (non-saturating logistic), "relativistic", "wasserstein"
-            (weights clipped) or "wasserstein-gp"; the last two take five discriminator steps for
-            one of the generator, so that batches must be five times as large.
+        objective: "relativistic" (pairs of a real and a generated image), "cross-entropy"
+            (non-saturating logistic), "wasserstein" (weights clipped) or "wasserstein-gp"; the last
+            two take five discriminator steps for one of the generator, so that batches must be five
+            times as large.
         gamma: γ of `R1`; 0 for none. Not used by the two Wasserstein games.
         penalty_every: on which steps R1 is computed; 1 for all.
         symmetries: show each real image in one of its eight symmetries.
