@@ -492,8 +492,8 @@ def ladder(runs: pd.DataFrame, rungs: int) -> Figure:
 
     `runs` is what `cellaug.study.ladder.table` returns; its first `rungs` arms are rungs, the
     others side arms, drawn in another colour and shape. A mark is a run, a bar the mean over an
-    arm's seeds. Real cells stand at the dashed line. Distances are drawn on a logarithmic axis; a
-    measure that no run has is left out.
+    arm's seeds. Real cells stand at the dashed line. The axes of distance and grid energy are
+    logarithmic; a measure that no run has is left out.
     """
     arms = list(dict.fromkeys(runs["arm"]))
     measures = [m for m in runs if m not in ("arm", "seed") and runs[m].notna().any()]
@@ -505,7 +505,7 @@ def ladder(runs: pd.DataFrame, rungs: int) -> Figure:
             style = {"color": colour, "alpha": 0.7, "clip_on": False}
             ax.plot(values, np.full(len(values), i), shape, markersize=3.5, **style)
             ax.plot([values.mean()] * 2, [i - 0.3, i + 0.3], color=colour, linewidth=2)
-        if measure == "Fréchet distance":
+        if measure in ("Fréchet distance", "grid energy"):
             ax.set_xscale("log")
         ax.axvline(0 if "points" in measure else 1, color=GREY, linestyle="--", linewidth=1)
         _class_axis(ax, [f"{i + 1}  {arm}" if i < rungs else arm for i, arm in enumerate(arms)])
@@ -995,7 +995,7 @@ def _rows(
         x = left + k * (scale + GAP) + scale / 2
         for i, line in enumerate(reversed(lines)):
             style = {"color": GREY, "va": "bottom", "ha": "center"}
-            _write(ax, x, head - 0.05 - i * _LINE, line, width=scale + GAP, **style)
+            _write(ax, x, head - 0.05 - i * _LINE, line, width=scale, **style)
     y = head
     for (label, images), below in zip(rows, foot, strict=True):
         _write(ax, left - 0.1, y + scale / 2, label, va="center", ha="right")
