@@ -93,7 +93,8 @@ def step_multiply_adds(game: Any) -> dict[str, float]:
     - G forward once: both players see the same images;
     - D forward on real and on generated images, and back to all its weights, but not to the images:
       2 D and 2 (2 D - D₁);
-    - for the generator, the improved D forward and back to the images, but not to its weights: 2 D;
+    - for the generator, the improved D forward and back to the images, but not to its weights: 2 D,
+      and where images are judged in pairs forward on the real ones as well: 3 D;
     - G back to all its weights: 2 G - G₁;
     - on every k-th step R1, (D + 2 D) / k: D back from the logits of real images to the images
       (their way forward is counted above), then the derivative of that gradient. The layers are
@@ -101,20 +102,19 @@ def step_multiply_adds(game: Any) -> dict[str, float]:
       one product for each layer's weights.
 
     Raises:
-        ValueError: for a game with a penalty other than `R1`, more than one discriminator step, or
-            an objective that shows the generator's turn real images.
+        ValueError: for a game with a penalty other than `R1`, or more than one discriminator step.
     """
     from cellaug.training import R1
 
-    paired = getattr(game.objective, "paired", False)
-    if game.d_steps != 1 or paired or not (game.penalty is None or isinstance(game.penalty, R1)):
+    if game.d_steps != 1 or not (game.penalty is None or isinstance(game.penalty, R1)):
         raise ValueError("expected a game of one discriminator step, with R1 or no penalty")
     g, d = (list(multiply_adds(n).values()) for n in (game.generator, game.discriminator))
+    paired = getattr(game.objective, "paired", False)
     return {
         "generator forward": sum(g),
         "discriminator forward": 2 * sum(d),
         "discriminator back": 2 * (2 * sum(d) - d[0]),
-        "discriminator for the generator": 2 * sum(d),
+        "discriminator for the generator": (3 if paired else 2) * sum(d),
         "generator back": 2 * sum(g) - g[0],
         "penalty": 3 * sum(d) / game.penalty.every if game.penalty else 0,
     }

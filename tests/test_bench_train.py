@@ -1,7 +1,14 @@
 """What `make bench-train` counts and concludes, by hand."""
 
 from cellaug.networks import generator
-from cellaug.training import R1, Adversarial, CrossEntropy, Relativistic, UnitGradient
+from cellaug.training import (
+    R1,
+    Adversarial,
+    CrossEntropy,
+    Relativistic,
+    UnitGradient,
+    conditional,
+)
 
 import pytest
 from bench_train import multiply_adds, step_multiply_adds, table, verdicts
@@ -59,11 +66,17 @@ def test_a_step_is_counted_by_hand():
     # To the images, once more through both layers, and the weights of both: on every fourth step.
     lazy = tiny_game(penalty=R1(every=4))
     assert step_multiply_adds(lazy) == {**plain, "penalty": 3 * 3136 / 4}
+    # The generator's turn shows the discriminator the real images of the pairs too.
+    paired = tiny_game(objective=Relativistic())
+    assert step_multiply_adds(paired) == {**plain, "discriminator for the generator": 3 * d}
 
 
-@pytest.mark.parametrize(
-    "options", [{"d_steps": 5}, {"penalty": UnitGradient()}, {"objective": Relativistic()}]
-)
+def test_the_conditional_recipe_can_be_counted():
+    counted = step_multiply_adds(conditional(16, 3, generator_depth=8, discriminator_depth=4))
+    assert min(counted.values()) > 0
+
+
+@pytest.mark.parametrize("options", [{"d_steps": 5}, {"penalty": UnitGradient()}])
 def test_steps_that_the_count_does_not_describe_are_refused(options):
     with pytest.raises(ValueError, match="expected a game of one discriminator step"):
         step_multiply_adds(tiny_game(**options))
