@@ -199,11 +199,13 @@ cgan, cgan_history = play(
 #   enlargement with a plain convolution after it: neither leaves a grid {cite}`odena2016`;
 # - class and latent vector scale and shift every layer of the generator, and the discriminator asks
 #   by a projection whether an image fits its class {cite}`miyato2018proj`;
+# - the discriminator also learns that a real cell with a wrong label is not real {cite}`reed2016`,
+#   without which it may tell real from generated and never ask for the class;
 # - every generated cell is judged beside a real one of its class, and the game is about which of the
 #   two looks more real, so that a generator which repeats itself still loses
 #   {cite}`jolicoeur2019,huang2024`;
-# - a penalty on the discriminator's slope at real images, R1 {cite}`mescheder2018`, on every eighth
-#   step;
+# - a penalty on the discriminator's slope at real images and at generated ones, R1 and R2
+#   {cite}`mescheder2018`, on every eighth step;
 # - the deviation within a batch as a feature, so that the discriminator notices when a generator
 #   repeats itself, and a moving average of the generator's weights {cite}`karras2018`;
 # - real cells in all their eight symmetries, since a smear has no up and no left, and batches in
@@ -396,6 +398,7 @@ figures.ladder_samples(pictures, arms_of_ladder, climbed["class_names"])
 # %% tags=["hide-input"]
 mean = runs.groupby("arm", sort=False).mean(numeric_only=True)
 spread = runs.groupby("arm", sort=False).std(numeric_only=True)
+first, *_, last = climbed["rungs"]
 distance = mean["Fréchet distance"]
 rungs = distance[climbed["rungs"]]
 steps = (rungs / rungs.shift()).iloc[1:].sort_values()

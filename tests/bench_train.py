@@ -116,7 +116,7 @@ def step_multiply_adds(game: Any) -> dict[str, float]:
         "discriminator back": 2 * (2 * sum(d) - d[0]),
         "discriminator for the generator": (3 if paired else 2) * sum(d),
         "generator back": 2 * sum(g) - g[0],
-        "penalty": 3 * sum(d) / game.penalty.every if game.penalty else 0,
+        "penalty": 3 * sum(d) * (1 + game.penalty.r2) / game.penalty.every if game.penalty else 0,
     }
 
 

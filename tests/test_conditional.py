@@ -20,6 +20,7 @@ from cellaug.training import (
     Symmetries,
     UnitGradient,
     Wasserstein,
+    WrongLabels,
     fit,
 )
 from cellaug.training.adversarial import gradient_at
@@ -120,9 +121,39 @@ def test_projection_is_the_dot_product_with_the_class():
     labels = np.array([0, 1, 2, 2])
     features, logits = (array(a) for a in inner([images, labels]))
     weights, bias = (array(w) for w in layer("real_or_fake").weights)
-    directions = array(layer("class_direction").weights[0])
+    directions = array(layer("class_directions").weights[0]).T
     expected = features @ weights[:, 0] + bias + (features * directions[labels]).sum(1)
     np.testing.assert_allclose(logits[:, 0], expected, rtol=1e-4, atol=1e-5)
+
+
+def test_logits_of_every_label_are_those_that_asking_for_it_gives():
+    keras.utils.set_random_seed(3)
+    _, discriminator = pair(deviation="none", every_label=True)
+    images = np.random.default_rng(2).uniform(-1, 1, (4, SIZE, SIZE, 3)).astype("float32")
+    _, every = discriminator([images, np.zeros(4, int)])
+    assert np.ptp(array(every), axis=1).min() > 1e-4
+    for label in range(CLASSES):
+        logit, again = (array(x) for x in discriminator([images, np.full(4, label)]))
+        np.testing.assert_allclose(array(every)[:, label], logit[:, 0], rtol=1e-5, atol=1e-6)
+        np.testing.assert_allclose(array(every), again, rtol=1e-5, atol=1e-6)
+
+
+def test_wrong_labels_by_hand():
+    """Two images of three classes; own logits 1 and −2, those with wrong labels beside them."""
+    every = np.array([[1.0, 3, 0], [0, -1, -2]], "float32")
+    own, fake = np.array([[1.0], [-2]], "float32"), np.array([[0.5], [0]], "float32")
+    objective = WrongLabels(Relativistic())
+    expected = np.log1p(np.exp([0.5 - 1, 0 + 2])).mean()
+    expected += np.log1p(np.exp([3 - 1, 0 - 1, 0 + 2, -1 + 2])).mean()
+    given = ([own, every], [fake, every * 0], np.array([0, 2]))
+    assert float(objective.discriminator(*given)) == pytest.approx(expected, rel=1e-6)
+    expected = np.log1p(np.exp([1 - 0.5, -2 - 0])).mean()
+    found = objective.generator([fake, every], given[2], [own, every])
+    assert float(found) == pytest.approx(expected, rel=1e-6)
+    alone = WrongLabels(CrossEntropy())
+    assert not alone.paired and objective.paired
+    expected = np.log1p(np.exp([-0.5, 0])).mean()
+    assert float(alone.generator([fake, every], given[2])) == pytest.approx(expected, rel=1e-6)
 
 
 def test_every_switch_of_the_networks_changes_what_it_names():
@@ -130,7 +161,7 @@ def test_every_switch_of_the_networks_changes_what_it_names():
         return {x.name for x in networks.conditional_discriminator(SIZE, 4, 3, **options).layers}
 
     full = names()
-    assert {"deviation", "class_direction"} <= full
+    assert {"deviation", "class_directions"} <= full
     assert full - names(deviation="none") == {"deviation"}
     kinds = [type(x) for x in networks.conditional_discriminator(SIZE, 4, 3).layers]
     assert ClassDeviation in kinds and MinibatchDeviation not in kinds
@@ -138,8 +169,10 @@ def test_every_switch_of_the_networks_changes_what_it_names():
     assert MinibatchDeviation in [type(x) for x in batch]
     with pytest.raises(ValueError, match='deviation must be "class", "batch" or "none", not True'):
         networks.conditional_discriminator(SIZE, 4, 3, deviation=True)
-    assert "class_direction" not in names(projection=False)
+    assert "class_directions" not in names(projection=False)
     assert "class_planes" in names(projection=False)
+    with pytest.raises(ValueError, match="every_label needs the projection head"):
+        networks.conditional_discriminator(SIZE, 4, 3, projection=False, every_label=True)
     spectral = networks.conditional_discriminator(SIZE, 4, 3, spectral=True)
     kinds = [type(x).__name__ for x in spectral.layers]
     assert kinds.count("SpectralNormalization") == 2 + 1 + 1  # two halvings, the mix, the summary
@@ -314,6 +347,30 @@ def test_r1_by_calculus(latents):
         np.testing.assert_allclose(game.generator.get_weights()[0], v, rtol=1e-5)
 
 
+def test_r2_is_the_same_at_generated_images():
+    """D(x) = Σ w x², so that ∇D = 2 w x differs from image to image."""
+    w = np.array([0.3, -0.4, 1.2])
+    image = keras.Input((1, 1, 3))
+    square = layers.Lambda(ops.square)(image)
+    discriminator = keras.Model(image, layers.Dense(1, use_bias=False)(layers.Flatten()(square)))
+    discriminator.set_weights([w[:, None]])
+    penalty = R1(0.2, every=1, r2=True)
+    fake, critic = IMAGES[::-1] * 2 + 1, lambda x, y: discriminator(x)
+    points = penalty.points(ops.convert_to_tensor(IMAGES), ops.convert_to_tensor(fake), None)
+    found = sum(float(penalty.value(gradient_at(x, None, critic))) for x in points)
+    slopes = (np.square(2 * w * x.reshape(3, 3)).sum(1).mean() for x in (IMAGES, fake))
+    assert found == pytest.approx(0.1 * sum(slopes), rel=1e-5)
+    assert len(R1().points(IMAGES, fake, None)) == 1
+
+
+def test_the_penalty_of_a_game_with_r2_counts_twice_where_the_slope_is_the_same(latents):
+    logs = [
+        linear_game(R1(0.2, 1, r2)).train_on_batch(IMAGES, np.zeros(3, int), return_dict=True)
+        for r2 in (False, True)
+    ]
+    assert logs[1]["penalty"] == pytest.approx(2 * logs[0]["penalty"], rel=1e-5)
+
+
 def test_unit_gradient_by_calculus(latents):
     """The gradient is w everywhere, so the penalty is λ (‖w‖ − 1)², wherever it is taken."""
     game = linear_game(UnitGradient(10.0))
@@ -328,9 +385,8 @@ def test_unit_gradient_by_calculus(latents):
 def test_unit_gradient_lies_between_real_and_generated():
     real, fake = np.ones((2, 1, 1, 3)), np.zeros((2, 1, 1, 3))
     mix = np.array([0.25, 1.0]).reshape(2, 1, 1, 1)
-    points = UnitGradient().points(real, fake, mix)
+    (points,) = UnitGradient().points(real, fake, mix)
     np.testing.assert_array_equal(points[:, 0, 0, 0], [0.25, 1.0])
-    assert R1().points(real, fake, mix) is real
 
 
 def test_clipping_and_several_steps_by_calculus(latents):

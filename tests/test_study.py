@@ -57,6 +57,8 @@ def test_every_rung_changes_what_it_names_and_nothing_else():
         {"modulation"},
         {"resize"},
         {"objective"},
+        {"r2"},
+        {"wrong_labels"},
     ]
     last = recipes[names[-1]]
     defaults = signature(conditional).parameters  # the last rung is the recipe

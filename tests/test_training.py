@@ -557,9 +557,12 @@ def test_an_epoch_ends_with_its_last_step():
     loss = keras.losses.SparseCategoricalCrossentropy(from_logits=True)
     model.compile("sgd", loss, jit_compile=use_xla())
     fit(model, reader, 1)  # compiles the step
-    start = time.monotonic()
-    fit(model, reader, 1)
-    assert 1.5 <= time.monotonic() - start < 2.5
+    took = []
+    for _ in range(3):  # the machine may be busy with something else, but hardly three times
+        start = time.monotonic()
+        fit(model, reader, 1)
+        took.append(time.monotonic() - start)
+    assert 1.5 <= min(took) < 2.5
 
 
 # What a run says

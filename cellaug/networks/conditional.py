@@ -177,6 +177,7 @@ def conditional_discriminator(
     projection: bool = True,
     deviation: str = "class",
     spectral: bool = False,
+    every_label: bool = False,
 ) -> Model:
     """``[images (N, size, size, 3), labels (N,)]`` to one logit each, (N, 1).
 
@@ -194,10 +195,15 @@ def conditional_discriminator(
         deviation: append `ClassDeviation` ("class") or `MinibatchDeviation` ("batch") at 4×4
             pixels, or nothing ("none").
         spectral: divide every kernel by its largest singular value (Miyato et al. 2018).
+        every_label: give beside the logit those that the image would have with each of the labels
+            (N, classes), for `cellaug.training.losses.WrongLabels`.
 
     Raises:
-        ValueError: for a size that is not a power of two of at least 16, or another deviation.
+        ValueError: for a size that is not a power of two of at least 16, another deviation, or
+            `every_label` without projection.
     """
+    if every_label and not projection:
+        raise ValueError("every_label needs the projection head")
     if deviation not in ("class", "batch", "none"):
         raise ValueError(f'deviation must be "class", "batch" or "none", not {deviation!r}')
 
@@ -228,7 +234,11 @@ def conditional_discriminator(
     logit = layers.Dense(1, dtype="float32", name="real_or_fake")(features)
     if projection:
         near_zero = initializers.RandomNormal(stddev=width**-0.5)
-        direction = layers.Embedding(classes, width, near_zero, name="class_direction")(label)
-        along = layers.Dot(1, dtype="float32", name="projection")([features, direction])
-        logit = layers.Add(dtype="float32", name="logit")([logit, along])
-    return Model([image, label], logit, name="conditional_discriminator")
+        directions = layers.Dense(
+            classes, None, False, near_zero, dtype="float32", name="class_directions"
+        )(features)
+        every = layers.Add(dtype="float32", name="logits")([logit, directions])
+        own = ops.one_hot(label, classes, dtype="float32")
+        logit = layers.Dot(1, dtype="float32", name="logit")([every, own])
+    out = [logit, every] if every_label else logit
+    return Model([image, label], out, name="conditional_discriminator")

@@ -51,6 +51,8 @@ class Recipe:
         modulation: class and latent vector scale and shift every layer of its generator.
         resize: a resize-convolution at its end.
         gamma: of R1, every eighth step; 0 for none.
+        r2: the same penalty at generated images.
+        wrong_labels: the discriminator learns that real images with a wrong label are not real.
         deviation: minibatch deviation as a feature of the discriminator: "class", "batch", "none".
         augmentation: probability of differentiable augmentation of real and generated images.
         spectral: spectral normalisation of the discriminator.
@@ -69,6 +71,8 @@ class Recipe:
     modulation: bool = False
     resize: bool = False
     gamma: float = 0.0
+    r2: bool = False
+    wrong_labels: bool = False
     deviation: str = "none"
     augmentation: float = 0.0
     spectral: bool = False
@@ -91,6 +95,8 @@ RUNGS: Mapping[str, Mapping[str, Any]] = {
     "modulation": {"modulation": True},
     "resize-convolution": {"resize": True},
     "relativistic pairing": {"objective": "relativistic"},
+    "R2": {"r2": True},
+    "wrong labels": {"wrong_labels": True},
 }
 SIDE_ARMS: Mapping[str, Mapping[str, Any]] = {
     "differentiable augmentation": {"augmentation": 0.4},
@@ -191,6 +197,8 @@ def train(
             spectral=recipe.spectral,
             objective=recipe.objective,
             gamma=recipe.gamma,
+            r2=recipe.r2,
+            wrong_labels=recipe.wrong_labels,
             augmentation=recipe.augmentation,
         )
         return game, run(game, "conditional", recipe.batch_size, images, True)

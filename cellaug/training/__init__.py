@@ -12,7 +12,13 @@ from cellaug.training.callbacks import (
 )
 from cellaug.training.checkpoint import Mismatch
 from cellaug.training.loop import fit
-from cellaug.training.losses import AuxiliaryClassifier, CrossEntropy, Relativistic, Wasserstein
+from cellaug.training.losses import (
+    AuxiliaryClassifier,
+    CrossEntropy,
+    Relativistic,
+    Wasserstein,
+    WrongLabels,
+)
 from cellaug.training.penalties import R1, UnitGradient
 from cellaug.training.recipe import conditional
 
@@ -31,6 +37,7 @@ __all__ = [
     "Symmetries",
     "UnitGradient",
     "Wasserstein",
+    "WrongLabels",
     "conditional",
     "fit",
     "generate_images",

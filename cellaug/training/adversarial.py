@@ -285,7 +285,8 @@ class Adversarial(Model):
 
         def value() -> KerasTensor:
             points = self.penalty.points(real, fake, mix)
-            return every * self.penalty.value(gradient_at(points, labels, self._critic))
+            slopes = (gradient_at(images, labels, self._critic) for images in points)
+            return every * sum(self.penalty.value(slope) for slope in slopes)
 
         if every == 1:
             return value()

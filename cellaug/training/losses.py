@@ -131,6 +131,38 @@ class Relativistic:
         return ops.mean(ops.softplus(real_out - fake_out))
 
 
+class WrongLabels:
+    """Adds to an objective that an image must look more real under its own label than another.
+
+    For outputs ``[logits (N, 1), logits with every label (N, C)]``. To what the discriminator
+    minimises comes, over real images x of class y and all other labels y', with l the logit
+
+        E[softplus(l(x, y') - l(x, y))]
+
+    A real image under a wrong label is then judged as a generated one is in `Relativistic`: Reed et
+    al. (2016) first showed a discriminator such pairs. Without them it may tell real from generated
+    and never ask for the class. Nothing is added to what the generator minimises.
+
+    Args:
+        source: the objective for real and generated images.
+    """
+
+    def __init__(self, source: Any):
+        self.source = source
+        self.paired = getattr(source, "paired", False)
+
+    def discriminator(self, real_out: Any, fake_out: Any, labels: KerasTensor) -> KerasTensor:
+        """That of the source, and the mean over images and wrong labels."""
+        own, every = real_out
+        wrong = 1 - ops.one_hot(ops.cast(labels, "int32"), every.shape[-1], dtype=every.dtype)
+        harder = ops.sum(wrong * ops.softplus(every - own)) / ops.sum(wrong)
+        return self.source.discriminator(own, fake_out[0], labels) + harder
+
+    def generator(self, fake_out: Any, labels: KerasTensor, real_out: Any = None) -> KerasTensor:
+        """That of the source."""
+        return self.source.generator(fake_out[0], labels, real_out[0] if self.paired else None)
+
+
 def class_loss(logits: KerasTensor, labels: KerasTensor) -> KerasTensor:
     """-E[log P(C = c | X)], one expectation of L_C: logits (N, C), integer labels (N,)."""
     return ops.mean(losses.sparse_categorical_crossentropy(labels, logits, from_logits=True))

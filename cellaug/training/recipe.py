@@ -4,7 +4,7 @@ from cellaug.backend import accelerated
 from cellaug.networks.conditional import conditional_discriminator, conditional_generator
 from cellaug.training.adversarial import Adversarial
 from cellaug.training.augment import DifferentiableAugmentation, Symmetries
-from cellaug.training.losses import CrossEntropy, Relativistic, Wasserstein
+from cellaug.training.losses import CrossEntropy, Relativistic, Wasserstein, WrongLabels
 from cellaug.training.penalties import R1, UnitGradient
 
 import keras
@@ -27,8 +27,10 @@ def conditional(
     deviation: str = "class",
     spectral: bool = False,
     objective: str = "relativistic",
+    wrong_labels: bool = True,
     gamma: float = 0.02,
     penalty_every: int = 8,
+    r2: bool = True,
     symmetries: bool = True,
     augmentation: float = 0.0,
     half_life: int = 10_000,
@@ -62,8 +64,11 @@ def conditional(
             (non-saturating logistic), "wasserstein" (weights clipped) or "wasserstein-gp"; the last
             two take five discriminator steps for one of the generator, so that batches must be five
             times as large.
+        wrong_labels: the discriminator learns that real images with a wrong label are not real
+            (`WrongLabels`); not without the projection head.
         gamma: γ of `R1`; 0 for none. Not used by the two Wasserstein games.
         penalty_every: on which steps R1 is computed; 1 for all.
+        r2: the same penalty at generated images.
         symmetries: show each real image in one of its eight symmetries.
         augmentation: probability of each part of `DifferentiableAugmentation`; 0 for none.
         half_life: of the generator's moving average, in images; 0 for none.
@@ -80,6 +85,7 @@ def conditional(
     if objective not in OBJECTIVES:
         raise ValueError(f"objective '{objective}': expected one of {', '.join(OBJECTIVES)}")
     keras.utils.set_random_seed(seed)
+    wrong_labels = wrong_labels and projection
     before = keras.config.dtype_policy()
     if accelerated() if mixed_precision is None else mixed_precision:
         keras.config.set_dtype_policy("mixed_bfloat16")
@@ -88,18 +94,27 @@ def conditional(
             size, generator_depth, latent_dim, classes, kernel, modulation, resize
         )
         discriminator = conditional_discriminator(
-            size, discriminator_depth, classes, kernel, projection, deviation, spectral
+            size,
+            discriminator_depth,
+            classes,
+            kernel,
+            projection,
+            deviation,
+            spectral,
+            wrong_labels,
         )
     finally:
         keras.config.set_dtype_policy(before)
     wasserstein = objective.startswith("wasserstein")
-    penalty = R1(gamma, penalty_every) if gamma and not wasserstein else None
+    penalty = R1(gamma, penalty_every, r2) if gamma and not wasserstein else None
     if objective == "wasserstein-gp":
         penalty = UnitGradient()
+    losses = {"cross-entropy": CrossEntropy, "relativistic": Relativistic}
+    source = losses.get(objective, Wasserstein)()
     game = Adversarial(
         generator,
         discriminator,
-        {"cross-entropy": CrossEntropy, "relativistic": Relativistic}.get(objective, Wasserstein)(),
+        WrongLabels(source) if wrong_labels else source,
         latent_dim,
         seed,
         real_augmentation=Symmetries() if symmetries else None,
