@@ -52,7 +52,7 @@ class Recipe:
         resize: a resize-convolution at its end.
         gamma: of R1, every eighth step; 0 for none.
         r2: the same penalty at generated images.
-        wrong_labels: the discriminator learns that real images with a wrong label are not real.
+        wrong_labels: weight of what the discriminator learns from real images with a wrong label.
         deviation: minibatch deviation as a feature of the discriminator: "class", "batch", "none".
         augmentation: probability of differentiable augmentation of real and generated images.
         spectral: spectral normalisation of the discriminator.
@@ -72,7 +72,7 @@ class Recipe:
     resize: bool = False
     gamma: float = 0.0
     r2: bool = False
-    wrong_labels: bool = False
+    wrong_labels: float = 0.0
     deviation: str = "none"
     augmentation: float = 0.0
     spectral: bool = False
@@ -96,7 +96,7 @@ RUNGS: Mapping[str, Mapping[str, Any]] = {
     "resize-convolution": {"resize": True},
     "relativistic pairing": {"objective": "relativistic"},
     "R2": {"r2": True},
-    "wrong labels": {"wrong_labels": True},
+    "wrong labels": {"wrong_labels": 0.5},
 }
 SIDE_ARMS: Mapping[str, Mapping[str, Any]] = {
     "differentiable augmentation": {"augmentation": 0.4},
@@ -106,6 +106,7 @@ SIDE_ARMS: Mapping[str, Mapping[str, Any]] = {
     "deviation over all classes": {"deviation": "batch"},
     "kernel 6×6": {"kernel": 6},
     "twice the filters": {"width": 2.0},
+    "wrong labels at full weight": {"wrong_labels": 1.0},
 }
 LINEAR = "linear before the frozen generator"
 """A side arm of the last rung that still has a frozen generator."""

@@ -137,26 +137,29 @@ class WrongLabels:
     For outputs ``[logits (N, 1), logits with every label (N, C)]``. To what the discriminator
     minimises comes, over real images x of class y and all other labels y', with l the logit
 
-        E[softplus(l(x, y') - l(x, y))]
+        w E[softplus(l(x, y') - l(x, y))]
 
     A real image under a wrong label is then judged as a generated one is in `Relativistic`: Reed et
     al. (2016) first showed a discriminator such pairs. Without them it may tell real from generated
-    and never ask for the class. Nothing is added to what the generator minimises.
+    and never ask for the class; with too large a weight the generator draws cells more typical of
+    their class than real ones are. Nothing is added to what the generator minimises.
 
     Args:
         source: the objective for real and generated images.
+        weight: w, above 0.
     """
 
-    def __init__(self, source: Any):
+    def __init__(self, source: Any, weight: float = 1.0):
         self.source = source
+        self.weight = weight
         self.paired = getattr(source, "paired", False)
 
     def discriminator(self, real_out: Any, fake_out: Any, labels: KerasTensor) -> KerasTensor:
-        """That of the source, and the mean over images and wrong labels."""
+        """That of the source, and the weighted mean over images and wrong labels."""
         own, every = real_out
         wrong = 1 - ops.one_hot(ops.cast(labels, "int32"), every.shape[-1], dtype=every.dtype)
         harder = ops.sum(wrong * ops.softplus(every - own)) / ops.sum(wrong)
-        return self.source.discriminator(own, fake_out[0], labels) + harder
+        return self.source.discriminator(own, fake_out[0], labels) + self.weight * harder
 
     def generator(self, fake_out: Any, labels: KerasTensor, real_out: Any = None) -> KerasTensor:
         """That of the source."""

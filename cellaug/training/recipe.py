@@ -27,7 +27,7 @@ def conditional(
     deviation: str = "class",
     spectral: bool = False,
     objective: str = "relativistic",
-    wrong_labels: bool = True,
+    wrong_labels: float = 0.5,
     gamma: float = 0.02,
     penalty_every: int = 8,
     r2: bool = True,
@@ -64,8 +64,8 @@ def conditional(
             (non-saturating logistic), "wasserstein" (weights clipped) or "wasserstein-gp"; the last
             two take five discriminator steps for one of the generator, so that batches must be five
             times as large.
-        wrong_labels: the discriminator learns that real images with a wrong label are not real
-            (`WrongLabels`); not without the projection head.
+        wrong_labels: weight of `WrongLabels`, by which the discriminator learns that real images
+            with a wrong label are not real; 0 for none. Not used without the projection head.
         gamma: γ of `R1`; 0 for none. Not used by the two Wasserstein games.
         penalty_every: on which steps R1 is computed; 1 for all.
         r2: the same penalty at generated images.
@@ -85,7 +85,7 @@ def conditional(
     if objective not in OBJECTIVES:
         raise ValueError(f"objective '{objective}': expected one of {', '.join(OBJECTIVES)}")
     keras.utils.set_random_seed(seed)
-    wrong_labels = wrong_labels and projection
+    wrong_labels = wrong_labels if projection else 0.0
     before = keras.config.dtype_policy()
     if accelerated() if mixed_precision is None else mixed_precision:
         keras.config.set_dtype_policy("mixed_bfloat16")
@@ -101,7 +101,7 @@ def conditional(
             projection,
             deviation,
             spectral,
-            wrong_labels,
+            wrong_labels > 0,
         )
     finally:
         keras.config.set_dtype_policy(before)
@@ -114,7 +114,7 @@ def conditional(
     game = Adversarial(
         generator,
         discriminator,
-        WrongLabels(source) if wrong_labels else source,
+        WrongLabels(source, wrong_labels) if wrong_labels > 0 else source,
         latent_dim,
         seed,
         real_augmentation=Symmetries() if symmetries else None,
