@@ -153,17 +153,26 @@ def parser() -> argparse.ArgumentParser:
         type=_positive,
         metavar="N",
         help="real images that each generator sees (default: the profile's ladder_images for the "
-        "ladder, 1000000 for the weights)",
+        "ladder, 600000 for the weights)",
     )
     sub.add_argument(
         "--arm",
         action="append",
         default=[],
         metavar="NAME",
-        help="ladder: this rung or side arm alone, and nothing is recorded; may be repeated",
+        help="ladder: this rung or side arm alone, and nothing is recorded; weights: 'conditional' "
+        "or 'vanilla' alone; may be repeated",
     )
     sub.add_argument(
         "--seeds", type=_positive, default=1, metavar="N", help="ladder: of every arm (default: 1)"
+    )
+    sub.add_argument(
+        "--seed",
+        action="append",
+        type=_positive,
+        metavar="S",
+        help="weights: train with this seed; the package ships the first; may be repeated "
+        "(default: 1)",
     )
 
     sub = command("generate", "make images with a trained generator")
@@ -437,9 +446,8 @@ def study(arguments: argparse.Namespace) -> None:
 
     sides = stored_sides(data, size)
     if arguments.study == "weights":
-        images = arguments.images or 1_000_000
-        weights.train_conditional(out / f"{data}-{size}", sides, images, size)
-        weights.train_vanilla(out / f"{data.partition('-')[0]}-vanilla-{size}", sides, images, size)
+        images, seeds = arguments.images or 600_000, arguments.seed or [1]
+        out = weights.run(out, sides, data, images, size, arguments.arm, seeds)
     else:
         profile = declared_parameters("03_ac_gan") | profile
         found = ladder.run(

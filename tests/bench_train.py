@@ -3,8 +3,9 @@
 Every arm runs in a process of its own and does one round when it is told to, so the arms take turns
 on the same machine in the same minutes. A round is a few steps to wake up, then the timed ones, on
 images that are already in memory. Rates are medians of five rounds after one for warming up; what
-counts is their ratios. The table goes to the terminal, and with the machine's description to
-`book/results/train-benchmark.json`.
+counts is their ratios. Then a step of ours is traced on one thread, for the share of its time that
+convolutions take: they are oneDNN's, so the rest is all that could be saved here. The table goes to
+the terminal, and with the machine's description to `book/results/train-benchmark.json`.
 
 PyTorch gets its best: channels-last memory, activations in place, the fused Adam, one pass through
 the generator for both players, and no gradient that is not used.
@@ -17,7 +18,9 @@ import os
 import statistics
 import subprocess
 import sys
+import tempfile
 import time
+from collections import Counter
 from collections.abc import Callable
 from datetime import date
 from importlib import metadata
@@ -53,6 +56,7 @@ ARMS = {
 }
 SLOW = ("ours-bfloat16", "ours-jax", "torch-bfloat16")
 """Where a processor has no bfloat16 arithmetic, a step of these may take half a minute."""
+TRACED = ("ours", "ours-bfloat16", "conditional")
 TARGETS = {
     "float32": ("ours", "torch", 1.5),
     "bfloat16": ("ours-bfloat16", "torch-bfloat16", 1.4),
@@ -268,9 +272,9 @@ def torch_products() -> tuple[Callable[[int], None], dict]:
     return work, {}
 
 
-def arm(name: str, steps: int) -> None:
-    """A process that says what it is made of, then does a round for every line that it is sent."""
-    work, facts = {
+def made(name: str) -> tuple[Callable[[int], None], dict]:
+    """An arm: what does so many of its steps, and what there is to say of it."""
+    return {
         "ours": lambda: our_dcgan("float32"),
         "ours-bfloat16": lambda: our_dcgan("mixed_bfloat16"),
         "ours-jax": lambda: our_dcgan("float32"),
@@ -280,6 +284,11 @@ def arm(name: str, steps: int) -> None:
         "products": products,
         "torch-products": torch_products,
     }[name]()
+
+
+def arm(name: str, steps: int) -> None:
+    """A process that says what it is made of, then does a round for every line that it is sent."""
+    work, facts = made(name)
     print("facts", json.dumps(facts), flush=True)
     each = 2 * SIDE**3 / 1e9 if name.endswith("products") else BATCH
     for _ in sys.stdin:
@@ -321,6 +330,54 @@ def measure(steps: dict[str, int], rounds: int) -> tuple[dict, dict]:
         process.stdin.close()
         process.wait()
     return {name: values[1:] for name, values in found.items()}, facts
+
+
+def traced(name: str, steps: int) -> dict[str, float]:
+    """Seconds that each kind of TensorFlow operation takes in a few steps, the longest first.
+
+    For a process with a single thread, in which operations follow one another.
+    """
+    import tensorflow as tf
+    from tensorflow.tsl.profiler.protobuf import xplane_pb2
+
+    work, _ = made(name)
+    work(WAKING)
+    with tempfile.TemporaryDirectory() as folder:
+        with tf.profiler.experimental.Profile(folder):
+            work(steps)
+        (trace,) = Path(folder).rglob("*.xplane.pb")
+        space = xplane_pb2.XSpace.FromString(trace.read_bytes())
+    seconds = Counter()
+    for plane in space.planes:
+        names = {key: about.name for key, about in plane.event_metadata.items()}
+        for event in (event for line in plane.lines for event in line.events):
+            # An operation is called <where it comes from>:<its kind>, the runtime's parts a::b.
+            place, _, kind = names[event.metadata_id].rpartition(":")
+            if place and kind.isidentifier() and not place.endswith(":"):
+                seconds[kind] += event.duration_ps / 1e12
+    return dict(seconds.most_common())
+
+
+def shares(seconds: dict[str, float]) -> dict[str, float]:
+    """What part of the time is taken by convolutions, and by drawing random numbers."""
+    total = sum(seconds.values())
+    wanted = {"convolutions": "Conv2D", "random numbers": "Random"}
+    return {
+        what: sum(s for kind, s in seconds.items() if word in kind) / total
+        for what, word in wanted.items()
+    }
+
+
+def trace(name: str, steps: int) -> dict[str, float]:
+    """`shares` of an arm, in a process of its own with one thread."""
+    command = [sys.executable, __file__, "--arm", name, "--steps", str(steps), "--trace"]
+    threads = {"TF_NUM_INTRAOP_THREADS": "1", "TF_NUM_INTEROP_THREADS": "1"}
+    done = subprocess.run(
+        command, env=os.environ | threads, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL
+    )
+    if done.returncode:
+        raise SystemExit(f"{name} ended: run {' '.join(command[1:])} to see why")
+    return shares(json.loads(done.stdout.splitlines()[-1]))
 
 
 def operations_per_second(result: dict) -> dict[str, float]:
@@ -370,6 +427,9 @@ def table(result: dict) -> str:
             ratio = f"{speed[name] / speed[peer]:.2f}" if peer in speed else ""
         share = speed[name] / fastest
         lines.append(f"{words:<50}{images:>10}{ratio:>11}{speed[name]:>9.1f}{share:>13.2f}")
+    for name, row in result.get("shares", {}).items():
+        parts = ", ".join(f"{what} {share:.0%}" for what, share in row.items())
+        lines.append(f"{result['arms'][name]}: of the time on one thread, {parts}")
     for what, row in result["verdicts"].items():
         outcome = "met" if row["met"] else "missed"
         lines.append(f"{what}: {row['ratio']:.2f}, target {row['target']}: {outcome}")
@@ -382,7 +442,10 @@ def main() -> None:
     arguments.add_argument("--steps", type=int, default=STEPS)
     arguments.add_argument("--rounds", type=int, default=ROUNDS)
     arguments.add_argument("--output", type=Path, help="instead of book/results")
+    arguments.add_argument("--trace", action="store_true", help="of --arm: where the time goes")
     options = arguments.parse_args()
+    if options.trace:
+        return print(json.dumps(traced(options.arm, options.steps)))
     if options.arm:
         return arm(options.arm, options.steps)
     names, used = list(ARMS), versions()
@@ -405,6 +468,7 @@ def main() -> None:
         "arms": {name: ARMS[name] for name in names},
         "facts": facts,
         "rates": rates,
+        "shares": {name: trace(name, steps[name]) for name in TRACED},
     }
     result["operations_per_second"] = operations_per_second(result)
     result["verdicts"] = verdicts(result)

@@ -11,7 +11,7 @@ from cellaug.training import (
 )
 
 import pytest
-from bench_train import multiply_adds, step_multiply_adds, table, verdicts
+from bench_train import multiply_adds, shares, step_multiply_adds, table, verdicts
 from keras import Input, Model, layers
 
 
@@ -120,3 +120,8 @@ def test_without_pytorch_only_matrix_products_are_compared():
         "share of matrix products": {"ratio": 80 * 0.25 / 30, "target": 0.5, "met": True}
     }
     assert "arm ours  " in table(alone) and "torch" not in table(alone)
+
+
+def test_shares_of_a_step_by_hand():
+    kinds = {"_MklNativeConv2D": 3.0, "Conv2DBackpropInput": 2.0, "StatelessRandomUniformV2": 1.0}
+    assert shares({**kinds, "Mul": 4.0}) == {"convolutions": 0.5, "random numbers": 0.1}

@@ -21,6 +21,7 @@ from cellaug.training import (
     UnitGradient,
     Wasserstein,
     WrongLabels,
+    conditional,
     fit,
 )
 from cellaug.training.adversarial import gradient_at
@@ -438,6 +439,24 @@ def test_the_average_takes_running_statistics_along():
     for mean, variable in zip(game.averaged.variables, game.generator.variables, strict=True):
         if "moving_mean" in variable.path:
             assert 0 < np.abs(array(mean)).max() <= np.abs(array(variable)).max() * 1.0001
+
+
+@pytest.mark.parametrize("objective", ["relativistic", "wasserstein"])
+def test_the_learning_rates_fall_together(objective):
+    """At first the rate to the last bit, half of it halfway down the cosine, then nothing."""
+    game = conditional(
+        SIZE, CLASSES, generator_depth=8, discriminator_depth=4,
+        objective=objective, learning_rate=3e-4, decay_steps=(4, 8),
+    )  # fmt: skip
+    for optimizer, own_steps in ((game.optimizer, 1), (game.d_optimizer, game.d_steps)):
+
+        def rate(step, optimizer=optimizer, own_steps=own_steps):
+            optimizer.iterations.assign(own_steps * step)
+            return float(array(optimizer.learning_rate))
+
+        assert [rate(step) for step in (0, 1, 4)] == [np.float32(3e-4)] * 3
+        assert rate(6) == pytest.approx(1.5e-4) and rate(8) == rate(9) == 0
+        assert rate(5) == pytest.approx(3e-4 * (1 + np.cos(np.pi / 4)) / 2)
 
 
 def test_gradients_are_computed_in_float32_under_mixed_precision():

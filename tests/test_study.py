@@ -233,6 +233,49 @@ def test_weights_are_trained_measured_and_written(kind, tmp_path, monkeypatch):
         assert list(card["class_names"]) == list(sides["train"].class_names)
 
 
+def test_seeds_are_recorded_one_after_the_other(tmp_path, monkeypatch):
+    """A seed comes anew, another joins it, and a run of another recipe ends their company."""
+    monkeypatch.setattr(weights, "project_root", lambda: tmp_path)
+    (tmp_path / "book" / "results").mkdir(parents=True)
+    with pytest.raises(BookError, match=r"weights-cells-16\.json is missing: 'cellaug study"):
+        weights.recorded("cells-16")
+    shipped_card = json.loads((SHIPPED / "pbc-fine-64" / CARD).read_text())
+
+    def trained(out, sides, images, size, seed):
+        card = json.loads(json.dumps(shipped_card))
+        card["training"]["recipe"] |= {"seed": seed, "gamma": len(sides)}
+        card["training"]["images_seen"] = images
+        card["fidelity"]["scorecard"]["coverage_ratio"] |= {"value": seed / 10, "met": seed > 7}
+        out.mkdir(parents=True, exist_ok=True)
+        (out / CARD).write_text(json.dumps(card))
+        made.append(out.name)
+
+    made = []
+    monkeypatch.setattr(weights, "train_conditional", trained)
+    monkeypatch.setattr(weights, "train_vanilla", trained)
+
+    def study(seeds, images=500, arms=("conditional",), sides=()):
+        return weights.run(tmp_path / "out", sides, "cells-fine", images, 16, arms, seeds)
+
+    path = study([2, 1])
+    assert made == ["cells-fine-16-seed-2", "cells-fine-16"]
+    assert path == tmp_path / "book" / "results" / "weights-cells-fine-16.json"
+    study([8])
+    found = weights.recorded("cells-fine-16")
+    assert [run["seed"] for run in found["runs"]] == [1, 2, 8]
+    row = ladder.verdicts(found, "cells-fine-16").loc["coverage"]
+    assert row["mean"] == pytest.approx(1.1 / 3) and (row["met"], row["seeds"]) == (1, 3)
+    study([1])
+    assert len(weights.recorded("cells-fine-16")["runs"]) == 3
+    for other in ({"images": 501}, {"sides": (1,)}):
+        study([3], **other)
+        assert [run["seed"] for run in weights.recorded("cells-fine-16")["runs"]] == [3]
+    made.clear()
+    assert study([4], arms=["vanilla"]) == tmp_path / "out" and made == ["cells-vanilla-16"]
+    with pytest.raises(DataError, match="no arm thesis: there are conditional, vanilla"):
+        study([1], arms=["thesis"])
+
+
 def test_damaged_and_foreign_weights(shipped):
     folder, _, card = shipped
 

@@ -20,7 +20,7 @@ from cellaug.data.images import read_png, write_png
 from cellaug.evaluation.fidelity import evaluate
 from cellaug.evaluation.labelled import LabelledImages
 from cellaug.evaluation.scorecard import ROWS
-from cellaug.study.training import train_on, vanilla
+from cellaug.study.training import decay_steps, train_on, vanilla
 from cellaug.training import Adversarial, AuxiliaryClassifier, Symmetries, conditional
 from cellaug.training.callbacks import COLLAPSED
 
@@ -59,6 +59,7 @@ class Recipe:
         objective: as in `cellaug.training.conditional`.
         last_activation: of the layers in front of the frozen generator.
         width: multiplies the depth of both networks.
+        decay: share of the steps, at the end, in which the conditional pair's learning rate falls.
     """
 
     learning_rate: float = 1e-5
@@ -79,6 +80,7 @@ class Recipe:
     objective: str = "cross-entropy"
     last_activation: str = "relu"
     width: float = 1.0
+    decay: float = 0.0
 
 
 RUNGS: Mapping[str, Mapping[str, Any]] = {
@@ -107,6 +109,7 @@ SIDE_ARMS: Mapping[str, Mapping[str, Any]] = {
     "kernel 6×6": {"kernel": 6},
     "twice the filters": {"width": 2.0},
     "wrong labels at full weight": {"wrong_labels": 1.0},
+    "falling learning rate": {"decay": 0.5},
 }
 LINEAR = "linear before the frozen generator"
 """A side arm of the last rung that still has a frozen generator."""
@@ -201,6 +204,7 @@ def train(
             r2=recipe.r2,
             wrong_labels=recipe.wrong_labels,
             augmentation=recipe.augmentation,
+            decay_steps=decay_steps(cells, size, recipe.batch_size, images, recipe.decay),
         )
         return game, run(game, "conditional", recipe.batch_size, images, True)
 

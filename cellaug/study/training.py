@@ -52,6 +52,22 @@ def vanilla(
     return game
 
 
+def length(
+    cells: Dataset, size: int, batch_size: int, images: float, balance: bool
+) -> tuple[int, int]:
+    """Epochs, at least one, in which about so many images are seen, and the steps of an epoch."""
+    with Reader(cells, size, batch_size, balance=balance, drop_last=True) as reader:
+        return max(1, round(images / (len(reader) * batch_size))), len(reader)
+
+
+def decay_steps(
+    cells: Dataset, size: int, batch_size: int, images: float, share: float
+) -> tuple[int, int] | None:
+    """`decay_steps` of `conditional` for a rate that falls in the last `share` of a training."""
+    epochs, steps = length(cells, size, batch_size, images, balance=True)
+    return (round((1 - share) * epochs * steps), epochs * steps) if share else None
+
+
 def train_on(
     cells: Dataset,
     game: Adversarial,
@@ -84,18 +100,17 @@ def train_on(
         collapses ends early.
     """
     real = cells.sample(COMPARED, seed=0)
-    with Reader(
-        cells, size, batch_size * game.d_steps, seed=seed, balance=balance, drop_last=True
-    ) as reader:
-        per_epoch = len(reader) * reader.batch_size
+    taken = batch_size * game.d_steps
+    epochs, steps = length(cells, size, taken, images, balance)
+    with Reader(cells, size, taken, seed=seed, balance=balance, drop_last=True) as reader:
         history = fit(
             game,
             reader,
-            max(1, round(images / per_epoch)),
+            epochs,
             checkpoint=checkpoint,
             settings={**settings, "data": cells.fingerprint},
             callbacks=[Diversity(real.read(size), real.labels, game.latent_dim)],
             label=label,
             save_seconds=60,
         )
-    return history, len(history) * per_epoch
+    return history, len(history) * steps * taken

@@ -1,7 +1,7 @@
 """Training of the generators that the package ships (`cellaug study weights`)."""
 
 import json
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
@@ -15,19 +15,63 @@ from cellaug.augmentation import (
     load_generator,
     save_weights,
 )
-from cellaug.book import device, versions
-from cellaug.data import Dataset
+from cellaug.book import BookError, device, project_root, versions, write_json
+from cellaug.data import DataError, Dataset
 from cellaug.data.images import write_atomically, write_png
 from cellaug.evaluation.fidelity import evaluate
 from cellaug.evaluation.labelled import LabelledImages, read_generated
 from cellaug.evaluation.scorecard import as_json, as_text
-from cellaug.study.training import SPLIT_SEED, train_on, vanilla
+from cellaug.study.training import SPLIT_SEED, decay_steps, train_on, vanilla
 from cellaug.training import Adversarial, conditional
 
 import numpy as np
 
 PICTURES = 10
 """Generated cells in a row of the card's picture: the first latent vectors, not selected."""
+
+
+ARMS = ("conditional", "vanilla")
+
+
+def run(
+    out: Path,
+    sides: Mapping[str, Dataset],
+    name: str,
+    images: int,
+    size: int = 64,
+    arms: Sequence[str] = (),
+    seeds: Sequence[int] = (1,),
+) -> Path:
+    """Train what the package ships, in subfolders of `out`, and record the conditional runs.
+
+    Args:
+        out: for generator directories and checkpoints.
+        sides: the images to learn from ("train") and to be measured on ("test").
+        name: of the data. The conditional generator is called ``<name>-<size>``, with another seed
+            than 1 ``<name>-<size>-seed-<seed>``, and the vanilla one ``<set>-vanilla-<size>``.
+        images: how many real images each is to see.
+        size: height and width of the images in pixels.
+        arms: "conditional", "vanilla"; both if none is given.
+        seeds: of the conditional generators; the vanilla pair has the first.
+
+    Returns:
+        `out`, or the file of the record.
+
+    Raises:
+        DataError: for an unknown arm.
+    """
+    if unknown := set(arms) - set(ARMS):
+        raise DataError(f"no arm {', '.join(sorted(unknown))}: there are {', '.join(ARMS)}")
+    kept, called = out, f"{name}-{size}"
+    if not arms or "conditional" in arms:
+        folders = [out / (called if k == 1 else f"{called}-seed-{k}") for k in seeds]
+        for folder, seed in zip(folders, seeds, strict=True):
+            train_conditional(folder, sides, images, size, seed=seed)
+            kept = record(folder, called)
+    if not arms or "vanilla" in arms:
+        vanilla_name = f"{name.partition('-')[0]}-vanilla-{size}"
+        train_vanilla(out / vanilla_name, sides, images, size, seed=seeds[0])
+    return kept
 
 
 def train_conditional(
@@ -39,6 +83,7 @@ def train_conditional(
     discriminator_depth: int = 32,
     latent_dim: int = 100,
     batch_size: int = 32,
+    decay: float = 0.3,
     seed: int = 1,
     **choices: Any,
 ) -> Path:
@@ -56,6 +101,7 @@ def train_conditional(
         discriminator_depth: see there.
         latent_dim: see there.
         batch_size: images in a step.
+        decay: share of the steps, at the end, in which the learning rates fall to zero.
         seed: of everything.
         choices: further arguments of `cellaug.training.conditional`.
     """
@@ -67,7 +113,8 @@ def train_conditional(
         "seed": seed,
         **choices,
     }
-    game = conditional(size, classes, **recipe)
+    falling = decay_steps(sides["train"], size, batch_size, images, decay)
+    game = conditional(size, classes, **recipe, decay_steps=falling)
     options = {
         "size": size,
         "depth": generator_depth,
@@ -77,7 +124,12 @@ def train_conditional(
         "modulation": choices.get("modulation", True),
         "resize": choices.get("resize", True),
     }
-    recipe = {"recipe": "cellaug.training.conditional", **recipe, "batch_size": batch_size}
+    recipe = {
+        "recipe": "cellaug.training.conditional",
+        **recipe,
+        "batch_size": batch_size,
+        "decay": decay,
+    }
     return _train(out, sides, images, size, game, recipe, "conditional_generator", options)
 
 
@@ -145,7 +197,7 @@ def _train(
         seed=recipe["seed"],
         balance=labelled,
         checkpoint=out.with_name(f"{out.name}.checkpoint.npz"),
-        settings=recipe,
+        settings={**recipe, "images": images},
         label=out.name,
     )
     out.mkdir(parents=True, exist_ok=True)
@@ -191,6 +243,55 @@ def _train(
     write_png(out / "samples.png", np.concatenate(rows))
     write_atomically(out / "README.md", model_card(out.name, card, as_text(found)).encode())
     return out
+
+
+def record(folder: Path, name: str) -> Path:
+    """Add the measures of a conditional run to ``book/results/weights-<name>.json``.
+
+    Runs that are there stay, unless they have the same seed or differ in more than the seed: a run
+    takes hours, so seeds are recorded one after the other.
+
+    Args:
+        folder: what `train_conditional` wrote.
+        name: of the record.
+    """
+    path = _record(name)
+    card = json.loads((folder / CARD).read_text())
+    run = {
+        "arm": name,
+        "seed": card["training"]["recipe"]["seed"],
+        **{key: card[key] for key in ("data_name", "data_hash", "credit", "image_size", "sha256")},
+        **card["training"],
+        "date": card["created"][:10],
+        "test_images": card["fidelity"]["sets"]["real"]["images"],
+        **{key: card["fidelity"][key] for key in ("scorecard", "overall", "grid")},
+    }
+    others = recorded(name)["runs"] if path.is_file() else []
+    same = {old["seed"]: old for old in others if _shared(old) == _shared(run)}
+    runs = {**same, run["seed"]: run}
+    write_json(path, {"runs": [runs[seed] for seed in sorted(runs)]})
+    return path
+
+
+def _shared(run: Mapping[str, Any]) -> tuple:
+    """All that two runs must share to be put side by side."""
+    recipe = {key: value for key, value in run["recipe"].items() if key != "seed"}
+    return recipe, run["data_hash"], run["images_seen"], run["image_size"]
+
+
+def recorded(name: str) -> dict[str, list]:
+    """What `record` kept: `runs`, as `cellaug.study.ladder.verdicts` takes them.
+
+    Raises:
+        BookError: where nothing is recorded under that name.
+    """
+    if not _record(name).is_file():
+        raise BookError(f"{_record(name)} is missing: 'cellaug study weights' makes it")
+    return json.loads(_record(name).read_text())
+
+
+def _record(name: str) -> Path:
+    return project_root() / "book" / "results" / f"weights-{name}.json"
 
 
 def model_card(name: str, card: dict, fidelity: str) -> str:

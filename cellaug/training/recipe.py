@@ -1,5 +1,7 @@
 """The class-conditional recipe in one call, every choice an argument."""
 
+from typing import Any
+
 from cellaug.backend import accelerated
 from cellaug.networks.conditional import conditional_discriminator, conditional_generator
 from cellaug.training.adversarial import Adversarial
@@ -37,6 +39,7 @@ def conditional(
     ramp_up: float = 0.05,
     learning_rate: float = 2e-4,
     beta_1: float = 0.5,
+    decay_steps: tuple[int, int] | None = None,
     mixed_precision: bool | None = None,
     seed: int = 0,
 ) -> Adversarial:
@@ -75,6 +78,8 @@ def conditional(
         ramp_up: of that half-life, as a share of the images seen.
         learning_rate: of both Adams.
         beta_1: of both Adams; beta_2 is 0.99.
+        decay_steps: the step of the generator from which both learning rates fall, along half a
+            cosine, and the one at which they are zero; None for constant rates.
         mixed_precision: bfloat16 in the networks, float32 in weights, losses and penalty; None for
             where it pays, on an accelerator.
         seed: of weights and of all that is drawn in training; Keras's global seed is set to it.
@@ -125,5 +130,15 @@ def conditional(
         d_steps=CRITIC_STEPS if wasserstein else 1,
         clip=CLIP if objective == "wasserstein" else 0.0,
     )
-    game.compile(*(keras.optimizers.Adam(learning_rate, beta_1, 0.99) for _ in range(2)))
+
+    def rate(own_steps: int) -> Any:
+        if decay_steps is None:
+            return learning_rate
+        first, last = (own_steps * step for step in decay_steps)
+        # Keras's warm-up, from the rate to itself, keeps it constant until the fall begins.
+        return keras.optimizers.schedules.CosineDecay(
+            learning_rate, last - first, warmup_target=learning_rate, warmup_steps=first
+        )
+
+    game.compile(*(keras.optimizers.Adam(rate(k), beta_1, 0.99) for k in (1, game.d_steps)))
     return game
