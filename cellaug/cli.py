@@ -153,7 +153,7 @@ def parser() -> argparse.ArgumentParser:
         type=_positive,
         metavar="N",
         help="real images that each generator sees (default: the profile's ladder_images for the "
-        "ladder, 600000 for the weights)",
+        "ladder, 500000 for the weights)",
     )
     sub.add_argument(
         "--arm",
@@ -446,7 +446,7 @@ def study(arguments: argparse.Namespace) -> None:
 
     sides = stored_sides(data, size)
     if arguments.study == "weights":
-        images, seeds = arguments.images or 600_000, arguments.seed or [1]
+        images, seeds = arguments.images or 500_000, arguments.seed or [1]
         out = weights.run(out, sides, data, images, size, arguments.arm, seeds)
     else:
         profile = declared_parameters("03_ac_gan") | profile

@@ -52,7 +52,7 @@ def vanilla(
     return game
 
 
-def length(
+def epochs_and_steps(
     cells: Dataset, size: int, batch_size: int, images: float, balance: bool
 ) -> tuple[int, int]:
     """Epochs, at least one, in which about so many images are seen, and the steps of an epoch."""
@@ -64,7 +64,7 @@ def decay_steps(
     cells: Dataset, size: int, batch_size: int, images: float, share: float
 ) -> tuple[int, int] | None:
     """`decay_steps` of `conditional` for a rate that falls in the last `share` of a training."""
-    epochs, steps = length(cells, size, batch_size, images, balance=True)
+    epochs, steps = epochs_and_steps(cells, size, batch_size, images, balance=True)
     return (round((1 - share) * epochs * steps), epochs * steps) if share else None
 
 
@@ -101,7 +101,7 @@ def train_on(
     """
     real = cells.sample(COMPARED, seed=0)
     taken = batch_size * game.d_steps
-    epochs, steps = length(cells, size, taken, images, balance)
+    epochs, steps = epochs_and_steps(cells, size, taken, images, balance)
     with Reader(cells, size, taken, seed=seed, balance=balance, drop_last=True) as reader:
         history = fit(
             game,
