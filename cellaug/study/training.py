@@ -64,8 +64,10 @@ def decay_steps(
     cells: Dataset, size: int, batch_size: int, images: float, share: float
 ) -> tuple[int, int] | None:
     """`decay_steps` of `conditional` for a rate that falls in the last `share` of a training."""
+    if not share:
+        return None
     epochs, steps = epochs_and_steps(cells, size, batch_size, images, balance=True)
-    return (round((1 - share) * epochs * steps), epochs * steps) if share else None
+    return round((1 - share) * epochs * steps), epochs * steps
 
 
 def train_on(
