@@ -239,10 +239,27 @@ def recorded_benchmark(name: str) -> dict[str, Any]:
     Raises:
         BookError: where it has not been recorded.
     """
-    path = project_root() / "book" / "results" / f"{name}-benchmark.json"
-    if not path.is_file():
-        raise BookError(f"{path} is missing: 'make bench-{name}' makes it")
-    return json.loads(path.read_text())
+    return read_result(f"{name}-benchmark.json", f"make bench-{name}")
+
+
+def result_file(name: str) -> Path:
+    """Where a result of that file name is recorded: in ``book/results``."""
+    return project_root() / "book" / "results" / name
+
+
+def read_result(name: str, command: str) -> dict[str, Any]:
+    """A recorded result, JSON, by its file name.
+
+    Args:
+        name: of the file in ``book/results``.
+        command: what makes it, for the complaint.
+
+    Raises:
+        BookError: where it is missing.
+    """
+    if not result_file(name).is_file():
+        raise BookError(f"{result_file(name)} is missing: '{command}' makes it")
+    return json.loads(result_file(name).read_text())
 
 
 def record_results(profile: str) -> Path:

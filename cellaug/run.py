@@ -43,6 +43,14 @@ NEEDS = {
     "06_discussion": CHAPTERS[:-1],
 }
 
+# Files under book/results that a chapter shows.
+RECORDED = {
+    "01_data": ("data-benchmark.json",),
+    "02_vanilla_gan": ("train-benchmark.json",),
+    "03_ac_gan": ("ladder-*", "weights-*"),
+    "06_discussion": ("*/metrics.json",),
+}
+
 
 # Nothing to read: white space, and what TensorFlow says on being loaded, whatever the log level.
 _NOTHING = re.compile(r"(\s*\n|WARNING: All log messages before absl.*\n|[IW]\d{4} .*\n)*")
@@ -115,13 +123,14 @@ def chapter_parameters(chapter: str, profile: Mapping[str, Any]) -> dict[str, An
 
 
 def code_of(chapter: str) -> list[str]:
-    """The chapter's file and every module of this package that it imports, directly or not."""
+    """The chapter's file, every module of this package that it imports, and the shipped weights."""
     package = Path(__file__).parent
     finder = ModuleFinder(path=[str(package.parent)])
     path = project_root() / "notebooks" / f"{chapter}.py"
     finder.run_script(str(path))
     modules = {module.__file__ for module in finder.modules.values() if module.__file__}
-    return sorted({str(path), *(m for m in modules if Path(m).is_relative_to(package))})
+    weights = {str(p) for p in package.glob("weights/**/*.npz")}
+    return sorted({str(path), *weights, *(m for m in modules if Path(m).is_relative_to(package))})
 
 
 def data_state(profile: Mapping[str, Any]) -> str:
@@ -146,11 +155,9 @@ def chapter_task(chapter: str, profile: Mapping[str, Any]) -> Task:
     """What the chapter depends on and makes, in doit's terms."""
     build = build_folder(profile["profile"])
     inputs = [str(build / "artifacts" / need / "metrics.json") for need in NEEDS[chapter]]
-    recorded = project_root() / "book" / "results"
-    if chapter == CHAPTERS[0]:
-        inputs += [str(p) for p in recorded.glob("data-benchmark.json")]
-    if chapter == CHAPTERS[-1]:
-        inputs += [str(p) for p in sorted(recorded.glob("*/metrics.json"))]
+    results = project_root() / "book" / "results"
+    for shown in RECORDED.get(chapter, ()):
+        inputs += [str(p) for p in sorted(results.glob(shown))]
     config = {"parameters": chapter_parameters(chapter, profile), "versions": versions()}
     if chapter == CHAPTERS[0]:
         config["data"] = data_state(profile)

@@ -22,7 +22,7 @@ from concurrent.futures import ThreadPoolExecutor
 from datetime import date
 from pathlib import Path
 
-from cellaug.book import project_root, versions
+from cellaug.book import project_root, result_file, versions
 from cellaug.data import Dataset, open_dataset
 from cellaug.data.images import _SPARE, _decode_reduced, fit_square, to_float, to_square
 from cellaug.data.store import INDEX, build_store
@@ -432,7 +432,7 @@ def main() -> None:
         f"opening a folder of {MANY:,} files: {result['start_up']['first_seconds']:.1f} s, "
         f"the second time {result['start_up']['second_seconds']:.1f} s"
     )
-    target = project_root() / "book" / "results" / "data-benchmark.json"
+    target = result_file("data-benchmark.json")
     target.parent.mkdir(parents=True, exist_ok=True)
     target.write_text(json.dumps(result, indent=1) + "\n")
     print(target)

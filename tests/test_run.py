@@ -93,6 +93,16 @@ def test_only_what_changed_is_run_again(tiny, capsys):
     second = executed(tiny)
     assert {c for c in first if first[c] != second[c]} == {"04_latent_space", "06_discussion"}
 
+    # So does a recorded result with the chapter that shows it.
+    (tiny / "book/results").mkdir(parents=True)
+    for chapter, name_of_file in {
+        "02_vanilla_gan": "train-benchmark.json",
+        "03_ac_gan": "weights-tiny.json",
+    }.items():
+        (tiny / "book/results" / name_of_file).write_text("{}")
+        assert run.outdated(name, profile) == [chapter]
+        (tiny / "book/results" / name_of_file).unlink()
+
     # A parameter reruns the chapters that declare it; here all declare the seed.
     name, other = run.load_profile("tiny", ["rate=0.25"])
     assert run.outdated(name, other) == ["01_data"]
@@ -203,6 +213,7 @@ def test_code_of_a_chapter_is_what_it_imports(tiny):
     code = (Path(file) for file in run.code_of("02_vanilla_gan"))
     files = {str(file.relative_to(package)) for file in code if file.is_relative_to(package)}
     assert {"book.py", "data/splits.py", "data/catalogue.py"} <= files
+    assert {"weights/blood-extractor.npz", "weights/pbc-fine-64/generator.npz"} <= files
     assert not {"cli.py", "report.py", "training/loop.py"} & files
 
 

@@ -5,7 +5,7 @@ from dataclasses import asdict
 from inspect import signature
 from itertools import pairwise
 
-from cellaug import figures
+from cellaug import book, figures
 from cellaug.augmentation import (
     CARD,
     DISCRIMINATOR,
@@ -135,7 +135,7 @@ def test_a_ladder_is_run_recorded_and_read(cells, tmp_path, monkeypatch):
     monkeypatch.setattr(ladder, "train", None)
     assert run() == found
 
-    monkeypatch.setattr(ladder, "project_root", lambda: tmp_path)
+    monkeypatch.setattr(book, "project_root", lambda: tmp_path)
     with pytest.raises(BookError, match="cellaug study ladder --profile small"):
         ladder.recorded("small")
     (tmp_path / "book" / "results").mkdir(parents=True)
@@ -235,7 +235,7 @@ def test_weights_are_trained_measured_and_written(kind, tmp_path, monkeypatch):
 
 def test_seeds_are_recorded_one_after_the_other(tmp_path, monkeypatch):
     """A seed comes anew, another joins it, and a run of another recipe ends their company."""
-    monkeypatch.setattr(weights, "project_root", lambda: tmp_path)
+    monkeypatch.setattr(book, "project_root", lambda: tmp_path)
     (tmp_path / "book" / "results").mkdir(parents=True)
     with pytest.raises(BookError, match=r"weights-cells-16\.json is missing: 'cellaug study"):
         weights.recorded("cells-16")

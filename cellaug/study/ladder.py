@@ -14,7 +14,7 @@ from pathlib import Path
 from typing import Any
 
 from cellaug import networks
-from cellaug.book import BookError, device, project_root, versions, write_json
+from cellaug.book import device, read_result, result_file, versions, write_json
 from cellaug.data import DataError, Dataset
 from cellaug.data.images import read_png, write_png
 from cellaug.evaluation.fidelity import evaluate
@@ -390,7 +390,7 @@ def samples(found: Mapping[str, Any], folder: Path) -> np.ndarray:
 
 def record(found: Mapping[str, Any], folder: Path, name: str) -> Path:
     """Keep measures and sample cells as ``book/results/ladder-<name>.json`` and ``.png``."""
-    path = project_root() / "book" / "results" / f"ladder-{name}.json"
+    path = result_file(f"ladder-{name}.json")
     sheet = np.concatenate([np.concatenate(list(row), axis=1) for row in samples(found, folder)])
     write_png(path.with_suffix(".png"), sheet)
     write_json(path, dict(found))
@@ -403,11 +403,8 @@ def recorded(name: str) -> tuple[dict, np.ndarray]:
     Raises:
         BookError: where nothing is recorded under that name.
     """
-    path = project_root() / "book" / "results" / f"ladder-{name}.json"
-    if not path.is_file():
-        raise BookError(f"{path} is missing: 'cellaug study ladder --profile {name}' makes it")
-    found = json.loads(path.read_text())
-    return found, _cells(read_png(path.with_suffix(".png")), found)
+    found = read_result(f"ladder-{name}.json", f"cellaug study ladder --profile {name}")
+    return found, _cells(read_png(result_file(f"ladder-{name}.png")), found)
 
 
 def _cells(sheet: np.ndarray, found: Mapping[str, Any]) -> np.ndarray:

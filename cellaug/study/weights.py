@@ -15,7 +15,7 @@ from cellaug.augmentation import (
     load_generator,
     save_weights,
 )
-from cellaug.book import BookError, device, project_root, versions, write_json
+from cellaug.book import device, read_result, result_file, versions, write_json
 from cellaug.data import DataError, Dataset
 from cellaug.data.images import write_atomically, write_png
 from cellaug.evaluation.fidelity import evaluate
@@ -255,7 +255,7 @@ def record(folder: Path, name: str) -> Path:
         folder: what `train_conditional` wrote.
         name: of the record.
     """
-    path = _record(name)
+    path = result_file(f"weights-{name}.json")
     card = json.loads((folder / CARD).read_text())
     run = {
         "arm": name,
@@ -285,13 +285,7 @@ def recorded(name: str) -> dict[str, list]:
     Raises:
         BookError: where nothing is recorded under that name.
     """
-    if not _record(name).is_file():
-        raise BookError(f"{_record(name)} is missing: 'cellaug study weights' makes it")
-    return json.loads(_record(name).read_text())
-
-
-def _record(name: str) -> Path:
-    return project_root() / "book" / "results" / f"weights-{name}.json"
+    return read_result(f"weights-{name}.json", "cellaug study weights")
 
 
 def model_card(name: str, card: dict, fidelity: str) -> str:
