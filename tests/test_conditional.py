@@ -10,6 +10,7 @@ from cellaug.data import Dataset, open_dataset
 from cellaug.data.phantom import phantom
 from cellaug.data.reader import Reader
 from cellaug.networks.conditional import ClassDeviation, MinibatchDeviation, Modulation
+from cellaug.networks.spectral import SpectralConv2D, SpectralDense
 from cellaug.training import (
     R1,
     Adversarial,
@@ -21,11 +22,12 @@ from cellaug.training import (
     UnitGradient,
     Wasserstein,
     WrongLabels,
+    checkpoint,
     conditional,
     fit,
 )
 from cellaug.training.adversarial import gradient_at
-from cellaug.training.checkpoint import variables_of
+from cellaug.training.checkpoint import fingerprint, variables_of
 
 import keras
 import numpy as np
@@ -47,21 +49,21 @@ def pair(**options):
     )
 
 
-def everything_on(seed: int) -> Adversarial:
-    """A small conditional game with all that keeps state or draws numbers."""
-    keras.utils.set_random_seed(seed)
-    game = Adversarial(
-        *pair(),
-        CrossEntropy(),
-        LATENT,
-        seed,
-        real_augmentation=Symmetries(),
-        augmentation=DifferentiableAugmentation(0.5),
-        penalty=R1(0.1, every=2),
-        half_life=40,
-    )
-    game.compile(*(keras.optimizers.Adam(1e-3, 0.5, epsilon=1e-4) for _ in range(2)))
-    return game
+def everything_on(seed: int, **options) -> Adversarial:
+    """The recipe, small, with all that keeps state or draws numbers, at rates that fall."""
+    choices = {
+        "generator_depth": 8,
+        "discriminator_depth": 4,
+        "latent_dim": LATENT,
+        "augmentation": 0.5,
+        "gamma": 0.1,
+        "penalty_every": 2,
+        "half_life": 40,
+        "learning_rate": 1e-3,
+        "decay_steps": (3, 12),
+        "seed": seed,
+    }
+    return conditional(SIZE, CLASSES, **choices | options)
 
 
 def plain_game(seed: int) -> Adversarial:
@@ -178,7 +180,7 @@ def test_every_switch_of_the_networks_changes_what_it_names():
         networks.conditional_discriminator(SIZE, 4, 3, projection=False, every_label=True)
     spectral = networks.conditional_discriminator(SIZE, 4, 3, spectral=True)
     kinds = [type(x).__name__ for x in spectral.layers]
-    assert kinds.count("SpectralNormalization") == 2 + 1 + 1  # two halvings, the mix, the summary
+    assert kinds.count("SpectralConv2D") == 2 + 1 and kinds.count("SpectralDense") == 1
     plain = networks.conditional_generator(SIZE, 8, LATENT, CLASSES, modulation=False)
     modulated = networks.conditional_generator(SIZE, 8, LATENT, CLASSES)
     assert not any(isinstance(x, Modulation) for x in plain.layers)
@@ -204,14 +206,27 @@ def test_a_resize_convolution_leaves_no_grid():
 
 
 def test_spectral_normalisation_bounds_every_kernel():
+    """And leaves the kernel itself alone; out of training the estimate stays where it is."""
     discriminator = networks.conditional_discriminator(SIZE, 4, 3, spectral=True)
-    images = np.zeros((4, SIZE, SIZE, 3), "float32")
-    for _ in range(30):
-        discriminator([images, np.zeros(4, int)], training=True)
+    inputs = [np.zeros((4, SIZE, SIZE, 3), "float32"), np.zeros(4, int)]
+    before = [array(v) for v in discriminator.trainable_variables]
+    for _ in range(50):
+        discriminator(inputs, training=True)
+    for old, new in zip(before, discriminator.trainable_variables, strict=True):
+        np.testing.assert_array_equal(old, array(new))
+    seen = 0
     for layer in discriminator.layers:
-        if isinstance(layer, layers.SpectralNormalization):
-            kernel = array(layer.layer.kernel).reshape(-1, layer.layer.kernel.shape[-1])
-            assert np.linalg.norm(kernel, 2) == pytest.approx(1, rel=0.05)
+        if isinstance(layer, SpectralConv2D | SpectralDense):
+            kernel = array(layer.kernel).reshape(-1, layer.kernel.shape[-1])
+            norm = np.linalg.norm(kernel, 2)
+            found = array(layer._normalised(False)).reshape(kernel.shape)
+            np.testing.assert_allclose(found, kernel / norm, rtol=0.02, atol=1e-4)
+            seen += 1
+    assert seen == 4
+    state = [array(v) for v in discriminator.non_trainable_variables]
+    discriminator(inputs, training=False)
+    for old, new in zip(state, discriminator.non_trainable_variables, strict=True):
+        np.testing.assert_array_equal(old, array(new))
 
 
 def test_the_networks_survive_saving(tmp_path):
@@ -488,6 +503,26 @@ def test_gradients_are_computed_in_float32_under_mixed_precision():
     assert all(np.isfinite(v) for v in logs.values())
 
 
+@pytest.mark.parametrize("backend", ["tensorflow", "jax"])
+def test_the_recipe_runs_in_mixed_precision(backend):
+    code = """
+import keras, numpy as np, test_conditional as t
+game = t.everything_on(1, mixed_precision=True)
+assert keras.config.dtype_policy().name == "float32"
+layers = [*game.generator.layers, *game.discriminator.layers]
+assert sum(layer.compute_dtype == "bfloat16" for layer in layers) > len(layers) / 2
+assert {v.dtype for v in game.trainable_variables} == {"float32"}
+images = np.random.default_rng(0).uniform(-1, 1, (8, t.SIZE, t.SIZE, 3)).astype("float32")
+labels = np.arange(8) % t.CLASSES
+for _ in range(2):
+    logs = game.train_on_batch(images, labels, return_dict=True)
+assert all(np.isfinite(value) for value in logs.values()), logs
+print(game.generate(np.zeros((3, t.LATENT)), np.arange(3)).dtype)
+"""
+    done = python(code, backend, JAX_DISABLE_MOST_OPTIMIZATIONS="1")
+    assert done.stdout.strip() == "uint8", done.stderr
+
+
 # Collapse
 
 
@@ -558,38 +593,51 @@ def test_a_generator_without_classes_is_compared_over_all(cells):
 # Killed at any step
 
 
-def run_to_the_end(folder: str, kill_after: int, kill_in_save: bool = False) -> None:
-    """Train two epochs with a checkpoint after every step; die by SIGKILL on the way if asked."""
+def run_to_the_end(folder: str, kill: str = "", count: int = 0) -> None:
+    """Train with a checkpoint after every step; die by SIGKILL on the way if asked.
+
+    The generator counts as collapsed from the first epoch on and is stopped after the third.
+
+    Args:
+        folder: for the checkpoint and, in the end, all there is to compare.
+        kill: "step": after so many steps; "epoch": as one begins, not the first that is seen;
+            "save": in the middle of writing a checkpoint, after so many.
+        count: how many.
+    """
+    seen = dict.fromkeys(("step", "epoch", "save"), 0)
+
+    def die(what: str) -> bool:
+        seen[what] += 1
+        return kill == what and seen[what] > count
 
     class Kill(keras.callbacks.Callback):
-        steps = 0
-
         def on_train_batch_begin(self, batch, logs=None):
-            if self.steps == kill_after and not kill_in_save:
+            if die("step"):
                 os.kill(os.getpid(), signal.SIGKILL)
-            self.steps += 1
 
-    if kill_in_save:
-        from cellaug.training import checkpoint
-
-        whole, count = checkpoint.write_atomically, [0]
-
-        def half(path, data):
-            count[0] += 1
-            if count[0] > kill_after:
-                path.with_name(f".{path.name}.part").write_bytes(data[: len(data) // 2])
+        def on_epoch_begin(self, epoch, logs=None):
+            if die("epoch"):
                 os.kill(os.getpid(), signal.SIGKILL)
-            whole(path, data)
 
-        checkpoint.write_atomically = half
+    whole = checkpoint.write_atomically
+
+    def half(path, data):
+        if die("save"):
+            path.with_name(f".{path.name}.part").write_bytes(data[: len(data) // 2])
+            os.kill(os.getpid(), signal.SIGKILL)
+        whole(path, data)
+
+    checkpoint.write_atomically = half
     cells = drawn_cells()
-    reader = Reader(cells, SIZE, 20, seed=4, balance=True, drop_last=True)
+    reader = Reader(cells, SIZE, 24, seed=4, balance=True, drop_last=True)
     game = everything_on(2)
-    watch = Diversity(cells.read(SIZE), cells.labels, LATENT, images=4, floor=0.0)
+    watch = Diversity(
+        cells.read(SIZE), cells.labels, LATENT, images=4, floor=50.0, after=0, patience=3
+    )
     history = fit(
         game,
         reader,
-        2,
+        9,
         checkpoint=Path(folder) / "run.npz",
         settings={"data": cells.fingerprint},
         callbacks=[watch, Kill()],
@@ -600,42 +648,50 @@ def run_to_the_end(folder: str, kill_after: int, kill_in_save: bool = False) -> 
     np.savez(Path(folder) / "end.npz", history=table, **values)
 
 
-def in_a_process(folder: Path, backend: str, kill_after: int, kill_in_save: bool = False) -> int:
-    code = (
-        f"import test_conditional as t; t.run_to_the_end({str(folder)!r}, {kill_after}, "
-        f"{kill_in_save})"
-    )
+def in_a_process(folder: Path, backend: str, kill: str = "", count: int = 0) -> int:
+    code = f"import test_conditional as t; t.run_to_the_end({str(folder)!r}, {kill!r}, {count})"
     done = python(code, backend, JAX_DISABLE_MOST_OPTIMIZATIONS="1")
     assert done.returncode in (0, -signal.SIGKILL), done.stderr
     return done.returncode
 
 
 @pytest.mark.parametrize(
-    ("backend", "kill"),
-    [("tensorflow", (2, False)), ("jax", (3, True))],
+    ("backend", "kills"),
+    [
+        ("tensorflow", [("step", 0), ("step", 2), ("epoch", 1), ("save", 1)]),
+        ("jax", [("step", 2), ("save", 3)]),
+    ],
 )
-def test_a_killed_run_ends_with_the_same_bits(tmp_path, backend, kill):
-    """Killed in mid-epoch; on JAX in the second epoch, while a checkpoint is written."""
+def test_a_run_that_is_killed_again_and_again_ends_with_the_same_bits(tmp_path, backend, kills):
+    """Before the first step and in mid-epoch, between epochs, and while a checkpoint is written."""
     whole, broken = tmp_path / "whole", tmp_path / "broken"
     whole.mkdir()
     broken.mkdir()
-    assert in_a_process(whole, backend, 10**6) == 0
-    assert in_a_process(broken, backend, *kill) == -signal.SIGKILL
-    assert (broken / "run.npz").is_file() and not (broken / "end.npz").exists()
-    assert in_a_process(broken, backend, 10**6) == 0
+    assert in_a_process(whole, backend) == 0
+    for kill in kills:
+        assert in_a_process(broken, backend, *kill) == -signal.SIGKILL
+        assert (broken / "run.npz").is_file() == (kill != ("step", 0))
+        assert not (broken / "end.npz").exists()
+    assert in_a_process(broken, backend) == 0
     with np.load(whole / "end.npz") as a, np.load(broken / "end.npz") as b:
         assert set(a.files) == set(b.files) and len(a.files) > 50
+        assert len(a["history"]) == 3
         for key in a.files:
             np.testing.assert_array_equal(a[key], b[key], err_msg=key)
 
 
-def test_the_recipe_agrees_on_both_backends(tmp_path):
-    """Three steps with all on, from the same weights and the same drawn numbers."""
-    keras.utils.set_random_seed(8)
-    start = [array(v) for network in pair() for v in network.variables if "float" in v.dtype]
+@pytest.mark.parametrize(
+    "options",
+    [{}, {"spectral": True, "gamma": 0.0}, {"objective": "wasserstein-gp"}],
+    ids=["recipe", "spectral", "wasserstein-gp"],
+)
+def test_the_recipe_agrees_on_both_backends(tmp_path, options):
+    """Three steps from the same weights and the same drawn numbers."""
+    game = everything_on(8, **options)
+    start = [array(v) for v in floats_of(game)]
     np.savez(tmp_path / "start.npz", **{f"{k:03d}": v for k, v in enumerate(start)})
     for backend in ("tensorflow", "jax"):
-        command = f"import test_conditional as t; t.three_steps({str(tmp_path)!r}, {backend!r})"
+        command = f"import test_conditional as t; t.three_steps({str(tmp_path)!r}, {options!r})"
         done = python(command, backend)
         assert done.returncode == 0, done.stderr
     with np.load(tmp_path / "tensorflow.npz") as a, np.load(tmp_path / "jax.npz") as b:
@@ -644,20 +700,21 @@ def test_the_recipe_agrees_on_both_backends(tmp_path):
             np.testing.assert_allclose(a[key], b[key], rtol=2e-3, atol=2e-5, err_msg=key)
 
 
-def three_steps(folder: str, name: str) -> None:
+def floats_of(game: Adversarial) -> list[keras.Variable]:
+    both = game.generator.variables + game.discriminator.variables
+    return [v for v in both if "float" in v.dtype]
+
+
+def three_steps(folder: str, options: dict) -> None:
     """What `test_the_recipe_agrees_on_both_backends` has done in a process of its own."""
     rng = np.random.default_rng(0)
-    game = everything_on(0)
-    # Adam would turn the rounding of small gradients into whole steps.
-    game.compile(*(keras.optimizers.SGD(0.05) for _ in range(2)))
+    game, name = everything_on(0, **options), keras.backend.backend()
+    # Adam would turn the rounding of small gradients into whole steps, and so would large steps
+    # against WGAN-GP's steep penalty.
+    game.compile(*(keras.optimizers.SGD(0.05 / game.d_steps**2) for _ in range(2)))
     with np.load(Path(folder) / "start.npz") as file:
         values = [file[key] for key in sorted(file.files)]
-    floats = [
-        v
-        for network in (game.generator, game.discriminator)
-        for v in network.variables
-        if "float" in v.dtype
-    ]
+    floats = floats_of(game)
     for variable, value in zip(floats, values, strict=True):
         variable.assign(value)
     game.averaged.set_weights(game.generator.get_weights())
@@ -671,8 +728,9 @@ def three_steps(folder: str, name: str) -> None:
         return ops.convert_to_tensor(drawn.astype("float32"))
 
     keras.random.uniform, keras.random.normal = uniform, normal
-    images = rng.uniform(-1, 1, (8, SIZE, SIZE, 3)).astype("float32")
-    labels = np.arange(8) % CLASSES
+    count = 8 * game.d_steps
+    images = rng.uniform(-1, 1, (count, SIZE, SIZE, 3)).astype("float32")
+    labels = np.arange(count) % CLASSES
     logs = []
     images, labels = ops.convert_to_tensor(images), ops.convert_to_tensor(labels)
     for _ in range(3):
@@ -695,3 +753,19 @@ def test_a_mismatch_names_the_setting_and_how_to_mend_it(cells, tmp_path):
     fit(plain_game(1), reader, 1, checkpoint=path, settings={"gamma": 0.1, "seed": 1})
     with pytest.raises(ValueError, match=r"run\.npz is of a run that differs in: gamma\. Use its"):
         fit(plain_game(1), reader, 2, checkpoint=path, settings={"gamma": 0.2, "seed": 1})
+    # What the model shows of itself needs no telling.
+    small = {"generator_depth": 8, "discriminator_depth": 4, "latent_dim": LATENT}
+    own = fingerprint(conditional(SIZE, CLASSES, **small), {})
+    assert own == fingerprint(conditional(SIZE, CLASSES, **small), {})
+    changed = {
+        "penalty": {"gamma": 0.3},
+        "objective": {"wrong_labels": 0.25},
+        "half_life": {"half_life": 7},
+        "augmentation": {"augmentation": 0.2},
+        "optimizer": {"learning_rate": 1e-3},
+        "precision": {"mixed_precision": True},
+    }
+    for key, choice in changed.items():
+        other = fingerprint(conditional(SIZE, CLASSES, **small, **choice), {})
+        differ = {name for name in own if own[name] != other[name]}
+        assert differ == {key} | ({"d_optimizer"} if key == "optimizer" else set())

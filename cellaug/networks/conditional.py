@@ -9,6 +9,7 @@ al. 2018).
 """
 
 from cellaug.networks.dcgan import MOMENTUM, SLOPE, activated, doublings, generator_body
+from cellaug.networks.spectral import SpectralConv2D, SpectralDense
 
 import keras
 from keras import Input, KerasTensor, Model, initializers, layers, ops
@@ -207,8 +208,8 @@ def conditional_discriminator(
     if deviation not in ("class", "batch", "none"):
         raise ValueError(f'deviation must be "class", "batch" or "none", not {deviation!r}')
 
-    def wrapped(layer: layers.Layer) -> layers.Layer:
-        return layers.SpectralNormalization(layer, name=layer.name) if spectral else layer
+    convolution = SpectralConv2D if spectral else layers.Conv2D
+    dense = SpectralDense if spectral else layers.Dense
 
     image = Input((size, size, 3), name="image")
     label = Input((), dtype="int32", name="label")
@@ -220,16 +221,16 @@ def conditional_discriminator(
         x = layers.Concatenate(name="image_and_class")([image, plane])
     for step in range(doublings(size)):
         side = size // 2 ** (step + 1)
-        conv = layers.Conv2D(depth * 2**step, kernel, 2, padding="same", name=f"down_{side}")
-        x = layers.LeakyReLU(SLOPE, name=f"relu_{side}")(wrapped(conv)(x))
+        x = convolution(depth * 2**step, kernel, 2, padding="same", name=f"down_{side}")(x)
+        x = layers.LeakyReLU(SLOPE, name=f"relu_{side}")(x)
     width = x.shape[-1]
     if deviation == "batch":
         x = MinibatchDeviation(name="deviation")(x)
     elif deviation == "class":
         x = ClassDeviation(classes, name="deviation")([x, label])
-    x = wrapped(layers.Conv2D(width, 3, padding="same", name="mix"))(x)
+    x = convolution(width, 3, padding="same", name="mix")(x)
     x = layers.LeakyReLU(SLOPE, name="relu_mix")(x)
-    x = wrapped(layers.Dense(width, name="summary"))(layers.Flatten(name="flat")(x))
+    x = dense(width, name="summary")(layers.Flatten(name="flat")(x))
     features = layers.LeakyReLU(SLOPE, name="features")(x)
     logit = layers.Dense(1, dtype="float32", name="real_or_fake")(features)
     if projection:

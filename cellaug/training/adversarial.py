@@ -150,6 +150,22 @@ class Adversarial(Model):
         return self.generator if self.averaged is None else self.averaged
 
     @property
+    def choices(self) -> dict[str, Any]:
+        """What the game's outcome depends on besides networks, optimizers and data, as JSON has it.
+
+        An object, such as a penalty, is the name of its class and what it was made with.
+        """
+
+        def plain(value: Any) -> Any:
+            if not hasattr(value, "__dict__"):
+                return value
+            return {"": type(value).__name__, **{k: plain(v) for k, v in vars(value).items()}}
+
+        names = ("objective", "real_augmentation", "augmentation", "penalty", "half_life")
+        names = (*names, "ramp_up", "d_steps", "clip", "latent_dim")
+        return {name: plain(getattr(self, name)) for name in names}
+
+    @property
     def metrics(self) -> list[keras.metrics.Metric]:
         """Means over the epoch so far.
 

@@ -3,7 +3,7 @@
 import math
 import sys
 import time
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 
 from cellaug.training.checkpoint import write_npz
@@ -215,6 +215,12 @@ class Diversity(keras.callbacks.Callback):
         self.floor, self.patience, self.after = floor, patience, after
         self.low = 0
 
+    def resume(self, history: Sequence[Mapping[str, float]]) -> None:
+        """Count the low epochs of a run so far, an epoch's numbers for each; `fit` calls this."""
+        self.low = 0
+        for epoch, numbers in enumerate(history, 1):
+            self._count(epoch, numbers["diversity"])
+
     def on_train_begin(self, logs: dict | None = None) -> None:
         """Measure the real images."""
         self.conditional = len(self.model.generator.inputs) == 2
@@ -232,7 +238,7 @@ class Diversity(keras.callbacks.Callback):
         share = float((self._diversity(images, self.which) / self.expected).mean())
         if logs is not None:
             logs["diversity"] = share
-        self.low = self.low + 1 if share < self.floor and epoch + 1 > self.after else 0
+        self._count(epoch + 1, share)
         if self.low >= self.patience:
             print(
                 f"\nstopped after epoch {epoch + 1}: the generator has collapsed. Its cells of one "
@@ -240,6 +246,9 @@ class Diversity(keras.callbacks.Callback):
                 f"{self.low} epochs on end. Try a smaller learning rate, or minibatch deviation"
             )
             self.model.stop_training = True
+
+    def _count(self, epochs: int, share: float) -> None:
+        self.low = self.low + 1 if share < self.floor and epochs > self.after else 0
 
     def _diversity(self, images: np.ndarray, labels: np.ndarray) -> pd.Series:
         # here, since it brings the whole of the evaluation along

@@ -55,17 +55,34 @@ def variables_of(model: keras.Model) -> list[keras.Variable]:
 def fingerprint(model: keras.Model, settings: Mapping[str, Any]) -> dict[str, Any]:
     """What has to be the same for a run to be continued, as JSON would give it back.
 
-    The caller's settings and besides them ``backend`` (random numbers differ between backends),
-    ``source`` (`source_hash`) and ``variables`` (their shapes in order; Keras's names for them
-    depend on what else the process has built).
+    The caller's settings and besides them the `choices` of an `Adversarial`; ``optimizer`` and
+    ``d_optimizer``, with all of their settings; ``precision``, the types that layers compute in;
+    ``backend`` (random numbers differ between backends); ``source`` (`source_hash`); ``variables``
+    (their shapes in order; Keras's names for them depend on what else the process has built).
+
+    Raises:
+        TypeError: for settings that are not plain values.
     """
+    optimizers = {
+        name: {k: v for k, v in getattr(model, name).get_config().items() if k != "name"}
+        for name in ("optimizer", "d_optimizer")
+        if getattr(model, name, None) is not None
+    }
     facts = {
         **settings,
+        **getattr(model, "choices", {}),
+        **optimizers,
+        "precision": sorted(_precisions(model)),
         "backend": keras.backend.backend(),
         "source": source_hash(),
         "variables": [list(v.shape) for v in variables_of(model)],
     }
     return json.loads(json.dumps(facts, default=_plain))
+
+
+def _precisions(layer: keras.Layer) -> set[str]:
+    inner = getattr(layer, "layers", ())
+    return set().union(*map(_precisions, inner)) if inner else {layer.compute_dtype}
 
 
 @dataclass
@@ -89,40 +106,39 @@ class Position:
     stopped: bool = False
 
 
-def save(path: Path, model: keras.Model, settings: Mapping[str, Any], position: Position) -> None:
+def save(path: Path, model: keras.Model, own: Mapping[str, Any], position: Position) -> None:
     """Write the state to an .npz file, in place of what is there.
 
     Args:
         path: the file; its folder is made if it is missing.
         model: compiled.
-        settings: what the caller calls the run's settings; anything JSON can hold.
+        own: the run's `fingerprint`.
         position: where the run is.
     """
     arrays = {
         f"{index:05d}": keras.ops.convert_to_numpy(variable.value)
         for index, variable in enumerate(variables_of(model))
     }
-    record = {"settings": fingerprint(model, settings), **asdict(position)}
+    record = {"settings": own, **asdict(position)}
     write_npz(path, record=np.array(json.dumps(record)), **arrays)
 
 
-def restore(path: Path, model: keras.Model, settings: Mapping[str, Any], epochs: int) -> Position:
+def restore(path: Path, model: keras.Model, own: Mapping[str, Any], epochs: int) -> Position:
     """Put a saved state into the model; returns how far it had come.
 
     Raises:
-        Mismatch: if the settings, the backend, the source or the model are others, or more than
-            ``epochs`` epochs are done. The model is then as it was.
+        Mismatch: if the run's `fingerprint`, here ``own``, is another, or more than ``epochs``
+            epochs are done. The model is then as it was.
         ValueError: if the file is not a checkpoint.
     """
     try:
         with np.load(path, allow_pickle=False) as file:
             record = json.loads(file["record"].item())
-            expected = fingerprint(model, settings)
             saved = record.pop("settings")
             keys = sorted(
                 key
-                for key in expected.keys() | saved.keys()
-                if key not in expected or key not in saved or expected[key] != saved[key]
+                for key in own.keys() | saved.keys()
+                if key not in own or key not in saved or own[key] != saved[key]
             )
             position = Position(**record)
             if position.epoch + (position.batch > 0) > epochs:

@@ -6,7 +6,7 @@ from pathlib import Path
 from typing import Any
 
 from cellaug.training.callbacks import Progress, StopOnNonFinite
-from cellaug.training.checkpoint import Mismatch, Position, restore, save
+from cellaug.training.checkpoint import Mismatch, Position, fingerprint, restore, save
 
 import keras
 import numpy as np
@@ -22,7 +22,7 @@ class _Keeper(keras.callbacks.Callback):
         position: Position,
         epochs: int,
         checkpoint: Path | None,
-        settings: Mapping[str, Any],
+        own: Mapping[str, Any],
         save_seconds: float,
     ):
         super().__init__()
@@ -30,7 +30,7 @@ class _Keeper(keras.callbacks.Callback):
         self.position = position
         self.epochs = epochs
         self.checkpoint = checkpoint
-        self.settings = settings
+        self.own = own
         self.save_seconds = save_seconds
         self.begun = self.saved = time.monotonic()
         self.first = self.left = 0
@@ -72,7 +72,7 @@ class _Keeper(keras.callbacks.Callback):
             self._save()
 
     def _save(self) -> None:
-        save(self.checkpoint, self.model, self.settings, self.position)
+        save(self.checkpoint, self.model, self.own, self.position)
         self.saved = time.monotonic()
 
 
@@ -93,7 +93,8 @@ def fit(
 
     A run that was stopped at any step, by whatever means, and is started again with the same code,
     settings, epochs and freshly built model ends with the same bits as one that was not: weights,
-    optimizers, moving average, random state and history. Callbacks that keep state of their own,
+    optimizers, moving average, random state and history. A callback that keeps state of its own is
+    given the numbers of the epochs so far if it has a method `resume`, as `Diversity` does; others,
     such as Keras's EarlyStopping, begin afresh when a run is resumed.
 
     Args:
@@ -102,8 +103,8 @@ def fit(
         epochs: how many in all. A checkpoint of fewer is continued.
         checkpoint: where to keep the state; without it nothing is kept. Removing it is left to the
             caller.
-        settings: plain values that the result depends on, such as data hash, seed and learning
-            rate; compared with the checkpoint's.
+        settings: plain values that the result depends on besides what the model shows itself
+            (`checkpoint.fingerprint`), such as data hash and seed; compared with the checkpoint's.
         restart: start anew, and say why in a printed line, where the checkpoint is of a run with
             other settings; without it that is an error.
         callbacks: further ones; they see the numbers of each epoch before the checkpoint is
@@ -121,12 +122,12 @@ def fit(
         FloatingPointError: as soon as a metric is no longer finite.
         ValueError: if the checkpoint is not one.
     """
-    settings = dict(settings or {})
     path = None if checkpoint is None else Path(checkpoint)
-    position = Position()
+    own = {} if path is None else fingerprint(model, settings or {})
+    callbacks, position = list(callbacks), Position()
     if path is not None and path.exists():
         try:
-            position = restore(path, model, settings, epochs)
+            position = restore(path, model, own, epochs)
         except Mismatch as mismatch:
             if not restart:
                 raise
@@ -138,11 +139,14 @@ def fit(
         reader.seek(position.epoch, 0)
         last = len(reader) - 1
         images = last * len(reader[0][0]) + len(reader[last][0])
+        for callback in callbacks:
+            if hasattr(callback, "resume"):
+                callback.resume(position.history)
         spent = sum(row["seconds"] for row in position.history) + position.seconds
         watchers = [
             StopOnNonFinite(label),
             *callbacks,
-            _Keeper(reader, position, epochs, path, settings, save_seconds),
+            _Keeper(reader, position, epochs, path, own, save_seconds),
             Progress(label, epochs, len(reader), images, spent, position.batch),
         ]
         # Keras asks for an epoch's length once: the rest of a broken-off one is a call of its own.
