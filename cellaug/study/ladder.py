@@ -23,6 +23,7 @@ from cellaug.evaluation.scorecard import ROWS
 from cellaug.study.training import decay_steps, train_on, vanilla
 from cellaug.training import Adversarial, AuxiliaryClassifier, Symmetries, conditional
 from cellaug.training.callbacks import COLLAPSED
+from cellaug.training.checkpoint import source_hash
 
 import keras
 import numpy as np
@@ -46,8 +47,10 @@ class Recipe:
         kernel: height and width of the kernels at stride 2.
         half_life: of the generator's moving average, images; 0 for none.
         symmetries: show real images in any of the smear's eight symmetries.
-        projection: one conditional pair with a projection head, on balanced batches, in place of
-            an AC-GAN on a frozen vanilla pair.
+        joint: one conditional pair, trained in one go in epochs that show every class equally
+            often, in place of an AC-GAN on a frozen vanilla pair. Its networks are those of
+            `cellaug.networks.conditional`, without dropout, and its beta_2 is 0.99.
+        projection: it has a projection head; without, the class enters as planes.
         modulation: class and latent vector scale and shift every layer of its generator.
         resize: a resize-convolution at its end.
         gamma: of R1, every eighth step; 0 for none.
@@ -68,6 +71,7 @@ class Recipe:
     kernel: int = 5
     half_life: int = 0
     symmetries: bool = False
+    joint: bool = False
     projection: bool = False
     modulation: bool = False
     resize: bool = False
@@ -91,6 +95,7 @@ RUNGS: Mapping[str, Mapping[str, Any]] = {
     "kernel 4×4": {"kernel": 4},
     "moving average": {"half_life": 10_000},
     "real symmetries": {"symmetries": True},
+    "one conditional pair": {"joint": True},
     "projection": {"projection": True},
     "lazy R1": {"gamma": 0.02},
     "minibatch deviation": {"deviation": "class"},
@@ -122,7 +127,7 @@ def recipes() -> dict[str, Recipe]:
     for name, change in RUNGS.items():
         recipe = replace(recipe, **change)
         found[name] = recipe
-        frozen = frozen if recipe.projection else recipe
+        frozen = frozen if recipe.joint else recipe
     found[LINEAR] = replace(frozen, last_activation="linear")
     return found | {name: replace(recipe, **change) for name, change in SIDE_ARMS.items()}
 
@@ -139,7 +144,7 @@ def train(
     latent_dim: int = 100,
     seed: int = 1,
     label: str = "",
-) -> tuple[Adversarial, pd.DataFrame]:
+) -> tuple[Adversarial, dict[str, pd.DataFrame], int]:
     """Train one recipe until it has seen so many real images; goes on from what `folder` holds.
 
     Args:
@@ -155,8 +160,9 @@ def train(
         label: what progress lines call the run.
 
     Returns:
-        The trained game, whose `generate` takes latents and labels, and its history, the one of the
-        last stage where there are two. A run that collapses ends early; its history says when.
+        The trained game, whose `generate` takes latents and labels; the history of each stage, the
+        last one's that of the game; and how many real images were seen in all. A run that collapses
+        ends early; its history says when.
     """
     classes = len(cells.class_names)
     depths = {
@@ -175,28 +181,31 @@ def train(
         "seed": seed,
     }
 
-    def run(game: Adversarial, stage: str, batch: int, seen: float, balance: bool) -> pd.DataFrame:
-        history, _ = train_on(
+    histories: dict[str, pd.DataFrame] = {}
+
+    def run(game: Adversarial, stage: str, batch: int, share: float, balance: bool) -> int:
+        histories[stage], seen = train_on(
             cells,
             game,
             size,
             batch,
-            seen,
+            share * images,
             seed=seed,
             balance=balance,
             checkpoint=folder / f"{stage}.npz",
             settings=settings,
             label=f"{label or stage}, seed {seed}",
         )
-        return history
+        return seen
 
-    if recipe.projection:
+    if recipe.joint:
         game = conditional(
             size,
             classes,
             **either,
             modulation=recipe.modulation,
             resize=recipe.resize,
+            projection=recipe.projection,
             deviation=recipe.deviation,
             spectral=recipe.spectral,
             objective=recipe.objective,
@@ -204,12 +213,14 @@ def train(
             r2=recipe.r2,
             wrong_labels=recipe.wrong_labels,
             augmentation=recipe.augmentation,
-            decay_steps=decay_steps(cells, size, recipe.batch_size, images, recipe.decay),
+            decay_steps=decay_steps(
+                cells, size, recipe.batch_size, images, recipe.decay, recipe.objective
+            ),
         )
-        return game, run(game, "conditional", recipe.batch_size, images, True)
+        return game, histories, run(game, "conditional", recipe.batch_size, 1.0, True)
 
     pair = vanilla(size, **either)
-    run(pair, "vanilla", recipe.batch_size, images * (1 - AC_SHARE), False)
+    seen = run(pair, "vanilla", recipe.batch_size, 1 - AC_SHARE, False)
     labelled = networks.acgan(
         pair.trained_generator,
         pair.discriminator,
@@ -225,7 +236,8 @@ def train(
         half_life=recipe.half_life,
     )
     game.compile(*(keras.optimizers.Adam(2e-4) for _ in range(2)))
-    return game, run(game, "ac_gan", 32, images * AC_SHARE, False)
+    seen += run(game, "ac_gan", 32, AC_SHARE, False)
+    return game, histories, seen
 
 
 def run(
@@ -274,14 +286,21 @@ def run(
                 "size": size,
                 "data": sides["train"].fingerprint,
                 "recipe": asdict(every[arm]),
+                "source": source_hash(),
                 **options,
             }
             found = json.loads(done.read_text()) if done.is_file() else {}
             if found.get("settings") != settings:
-                game, history = train(
+                game, histories, seen = train(
                     every[arm], sides["train"], size, images, place, seed=seed, label=arm, **options
                 )
-                found = _measured(game, history, test, arm, seed, place.with_suffix(".png"))
+                *_, last = histories.values()
+                found = {
+                    "images_seen": seen,
+                    "seconds": sum(float(stage["seconds"].sum()) for stage in histories.values()),
+                    "date": date.today().isoformat(),
+                    **_measured(game, last, test, arm, seed, place.with_suffix(".png")),
+                }
                 write_json(done, {**found, "settings": settings})
                 found = json.loads(done.read_text())
             runs.append(found)
@@ -317,7 +336,6 @@ def _measured(
         "file": file.name,
         "collapsed": bool(history["diversity"].iloc[-1] < COLLAPSED),
         "diversity_by_epoch": history["diversity"].tolist(),
-        "seconds": float(history["seconds"].sum()),
         "overall": found.overall,
         "scorecard": found.scorecard,
         "grid": found.grid,

@@ -8,6 +8,7 @@ from cellaug import networks
 from cellaug.data import Dataset, open_dataset, split
 from cellaug.data.reader import Reader
 from cellaug.training import Adversarial, CrossEntropy, Diversity, Symmetries, fit
+from cellaug.training.recipe import critic_steps
 
 import keras
 import pandas as pd
@@ -61,12 +62,13 @@ def epochs_and_steps(
 
 
 def decay_steps(
-    cells: Dataset, size: int, batch_size: int, images: float, share: float
+    cells: Dataset, size: int, batch_size: int, images: float, share: float, objective: str
 ) -> tuple[int, int] | None:
     """`decay_steps` of `conditional` for a rate that falls in the last `share` of a training."""
     if not share:
         return None
-    epochs, steps = epochs_and_steps(cells, size, batch_size, images, balance=True)
+    taken = batch_size * critic_steps(objective)
+    epochs, steps = epochs_and_steps(cells, size, taken, images, balance=True)
     return round((1 - share) * epochs * steps), epochs * steps
 
 

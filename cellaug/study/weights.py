@@ -3,6 +3,7 @@
 import json
 from collections.abc import Mapping, Sequence
 from datetime import UTC, datetime
+from inspect import signature
 from pathlib import Path
 from typing import Any
 
@@ -106,24 +107,29 @@ def train_conditional(
         choices: further arguments of `cellaug.training.conditional`.
     """
     classes = len(sides["train"].class_names)
-    recipe = {
+    given = {
         "generator_depth": generator_depth,
         "discriminator_depth": discriminator_depth,
         "latent_dim": latent_dim,
         "seed": seed,
         **choices,
     }
-    falling = decay_steps(sides["train"], size, batch_size, images, decay)
-    game = conditional(size, classes, **recipe, decay_steps=falling)
+    # All of them, those too that are defaults today.
+    recipe = {
+        name: given.get(name, parameter.default)
+        for name, parameter in signature(conditional).parameters.items()
+        if parameter.kind is parameter.KEYWORD_ONLY
+    }
+    falling = decay_steps(sides["train"], size, batch_size, images, decay, recipe["objective"])
+    game = conditional(size, classes, **recipe | {"decay_steps": falling})
     options = {
         "size": size,
         "depth": generator_depth,
         "latent_dim": latent_dim,
         "classes": classes,
-        "kernel": choices.get("kernel", 4),
-        "modulation": choices.get("modulation", True),
-        "resize": choices.get("resize", True),
+        **{name: recipe[name] for name in ("kernel", "modulation", "resize")},
     }
+    del recipe["decay_steps"]  # says less than the share that it was made of
     recipe = {
         "recipe": "cellaug.training.conditional",
         **recipe,

@@ -15,6 +15,14 @@ OBJECTIVES = ("relativistic", "cross-entropy", "wasserstein", "wasserstein-gp")
 CRITIC_STEPS, CLIP = 5, 0.01  # of Arjovsky et al. (2017), the first for WGAN-GP too
 
 
+def critic_steps(objective: str) -> int:
+    """How many steps the discriminator takes for one of the generator in a game of `conditional`.
+
+    A batch is dealt out among them.
+    """
+    return CRITIC_STEPS if objective.startswith("wasserstein") else 1
+
+
 def conditional(
     size: int,
     classes: int,
@@ -127,7 +135,7 @@ def conditional(
         penalty=penalty,
         half_life=half_life,
         ramp_up=ramp_up,
-        d_steps=CRITIC_STEPS if wasserstein else 1,
+        d_steps=critic_steps(objective),
         clip=CLIP if objective == "wasserstein" else 0.0,
     )
 
