@@ -31,6 +31,7 @@ import matplotlib.pyplot as plt
 import numpy as np
 import pytest
 from matplotlib.backends.backend_agg import FigureCanvasAgg
+from prdc import compute_prdc
 from scipy import linalg, stats
 
 NAMES = ("red", "green", "blue")
@@ -211,6 +212,16 @@ def test_precision_recall_density_coverage_agree_with_brute_force(k):
     assert 0 < found["recall"] < 1 and 0 < found["precision"] < 1
     with pytest.raises(ValueError, match=f"at least {k + 1} images .* got 30 and {k}"):
         precision_recall_density_coverage(real, fake[:k], k)
+
+
+@pytest.mark.parametrize("k", [3, 5])
+def test_precision_recall_density_coverage_agree_with_prdc(k):
+    """The package of those who proposed density and coverage (Naeem et al. 2020)."""
+    rng = np.random.default_rng(10 + k)
+    real, fake = rng.normal(size=(150, 8)), rng.normal(0.4, 0.9, (130, 8))
+    found = precision_recall_density_coverage(real, fake, k)
+    assert found == pytest.approx(compute_prdc(real, fake, k))
+    assert 0 < found["coverage"] < 1
 
 
 def test_coverage_of_equal_distributions_is_as_derived():
@@ -522,6 +533,32 @@ def test_agreement_is_the_share_in_which_the_class_is_seen(real):
     low, high = (found.classes["red"]["agreement"][key] for key in ("low", "high"))
     assert (low, high) == pytest.approx(tuple(ends), abs=0.01)
     assert found.scorecard["agreement_gap"]["met"] is False
+    assert found.overall["agreement"]["training"] is None
+    # training images of which a tenth of the red ones are green
+    training = cells(2, (50, 50, 50), name="training set")
+    wrong = training.images.copy()
+    wrong[:5] = wrong[50:55]
+    found = compare(real, fake, changed(training, wrong))
+    assert found.overall["agreement"]["training"] == pytest.approx((0.9 + 1 + 1) / 3)
+    assert "-3.3 points from real ones" in " ".join(found.notes)
+
+
+def test_a_scarce_class_has_a_frechet_distance_in_principal_components(real):
+    """20 features are too many for 30 images in two halves; against a projection by hand."""
+    mine, fake = cells(1, (60, 60, 36)), cells(3, (60, 60, 36))
+    extractor, rng = Projection(20), np.random.default_rng(7)
+    found = compare(mine, fake, extractor=extractor, resamples=100)
+    assert found.settings["components"] == 16
+    points = extractor.features(mine.images)
+    values, axes = np.linalg.eigh(np.cov(points.T))
+    assert found.settings["components_variance"] == pytest.approx(values[4:].sum() / values.sum())
+    ours, theirs = (extractor.features(s.images[s.labels == 2]) @ axes[:, 4:] for s in (mine, fake))
+    expected = np.mean(
+        [frechet_distance(*(rng.permutation(part)[:18] for part in (ours, theirs)))
+         for _ in range(200)]
+    )  # fmt: skip
+    assert found.classes["blue"]["frechet"]["value"] == pytest.approx(expected, rel=0.08)
+    assert "first 16 principal components of all real images' features" in as_text(found)
 
 
 def test_grid_in_generated_images_is_missed(real):
@@ -532,6 +569,10 @@ def test_grid_in_generated_images_is_missed(real):
     assert row["where"] == "period 2" and row["value"] > 2 and row["met"] is False
     assert found.grid["2"]["energy_ratio"] == pytest.approx(row["value"], rel=0.1)
     assert found.spectra[1][16, 16] > 50 * found.spectra[0][16, 16]
+    for group in found.classes.values():  # in each class, as over all
+        assert group["grid"]["2"]["ratio"] == pytest.approx(found.grid["2"]["ratio"], rel=0.1)
+        assert group["grid"]["4"]["ratio"] == pytest.approx(1, abs=0.2)
+    assert "red" in as_text(found).split("by class, ratio and 95 %")[1]
 
 
 def test_small_missing_and_unknown_classes_are_said(real):
@@ -548,7 +589,7 @@ def test_small_missing_and_unknown_classes_are_said(real):
     assert pale["kernel"]["value"] is not None and pale["frechet"] is None
     assert pale["reasons"] == {
         "agreement": "the extractor knows no class 'pale'",
-        "frechet": "with 12 features it needs 26 images in either set",
+        "frechet": "with 12 principal components it needs 26 images in either set",
     }
     assert found.scorecard["recall_ratio"]["measured"] == 3
     assert found.scorecard["recall_ratio"]["of"] == 4
@@ -618,6 +659,10 @@ def test_accuracy_score_of_classes_that_are_easily_told_apart():
     right = accuracy_score(small, train.labels, others, test.labels, **options)
     assert right["accuracy"] > 0.8 and right["low"] < right["accuracy"] <= right["high"]
     assert set(right["recall"]) == set(NAMES)
+    for name, (low, high) in right["recall_interval"].items():
+        assert low <= right["recall"][name] <= high
+        if right["recall"][name] == 1:  # Clopper & Pearson: of 20 none was missed
+            assert low == pytest.approx(0.025 ** (1 / 20)) and high == 1
 
 
 def test_accuracy_score_compares_equal_numbers(real, training, monkeypatch):
@@ -630,7 +675,8 @@ def test_accuracy_score_compares_equal_numbers(real, training, monkeypatch):
             "low": 0,
             "high": 1,
             "macro_f1": 0,
-            "recall": {},
+            "recall": dict.fromkeys(NAMES, 0.5),
+            "recall_interval": dict.fromkeys(NAMES, [0.4, 0.6]),
         }
 
     monkeypatch.setattr(fidelity.classifiers, "accuracy_score", score)
@@ -649,6 +695,7 @@ def test_accuracy_score_compares_equal_numbers(real, training, monkeypatch):
     alone = compare(real, fake, cas=True, resamples=20)
     assert alone.accuracy_score["reference"] is None
     assert "Nothing to compare it with: no training images were given" in as_text(alone)
+    assert "red                       0.50 (0.40 to 0.60)" in as_text(alone)
 
 
 # --- the figure --------------------------------------------------------------------------------

@@ -20,7 +20,7 @@ from cellaug.book import BookError
 from cellaug.data import DataError, open_dataset, split
 from cellaug.data.images import read_png
 from cellaug.data.phantom import phantom
-from cellaug.evaluation.distances import frechet_distance
+from cellaug.evaluation.distances import frechet_distance, kernel_distance
 from cellaug.evaluation.features import load_extractor
 from cellaug.evaluation.fidelity import evaluate
 from cellaug.networks import conditional_generator, discriminator
@@ -404,18 +404,29 @@ def of_another_class(images, labels, amount):
 
 
 def fewer_kinds(images, labels, amount):
-    """The set falls back on ever fewer different images."""
+    """The set falls back on ever fewer different images, of all classes."""
+    images = np.random.default_rng(0).permutation(images)
     return images[np.arange(len(images)) % (len(images) // 4**amount)]
 
 
-@pytest.mark.parametrize("damage", [blurred, noisy, bluish, of_another_class, fewer_kinds])
+def without_classes(images, labels, amount):
+    """So many of the classes are not drawn at all; the others fill their places."""
+    return images[np.resize(np.flatnonzero(labels >= amount), len(images))]
+
+
+@pytest.mark.parametrize(
+    "damage", [blurred, noisy, bluish, of_another_class, fewer_kinds, without_classes]
+)
 def test_distances_grow_with_known_damage(drawn, damage):
-    """Each damage three times, growing: the Fréchet distance to the untouched half grows along."""
+    """Each damage three times, growing: both distances to the untouched half grow along."""
     reference, images, labels = drawn
     features = load_extractor().features
     before = features(reference)
-    distances = [frechet_distance(before, features(images))]
-    for amount in (1, 2, 3):
-        distances.append(frechet_distance(before, features(damage(images, labels, amount))))
-    assert np.all(np.diff(distances) > 0), distances
-    assert distances[-1] > 1.5 * distances[0]
+    after = [features(images)]
+    after += [features(damage(images, labels, amount)) for amount in (1, 2, 3)]
+    frechet = [frechet_distance(before, points) for points in after]
+    assert np.all(np.diff(frechet) > 0), frechet
+    assert frechet[-1] > 1.5 * frechet[0]
+    kernel = [kernel_distance(before, points) for points in after]
+    assert np.all(np.diff(kernel) > 0), kernel
+    assert kernel[-1] > 1.5 * abs(kernel[0])

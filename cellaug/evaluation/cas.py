@@ -33,7 +33,8 @@ def accuracy_score(
     Images are uint8 RGB N×S×S×3, labels whole numbers (N,) into `class_names`; every class needs an
     image to train on. Each step takes a batch in which every class is as likely as any other, each
     image turned or mirrored at random. Returns `accuracy`, `low`, `high` (its exact 95 % interval
-    over test images; that of another seed is not in it), `macro_f1`, and `recall` by class, 0–1.
+    over test images; that of another seed is not in it), `macro_f1`, and by class `recall`, 0–1,
+    and `recall_interval`, its exact 95 % interval.
     """
     from cellaug.backend import use_xla
     from cellaug.networks import classifier
@@ -57,10 +58,15 @@ def accuracy_score(
     report = classification_report(test_labels, np.asarray(logits).argmax(1), class_names)
     right = round(report["accuracy"] * len(test_labels))
     low, high = binomial_interval(right, len(test_labels))
+    within = {}
+    for name, recall in report["recall"].items():
+        count = report["support"][name]
+        within[name] = list(binomial_interval(round(recall * count), count)) if count else [0, 1]
     return {
         "accuracy": report["accuracy"],
         "low": low,
         "high": high,
         "macro_f1": report["macro_f1"],
         "recall": report["recall"],
+        "recall_interval": within,
     }

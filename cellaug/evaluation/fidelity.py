@@ -30,6 +30,10 @@ from tqdm import tqdm
 LARGEST_HALF = 1200
 """Images in a half at most; more would take long and tell little."""
 
+COMPONENTS = 16
+"""Principal components of the real images' features in which a class's Fréchet distance is taken:
+all features take more images than a scarce class has."""
+
 
 @dataclass(frozen=True)
 class Fidelity:
@@ -39,7 +43,8 @@ class Fidelity:
         sets: "real", "generated" and "reference" (None if not given), each with name, credit,
             images, and classes (images by class name).
         extractor: digest, features (their number), accuracy (on its own test images), classes.
-        settings: size (pixels), resamples, seed, k, compared (m over all).
+        settings: size (pixels), resamples, seed, k, compared (m over all), components (principal
+            components of a class's Fréchet distance) and their share of the features' variance.
         overall: the measures over all classes.
         classes: the measures by class name.
         left_out: classes that were not compared, and why.
@@ -64,13 +69,15 @@ class Fidelity:
             order of `memorisation["closest"]`.
 
     A group of images (over all, or a class) has `real_images`, `generated_images`, `compared` (m
-    on either side), `reasons` (why a measure is None) and every name in `scorecard.MEASURES`.
+    on either side), `reasons` (why a measure is None) and every name in `scorecard.MEASURES`; a
+    class also its own `grid` by period, as above (None where it is not compared).
 
     A measure has `value`, `low`, `high` (generated against real), `real`, `real_low`, `real_high`
     (one half of the real images against the other; the interval is that of such pairs of halves)
     and `ratio`, `ratio_low`, `ratio_high` (the first over the second; None for the kernel distance,
     whose mean between halves is 0). Agreement, a share of images, has `gap`, `gap_low`, `gap_high`
-    instead: generated less real.
+    instead: generated less real; over all it has `training` too, that of the reference (None
+    without one, or where it lacks a class).
     """
 
     sets: dict
@@ -148,9 +155,11 @@ def evaluate(
     halves = _halves(strata, 0 if few else true.features.shape[1], k)
     rng = np.random.default_rng([seed, 0])
     draws = list(_half_samples(list(strata.values()), halves, resamples, rng))
-    overall, classes = _compare(
+    overall, classes, explained = _compare(
         true, made, strata, halves, draws, extractor.class_names, resamples, seed, k
     )
+    if overall["agreement"]:
+        overall["agreement"]["training"] = _seen_in(trained, strata, extractor.class_names)
     reasons = {}
     memorisation, nearness, pairs = None, {}, None
     if not trained:
@@ -161,7 +170,7 @@ def evaluate(
         )
     else:
         memorisation, nearness, pairs = _memorisation(true, made, trained[0], strata, k, seed)
-    grid, spectra = _grid(real, fake, draws)
+    grid, spectra = _grid(real.images, fake.images, draws)
     score = None
     if not cas:
         reasons["accuracy_score"] = "it was not asked for"
@@ -187,6 +196,8 @@ def evaluate(
             "seed": seed,
             "k": k,
             "compared": sum(halves),
+            "components": explained[0],
+            "components_variance": explained[1],
         },
         overall=overall,
         classes=classes,
@@ -324,13 +335,18 @@ def _compare(
     resamples: int,
     seed: int,
     k: int,
-) -> tuple[dict, dict]:
-    """The measures over all, and by class."""
+) -> tuple[dict, dict, tuple[int, float]]:
+    """The measures over all, and by class; the components of the classes and their share."""
     labelled = made.images.labels is not None
     groups = len(strata) if labelled else 0
     classes, spreads, votes = {}, [], {}
     dimensions = true.features.shape[1]
-    too_few = f"with {dimensions} features it needs {2 * (dimensions + 1)} images in either set"
+    too_few = "with {} {} it needs {} images in either set"
+    few_over_all = too_few.format(dimensions, "features", 2 * (dimensions + 1))
+    axes, share = _components(true.features)
+    main = [points.features @ axes for points in (true, made)]
+    count = axes.shape[1]
+    few_in_class = too_few.format(count, "principal components", 2 * (count + 1))
     bar = tqdm(total=resamples * (1 + groups), desc="comparing", disable=None, leave=False)
     with bar:
         strata_of = np.repeat(np.arange(len(halves)), halves)
@@ -352,8 +368,16 @@ def _compare(
                 local = list(_half_samples(inner, [m], resamples, rng))
                 if labelled:
                     group = _distances(
-                        true.features[mine], made.features[theirs], local, np.zeros(m, int), k, bar
+                        true.features[mine],
+                        made.features[theirs],
+                        local,
+                        np.zeros(m, int),
+                        k,
+                        bar,
+                        (main[0][mine], main[1][theirs]),
                     )
+                    both = true.images.images[mine], made.images.images[theirs]
+                    group["grid"], _ = _grid(*both, local)
                 spread = {
                     "diversity_features": _spread(
                         true.features[mine], made.features[theirs], local
@@ -371,10 +395,11 @@ def _compare(
                 else:
                     reasons["agreement"] = f"the extractor knows no class '{name}'"
                 if "frechet" not in group:
-                    reasons["frechet"] = too_few
+                    reasons["frechet"] = few_in_class
             if labelled:
-                classes[name] = _whole(group, reasons, *map(len, members), m)
-    reasons = {} if "frechet" in found else {"frechet": too_few}
+                whole = _whole(group, reasons, *map(len, members), m)
+                classes[name] = whole | {"grid": group.get("grid")}
+    reasons = {} if "frechet" in found else {"frechet": few_over_all}
     weights = [weight for weight, _ in spreads]
     for key in ("diversity_features", "diversity_pixels"):
         if spreads:
@@ -391,7 +416,14 @@ def _compare(
             else "the generated images have no classes"
         )
     totals = (sum(map(len, side)) for side in zip(*strata.values(), strict=True))
-    return _whole(found, reasons, *totals, len(draws[0][0])), classes
+    return _whole(found, reasons, *totals, len(draws[0][0])), classes, (count, share)
+
+
+def _components(features: np.ndarray) -> tuple[np.ndarray, float]:
+    """The first principal components of features (N, d) as columns, and their variance's share."""
+    values, axes = np.linalg.eigh(np.atleast_2d(np.cov(features, rowvar=False)))
+    share = values[-COMPONENTS:].sum() / max(values.sum(), np.finfo(float).tiny)
+    return axes[:, -COMPONENTS:], float(share)
 
 
 def _whole(group: dict, reasons: dict, mine: int, theirs: int, m: int) -> dict:
@@ -412,12 +444,23 @@ def _distances(
     strata: np.ndarray,
     k: int,
     bar: tqdm,
+    main: tuple[np.ndarray, np.ndarray] | None = None,
 ) -> dict:
-    """Features of real (N, d) and generated images (M, d) by half-samples of classes (m,)."""
+    """Features of real (N, d) and generated images (M, d) by half-samples of classes (m,).
+
+    The Fréchet distance is taken between `main`, (N, p) and (M, p), if it is given.
+    """
+    main = (mine, theirs) if main is None else main
     rows = []
     for first, second, other in draws:
         rows.append(
-            [_between(mine[first], half, strata, k) for half in (theirs[other], mine[second])]
+            [
+                _between(mine[first], half, main[0][first], main_half, strata, k)
+                for half, main_half in (
+                    (theirs[other], main[1][other]),
+                    (mine[second], main[0][second]),
+                )
+            ]
         )
         bar.update()
     return {
@@ -426,13 +469,20 @@ def _distances(
     }
 
 
-def _between(real: np.ndarray, other: np.ndarray, strata: np.ndarray, k: int) -> dict[str, float]:
+def _between(
+    real: np.ndarray,
+    other: np.ndarray,
+    main_real: np.ndarray,
+    main_other: np.ndarray,
+    strata: np.ndarray,
+    k: int,
+) -> dict[str, float]:
     found = {
         "kernel": distances.kernel_distance(real, other, (strata, strata)),
         **distances.precision_recall_density_coverage(real, other, k),
     }
-    if min(len(real), len(other)) > real.shape[1]:
-        found["frechet"] = distances.frechet_distance(real, other)
+    if len(real) > main_real.shape[1]:
+        found["frechet"] = distances.frechet_distance(main_real, main_other)
     return found
 
 
@@ -496,6 +546,19 @@ def _agreement(votes: Sequence[Sequence[np.ndarray]], rng: np.random.Generator) 
     }
 
 
+def _seen_in(trained: Sequence[_Points], strata: _Strata, known: Sequence[str]) -> float | None:
+    """Share of training images in which their class is seen, weighted as among the real ones."""
+    counts, shares = [], []
+    for name, (mine, _) in strata.items():
+        if trained and name in known:
+            own = trained[0].images.of_class(name)
+            if not len(own):
+                return None
+            counts.append(len(mine))
+            shares.append((trained[0].seen[own] == name).mean())
+    return float(np.average(shares, weights=counts)) if shares else None
+
+
 # --- memorisation, grid texture, accuracy score -------------------------------------------------
 
 
@@ -539,11 +602,11 @@ def _views(rows: np.ndarray) -> np.ndarray:
 
 
 def _grid(
-    real: LabelledImages, fake: LabelledImages, draws: Sequence[_Draw]
+    real: np.ndarray, fake: np.ndarray, draws: Sequence[_Draw]
 ) -> tuple[dict, tuple[np.ndarray, np.ndarray]]:
     """The grid texture by period, and the mean spectra of real and generated images."""
     powers = []
-    for images, side in ((real.images, 0), (fake.images, 2)):
+    for images, side in ((real, 0), (fake, 2)):
         weights = np.zeros((len(draws), len(images)), np.float32)
         for row, draw in zip(weights, draws, strict=True):
             row[draw[side]] = 1 / len(draw[side])

@@ -51,6 +51,7 @@ ROWS = {
 """The rows in words."""
 
 _SPACES = ("features", "pixels")
+_TRAINED_ON = {"generated": "generated", "reference": "training"}
 _NO_JSON = ("nearness", "spectra", "pairs")  # arrays, for the figure
 
 
@@ -139,6 +140,7 @@ def notes(found: "Fidelity") -> list[str]:
         f"Compare it with distances between {m:,} images only, such as that of two halves of the "
         "real images. Precision, recall and coverage change with the number of images too, and "
         "stand beside those of real halves of that size. The kernel distance has no bias.",
+        *_components_note(found),
         f"Features are those of extractor {found.extractor['digest']}, right on "
         f"{found.extractor['accuracy']:.1%} of its own test images. Images are compared at "
         f"{settings['size']} pixels.",
@@ -154,11 +156,32 @@ def notes(found: "Fidelity") -> list[str]:
             f"The accuracy score is of one training each, {found.accuracy_score['steps']} steps; "
             "its interval is over the test images only."
         )
+    agreement = found.overall["agreement"]
+    if agreement and agreement["training"] is not None:
+        said.append(
+            "The extractor sees the right class in "
+            f"{agreement['training']:.1%} of the training images, {agreement['real']:.1%} of the "
+            "real ones here: cells as good as the training images would lie "
+            f"{100 * (agreement['training'] - agreement['real']):+.1f} points from real ones in "
+            "class agreement."
+        )
     few = [name for name, group in found.classes.items() if _half(group) < 2]
     if few:
         said.append(f"Too few images to count over all: {', '.join(few)}.")
     said += [f"{name} was not compared: {reason}." for name, reason in found.left_out.items()]
     return said
+
+
+def _components_note(found: "Fidelity") -> list[str]:
+    if not found.classes:
+        return []
+    settings = found.settings
+    return [
+        f"A class's Fréchet distance is taken in the first {settings['components']} principal "
+        f"components of all real images' features, {settings['components_variance']:.0%} of their "
+        "variance, since a covariance of all features takes more images than a class has; it is "
+        "no part of the distance over all."
+    ]
 
 
 def _half(group: Mapping) -> int:
@@ -345,7 +368,18 @@ def _grid_lines(found: "Fidelity") -> list[str]:
                 _number(row["energy_ratio"]),
             ]
         )
-    return _table(rows)
+    measured = {name: group["grid"] for name, group in found.classes.items() if group["grid"]}
+    if not measured:
+        return _table(rows)
+    heads = ["by class, ratio and 95 %", *(f"period {period}" for period in found.grid)]
+    by_class = [heads]
+    for name, grid in measured.items():
+        ratios = (
+            f"{_number(row['ratio'])} ({_span(row['ratio_low'], row['ratio_high'])})"
+            for row in grid.values()
+        )
+        by_class.append([name, *ratios])
+    return [*_table(rows), *_table(by_class)]
 
 
 def _accuracy_lines(found: "Fidelity") -> list[str]:
@@ -354,7 +388,7 @@ def _accuracy_lines(found: "Fidelity") -> list[str]:
         return [f"accuracy score: not measured, {found.reasons['accuracy_score']}"]
     images = sum(score["images"].values())
     rows = [["classifier trained on", "accuracy", "95 %", "macro F1"]]
-    for what, words in (("generated", "generated"), ("reference", "training")):
+    for what, words in _TRAINED_ON.items():
         part = score[what]
         if part:
             rows.append(
@@ -369,7 +403,19 @@ def _accuracy_lines(found: "Fidelity") -> list[str]:
     if score["reference"] is None:
         why = found.reasons["accuracy_score_reference"]
         lines.append(f"  Nothing to compare it with: {why}.")
-    return [*lines, f"  Tested on {score['test_images']:,} real images."]
+    trained = {words: score[what] for what, words in _TRAINED_ON.items() if score[what]}
+    by_class = [["recall by class and 95 %", *trained]]
+    for name in score["images"]:
+        recalls = (
+            f"{_number(part['recall'][name])} ({_span(*part['recall_interval'][name])})"
+            for part in trained.values()
+        )
+        by_class.append([name, *recalls])
+    return [
+        *lines,
+        f"  Tested on {score['test_images']:,} real images.",
+        *_table(by_class),
+    ]
 
 
 def _number(value: float | None) -> str:
