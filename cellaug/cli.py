@@ -142,12 +142,18 @@ def parser() -> argparse.ArgumentParser:
 
     sub = command(
         "study",
-        "make what the package ships or the book records: the extractor, the ladder, the weights",
-        epilog="hours on a processor; interrupted, each goes on where it was",
+        "make what the package ships or the book records: the extractor, the ladder, the weights; "
+        "or measure the shipped weights anew (cards)",
+        epilog="hours on a processor, cards minutes; interrupted, each goes on where it was",
     )
-    sub.add_argument("study", choices=("extractor", "ladder", "weights"))
+    sub.add_argument("study", choices=("extractor", "ladder", "weights", "cards"))
     _profile(sub)
-    sub.add_argument("--out", type=Path, metavar="PATH", help="default: build/study/<study>")
+    sub.add_argument(
+        "--out",
+        type=Path,
+        metavar="PATH",
+        help="default: build/study/<study>; for cards the weights in the package",
+    )
     sub.add_argument(
         "--images",
         type=_positive,
@@ -441,13 +447,18 @@ def study(arguments: argparse.Namespace) -> None:
         train(out, data, size)
         print(out)
         return
+    from cellaug.augmentation import CARD, SHIPPED
     from cellaug.study import ladder, weights
     from cellaug.study.training import stored_sides
 
     sides = stored_sides(data, size)
-    if arguments.study == "weights":
+    if arguments.study == "cards":
+        out = arguments.out or SHIPPED
+        for card in sorted(out.glob(f"*/{CARD}")):
+            weights.measure(card.parent, sides)
+    elif arguments.study == "weights":
         images, seeds = arguments.images or 500_000, arguments.seed or [1]
-        out = weights.run(out, sides, data, images, size, arguments.arm, seeds)
+        out = weights.run(out, sides, sides["train"].name, images, size, arguments.arm, seeds)
     else:
         profile = declared_parameters("03_ac_gan") | profile
         found = ladder.run(

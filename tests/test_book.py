@@ -2,6 +2,7 @@
 
 import csv
 import json
+import re
 import subprocess
 import sys
 from pathlib import Path
@@ -153,8 +154,10 @@ def test_inspect(drawn, tmp_path):
 
 def test_help_names_every_command():
     text = cellaug("--help")
-    for command in ("run", "book", "record", "fetch", "inspect", "generate", "augment"):
-        assert f"\n    {command} " in text
+    commands = re.findall(r"^    ([a-z-]+)(?: |$)", text, re.MULTILINE)
+    expected = {"run", "book", "record", "fetch", "inspect", "generate", "augment", "evaluate"}
+    assert expected | {"store", "study", "expert-test", "expert-score"} == set(commands)
+    for command in commands:
         assert "usage: cellaug " + command in cellaug(command, "--help")
     assert "gan_learning_rate" in cellaug("run", "--keys")
     assert cellaug("--version").strip() == f"cellaug {__version__}"

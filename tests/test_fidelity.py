@@ -676,7 +676,7 @@ def test_accuracy_score_compares_equal_numbers(real, training, monkeypatch):
             "high": 1,
             "macro_f1": 0,
             "recall": dict.fromkeys(NAMES, 0.5),
-            "recall_interval": dict.fromkeys(NAMES, [0.4, 0.6]),
+            "recall_interval": {name: [0.4, 0.6] for name in NAMES},
         }
 
     monkeypatch.setattr(fidelity.classifiers, "accuracy_score", score)

@@ -1,11 +1,13 @@
 """The ladder's rungs, shipped weights, and the studies run for real at a small setting."""
 
 import json
+import shutil
 from dataclasses import asdict
+from functools import partial
 from inspect import signature
 from itertools import pairwise
 
-from cellaug import book, figures
+from cellaug import book, cli, figures
 from cellaug.augmentation import (
     CARD,
     DISCRIMINATOR,
@@ -13,6 +15,7 @@ from cellaug.augmentation import (
     WEIGHTS,
     load_discriminator,
     load_generator,
+    load_weights,
     save_weights,
     shipped_generators,
 )
@@ -20,11 +23,12 @@ from cellaug.book import BookError
 from cellaug.data import DataError, open_dataset, split
 from cellaug.data.images import read_png
 from cellaug.data.phantom import phantom
+from cellaug.evaluation import cas
 from cellaug.evaluation.distances import frechet_distance, kernel_distance
-from cellaug.evaluation.features import load_extractor
+from cellaug.evaluation.features import Extractor, load_extractor
 from cellaug.evaluation.fidelity import evaluate
-from cellaug.networks import conditional_generator, discriminator
-from cellaug.study import ladder, weights
+from cellaug.networks import blood_extractor, conditional_generator, discriminator
+from cellaug.study import extractor, ladder, weights
 from cellaug.study.training import decay_steps
 from cellaug.training import conditional
 
@@ -256,6 +260,56 @@ def test_weights_are_trained_measured_and_written(kind, tmp_path, monkeypatch):
         assert load_discriminator(out).output_shape == (None, 1)
     else:
         assert list(card["class_names"]) == list(sides["train"].class_names)
+
+
+def test_studies_from_the_command_line(tmp_path, monkeypatch, capsys):
+    """An arm of the ladder; weights, which are recorded; their cards anew, and on other data."""
+    folder, _, _ = phantom(classes=3, images=1900, size=16, seed=3, imbalance=2)
+    data = tmp_path / "drawn"
+    shutil.copytree(folder, data)
+    monkeypatch.setenv("CELLAUG_CACHE", str(tmp_path / "cache"))
+    monkeypatch.setattr(weights, "evaluate", partial(evaluate, resamples=20))
+    monkeypatch.setattr(cas, "STEPS", 4)
+    results = tmp_path / "book" / "results"
+    results.mkdir(parents=True)
+    monkeypatch.setattr(weights, "result_file", lambda name: results / name)
+
+    def study(*words, source=data, status=0):
+        sets = (f"data={source}", "image_size=16", "ladder_generator_depth=8")
+        sets = [word for one in sets for word in ("--set", one)]
+        assert cli.main(["study", *map(str, words), "--profile", "smoke", *sets]) == status
+        return capsys.readouterr()
+
+    out = tmp_path / "ladder"
+    text = study("ladder", "--arm", "lazy R1", "--images", 1, "--out", out).out
+    assert "lazy R1" in text and (out / "smoke" / "lazy-r1-1.json").is_file()
+    out = tmp_path / "weights"
+    study("weights", "--arm", "conditional", "--images", 1, "--seed", 2, "--out", out)
+    folder = out / "drawn-16-seed-2"
+    (run,) = json.loads((results / "weights-drawn-16.json").read_text())["runs"]
+    assert run["seed"] == 2 and run["images_seen"] > 1000
+    assert load_generator(folder).digest == run["sha256"]
+    card, text = ((folder / name).read_text() for name in (CARD, "README.md"))
+    assert "Targets missed: " in text and "Farthest from real cells" in text
+    (folder / "README.md").unlink()
+    study("cards", "--out", out)
+    assert (folder / CARD).read_text() == card and (folder / "README.md").read_text() == text
+    other, _, _ = phantom(classes=3, images=1700, size=16, seed=4, imbalance=2)
+    complaint = study("cards", "--out", out, source=other, status=2).err
+    assert "drawn-16-seed-2 learned from drawn" in complaint and "name the profile" in complaint
+
+
+def test_an_extractor_is_trained_measured_and_written(tmp_path, monkeypatch):
+    folder, _, _ = phantom(classes=3, images=200, size=16, seed=3, imbalance=1)
+    monkeypatch.setenv("CELLAUG_CACHE", str(tmp_path / "cache"))
+    card = extractor.train(tmp_path, str(folder), size=16, width=4, epochs=2, batch_size=16)
+    model = blood_extractor(3, 16, 4)
+    load_weights(model, tmp_path / "blood-extractor.npz", card["sha256"])
+    test = extractor.stored_sides(str(folder), 16)["test"]
+    answers = Extractor(model, card, "")(test.read(16))[1].argmax(1)
+    assert card["accuracy"] == pytest.approx((answers == test.labels).mean())
+    assert 0.3 < card["accuracy"] <= 1 and card["images_seen"] > 200
+    assert f"Right on** {card['accuracy']:.1%}" in (tmp_path / "blood-extractor.md").read_text()
 
 
 def test_seeds_are_recorded_one_after_the_other(tmp_path, monkeypatch):

@@ -5,6 +5,7 @@ from collections.abc import Mapping, Sequence
 from datetime import UTC, datetime
 from inspect import signature
 from pathlib import Path
+from statistics import median
 from typing import Any
 
 import cellaug
@@ -21,7 +22,7 @@ from cellaug.data import DataError, Dataset
 from cellaug.data.images import write_atomically, write_png
 from cellaug.evaluation.fidelity import evaluate
 from cellaug.evaluation.labelled import LabelledImages, read_generated
-from cellaug.evaluation.scorecard import as_json, as_text
+from cellaug.evaluation.scorecard import ROWS, as_json, as_text
 from cellaug.study.training import SPLIT_SEED, decay_steps, train_on, vanilla
 from cellaug.training import Adversarial, conditional
 
@@ -235,20 +236,38 @@ def _train(
         digest = save_weights(game.discriminator, out / DISCRIMINATOR)
         card["discriminator"] = {"options": judge, "sha256": digest}
     write_atomically(out / CARD, (json.dumps(card, indent=1) + "\n").encode())
+    measure(out, sides)
+    return out
+
+
+def measure(folder: Path, sides: Mapping[str, Dataset]) -> None:
+    """Measure a generator that `_train` wrote on the test side; write its card and pictures anew.
+
+    Raises:
+        DataError: where it was trained on other images than `sides` has to train on.
+    """
+    card = json.loads((folder / CARD).read_text())
+    if card["data_hash"] != sides["train"].fingerprint:
+        raise DataError(
+            f"{folder.name} learned from {card['data_name']} ({card['data_hash']}), not from "
+            f"{sides['train'].name} ({sides['train'].fingerprint}): name the profile of its data"
+        )
+    size, names = card["image_size"], card["class_names"]
+    seed = card["training"]["recipe"]["seed"]
     found = evaluate(
         LabelledImages.read(sides["test"], size),
-        read_generated(out, sides["test"].counts().to_dict(), seed=recipe["seed"]),
-        LabelledImages.read(cells, size),
-        cas=labelled,
-        seed=recipe["seed"],
+        read_generated(folder, sides["test"].counts().to_dict(), seed=seed),
+        LabelledImages.read(sides["train"], size),
+        cas=bool(names),
+        seed=seed,
     )
     card["fidelity"] = json.loads(as_json(found))
-    write_atomically(out / CARD, (json.dumps(card, indent=1) + "\n").encode())
-    cells = load_generator(out).generate(names or None, PICTURES if names else 3 * PICTURES)
+    write_atomically(folder / CARD, (json.dumps(card, indent=1) + "\n").encode())
+    cells = load_generator(folder).generate(names or None, PICTURES if names else 3 * PICTURES)
     rows = [np.concatenate(cells[k : k + PICTURES], 1) for k in range(0, len(cells), PICTURES)]
-    write_png(out / "samples.png", np.concatenate(rows))
-    write_atomically(out / "README.md", model_card(out.name, card, as_text(found)).encode())
-    return out
+    write_png(folder / "samples.png", np.concatenate(rows))
+    text = model_card(folder.name, card, as_text(found))
+    write_atomically(folder / "README.md", text.encode())
 
 
 def record(folder: Path, name: str) -> Path:
@@ -306,12 +325,6 @@ def model_card(name: str, card: dict, fidelity: str) -> str:
     pair = ""
     if "discriminator" in card:
         pair = f' and `cellaug.load_discriminator("{name}")` its discriminator'
-    told_apart = ""
-    if names:
-        told_apart = (
-            "Classes that differ little, the stages of a neutrophil's growth above all, are told "
-            "apart worse than real ones. "
-        )
     return f"""# {name}
 
 Draws generated white blood cells {of}{size}×{size} pixels.
@@ -337,5 +350,32 @@ Draws generated white blood cells {of}{size}×{size} pixels.
 ## Known failings
 
 Cells from one laboratory and one stain; at this size the texture of chromatin is not resolved.
-Every line above that misses its target is a failing. {told_apart}Not for diagnosis.
+{failings(card["fidelity"])} Not for diagnosis.
 """
+
+
+def failings(fidelity: Mapping[str, Any]) -> str:
+    """What missed its target, and the classes that come out worst, of a card's fidelity."""
+    missed = [
+        f"{ROWS[name]} ({row['where']})" if row["where"] else ROWS[name]
+        for name, row in fidelity["scorecard"].items()
+        if row and row["met"] is False
+    ]
+    said = [f"Targets missed: {', '.join(missed) or 'none of those measured'}."]
+    classes = fidelity["classes"]
+    far = {name: group["kernel"]["value"] for name, group in classes.items() if group["kernel"]}
+    if far:
+        farthest = max(far, key=far.get)
+        said.append(
+            f"Farthest from real cells of its class by the kernel distance: {farthest} "
+            f"({far[farthest]:.0f}, median of the classes {median(far.values()):.0f})."
+        )
+    seen = {name: group["agreement"] for name, group in classes.items() if group["agreement"]}
+    if seen:
+        oddest = max(seen, key=lambda name: abs(seen[name]["gap"]))
+        said.append(
+            f"Told apart most unlike real cells: {oddest}, which the extractor sees in "
+            f"{seen[oddest]['value']:.0%} of the generated ones and {seen[oddest]['real']:.0%} of "
+            "the real ones."
+        )
+    return " ".join(said)
