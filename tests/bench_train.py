@@ -2,8 +2,8 @@
 
 Every arm runs in a process of its own and does one round when it is told to, so the arms take turns
 on the same machine in the same minutes. A round is a few steps to wake up, then the timed ones, on
-images that are already in memory. Rates are medians of five rounds after one for warming up; what
-counts is their ratios. Then a step of ours is traced on one thread, for the share of its time that
+images that are already in memory. Rates are medians of five rounds after a single step; what counts
+is their ratios. Then a step of ours is traced on one thread, for the share of its time that
 convolutions take: they are oneDNN's, so the rest is all that could be saved here. The table goes to
 the terminal, and with the machine's description to `book/results/train-benchmark.json`; without
 PyTorch to the terminal alone.
@@ -41,7 +41,7 @@ CLASSES = 11
 BATCH = 64
 WAKING = 3
 STEPS = 48  # a multiple of the conditional recipe's lazy penalty, so that all rounds do the same
-FEW = 1  # steps of the slow arms
+SLOW = 1.0  # seconds; where a step takes longer, a round is a single one
 ROUNDS = 5
 SIDE = 2048
 
@@ -55,8 +55,6 @@ ARMS = {
     "products": "matrix products, TensorFlow, float32",
     "torch-products": "matrix products, PyTorch, float32",
 }
-SLOW = ("ours-bfloat16", "ours-jax", "torch-bfloat16")
-"""Where a processor has no bfloat16 arithmetic, a step of these may take half a minute."""
 TRACED = ("ours", "ours-bfloat16", "conditional")
 TARGETS = {
     "float32": ("ours", "torch", 1.5),
@@ -287,22 +285,23 @@ def made(name: str) -> tuple[Callable[[int], None], dict]:
     }[name]()
 
 
-def arm(name: str, steps: int) -> None:
-    """A process that says what it is made of, then does a round for every line that it is sent."""
+def arm(name: str) -> None:
+    """A process that says what it is made of, then does as many steps as every line says."""
     work, facts = made(name)
     print("facts", json.dumps(facts), flush=True)
-    each = 2 * SIDE**3 / 1e9 if name.endswith("products") else BATCH
-    for _ in sys.stdin:
+    for line in sys.stdin:
+        steps = int(line)
         work(min(WAKING, steps))
         start = time.perf_counter()
         work(steps)
-        print("rate", each * steps / (time.perf_counter() - start), flush=True)
+        print("seconds", time.perf_counter() - start, flush=True)
 
 
-def measure(steps: dict[str, int], rounds: int) -> tuple[dict, dict]:
-    """The rates of every arm, round by round, the arms taking turns; and what each says of itself.
+def measure(names: list[str], most: int, rounds: int) -> tuple[dict, dict, dict]:
+    """The rates of every arm, round by round, the arms taking turns.
 
-    A rate is in images per second, that of matrix products in 10⁹ operations per second.
+    A rate is in images per second, that of matrix products in 10⁹ operations per second. Returns
+    with them how many steps each arm took in a round, and what each says of itself.
     """
 
     def answer(name: str, word: str) -> str:
@@ -313,24 +312,30 @@ def measure(steps: dict[str, int], rounds: int) -> tuple[dict, dict]:
             raise SystemExit(f"{name} ended: run this with --arm {name} to see why")
         return line.removeprefix(f"{word} ")
 
+    def turn(name: str, count: int) -> float:
+        processes[name].stdin.write(f"{count}\n")
+        processes[name].stdin.flush()
+        return float(answer(name, "seconds"))
+
     pipes = {"stdin": subprocess.PIPE, "stdout": subprocess.PIPE, "stderr": subprocess.DEVNULL}
     processes, facts = {}, {}
-    for name, count in steps.items():
-        command = [sys.executable, __file__, "--arm", name, "--steps", str(count)]
+    for name in names:
+        command = [sys.executable, __file__, "--arm", name]
         backend = "jax" if name == "ours-jax" else "tensorflow"
         environment = {**os.environ, "KERAS_BACKEND": backend}
         processes[name] = subprocess.Popen(command, text=True, env=environment, **pipes)
         facts[name] = json.loads(answer(name, "facts"))
-    found = {name: [] for name in steps}
-    for _ in tqdm(range(1 + rounds), "rounds", disable=None):
-        for name, process in processes.items():
-            process.stdin.write("\n")
-            process.stdin.flush()
-            found[name].append(float(answer(name, "rate")))
+    # A processor without bfloat16 arithmetic may take half a minute for one of its steps.
+    steps = {name: most if turn(name, 1) < SLOW else 1 for name in names}
+    found = {name: [] for name in names}
+    for _ in tqdm(range(rounds), "rounds", disable=None):
+        for name, count in steps.items():
+            each = 2 * SIDE**3 / 1e9 if name.endswith("products") else BATCH
+            found[name].append(each * count / turn(name, count))
     for process in processes.values():
         process.stdin.close()
         process.wait()
-    return {name: values[1:] for name, values in found.items()}, facts
+    return found, steps, facts
 
 
 def traced(name: str, steps: int) -> dict[str, float]:
@@ -448,15 +453,14 @@ def main() -> None:
     if options.trace:
         return print(json.dumps(traced(options.arm, options.steps)))
     if options.arm:
-        return arm(options.arm, options.steps)
+        return arm(options.arm)
     names, used = list(ARMS), versions()
     try:
         used["torch"] = metadata.version("torch")
     except metadata.PackageNotFoundError:
         names = [name for name in names if not name.startswith("torch")]
         print("PyTorch is not installed: its arms are left out, and the book's record stays")
-    steps = {n: min(FEW, options.steps) if n in SLOW else options.steps for n in names}
-    rates, facts = measure(steps, options.rounds)
+    rates, steps, facts = measure(names, options.steps, options.rounds)
     sizes = {tuple(said["parameters"]) for said in facts.values() if "parameters" in said}
     assert len(sizes) == 1, f"the DCGANs differ in their numbers of parameters: {sizes}"
     result = {

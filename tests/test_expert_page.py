@@ -18,6 +18,7 @@ import browser
 import cv2
 import numpy as np
 import pytest
+from scipy import stats
 
 COUNT = 6
 
@@ -429,6 +430,14 @@ def test_answered_by_keyboard(chromium, made, tmp_path, capsys):
     assert reader["confusion"] == table
     assert reader["median_seconds"] == np.median(content["milliseconds"]) / 1000
     assert reader["recall"]["value"] == (6 - lost) / 6
+    kept = 6 - (len(wrong) - lost)  # generated ones that were not taken for real
+    specificity = reader["specificity"]
+    assert specificity["value"] == kept / 6 and 0 < kept < 6
+    ends = stats.beta.ppf([0.025, 0.975], [kept, kept + 1], [7 - kept, 6 - kept])
+    assert [specificity["low"], specificity["high"]] == pytest.approx(list(ends))
+    # 10 or more right of 12 are better than guessing at level 0.05, 9 are not
+    least, power = (scores["power"][key] for key in ("detectable_accuracy", "power"))
+    assert stats.binom.sf(9, 12, least) == pytest.approx(power, abs=0.01)
     # the notebook's form reads the same file
     images = np.stack([decoded(png) for png in pictures((out / "expert-test.html").read_text())])
     assert answers(file, images).tolist() == content["said_real"]
