@@ -48,7 +48,7 @@ RECORDED = {
     "01_data": ("data-benchmark.json",),
     "02_vanilla_gan": ("train-benchmark.json",),
     "03_ac_gan": ("ladder-*", "weights-*"),
-    "06_discussion": ("*/metrics.json",),
+    "06_discussion": ("*/metrics.json", "ladder-*", "weights-*"),
 }
 
 

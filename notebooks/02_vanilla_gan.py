@@ -14,14 +14,14 @@
 # labels are left aside. The question is only whether cells come out that could be real.
 #
 # **What you will see:** the two networks at the thesis's full size and at the size of this run,
-# the game that trains them, how samples change from epoch to epoch, and an expert test with fifty
-# real and fifty generated cells that you can take yourself in JupyterLab.
+# the game that trains them, how samples change from epoch to epoch, and an expert test with real and
+# generated cells that you can take yourself in JupyterLab.
 
 # %% [markdown]
 # ## Parameters
 #
-# The thesis trained for 75 epochs over 240,000 images at a learning rate of $10^{-5}$ (its Table
-# 1; profile `thesis`). With far fewer images a larger rate makes up for some of the missing steps.
+# The thesis trained for more epochs, over more images, at a smaller learning rate (its Table 1;
+# profile `thesis`). With far fewer images a larger rate makes up for some of the missing steps.
 
 # %% tags=["parameters"]
 profile = "demo"
@@ -165,13 +165,12 @@ Markdown(
     )
     + f". Of our DCGAN's step on one thread {convolving['ours']:.0%} are convolutions in float32 and "
     f"{convolving['ours-bfloat16']:.0%} in bfloat16. Both libraries leave these to oneDNN, so they "
-    "stand in the way of more: were all else free, the ratios would be at most "
+    "stand in the way of more: were all else free, the ratios would be about "
     f"{reached['float32']['ratio'] / convolving['ours']:.2f} and "
     f"{reached['bfloat16']['ratio'] / convolving['ours-bfloat16']:.2f}. Drawing dropout's random "
     f"numbers takes {bench['shares']['ours']['random numbers']:.0%} and "
-    f"{bench['shares']['ours-bfloat16']['random numbers']:.0%}. Kept of what was tried: one pass "
-    "through the generator for both players, and no autotuner at the end of an epoch. Not kept: "
-    "XLA, which is slower on a processor."
+    f"{bench['shares']['ours-bfloat16']['random numbers']:.0%}. What the step does to be fast: the "
+    "generator draws once for both players, and no autotuner is waited for at the end of an epoch."
 )
 
 # %% [markdown]
@@ -242,9 +241,9 @@ for name in ("recall", "specificity"):
     print(f"{name} {value:.2f}, 95 % interval {low:.2f} to {high:.2f}")
 
 # %% [markdown]
-# With fifty images on each side the intervals are wide: the specificity of 0.54 is compatible with
-# guessing. So many images show a reader's accuracy to be better than guessing, four times in five,
-# only where it is this high or higher:
+# Look at how wide the intervals are, and whether they hold one half, which is guessing. So many
+# images show a reader's accuracy to be better than guessing, four times in five, only where it is
+# this high or higher:
 
 # %%
 images = int(table_2.to_numpy().sum())

@@ -24,7 +24,8 @@
 # %% [markdown]
 # ## Parameters
 #
-# The thesis trained its AC-GAN for a single epoch over 238,080 images (its Table 3).
+# The thesis trained its AC-GAN for a single epoch of many images (its Table 3); how many, and how
+# many were seen here, stands in the table at the end.
 
 # %% tags=["parameters"]
 profile = "demo"
@@ -208,7 +209,7 @@ cgan, cgan_history = play(
 #   {cite}`mescheder2018`, on every eighth step;
 # - the deviation within a batch as a feature, so that the discriminator notices when a generator
 #   repeats itself, and a moving average of the generator's weights {cite}`karras2018`;
-# - real cells in all their eight symmetries, since a smear has no up and no left, and batches in
+# - real cells in all their eight symmetries, since a smear has no up and no left, and epochs in
 #   which every class is equally frequent.
 
 # %%
@@ -348,8 +349,9 @@ Markdown(
 #
 # Which of the changes made the difference? A ladder answers that: from the thesis's vanilla pair
 # and AC-GAN as written to the recipe of today, a change at a time, every rung with as many real
-# images seen and the same evaluation. Here are its first and its last rung, on this book's images;
-# `cellaug study ladder` climbs all of it, and tries what lies beside it.
+# images seen (in whole epochs) and the same evaluation. One step is wider than the others: where two
+# stages become one conditional pair, the networks change with it. Here are the first and the last
+# rung, on this book's images; `cellaug study ladder` climbs all of it, and tries what lies beside it.
 
 # %%
 first, *_, last = ladder.RUNGS
@@ -374,7 +376,8 @@ here = ladder.run(
 ladder.table(here).set_index("arm").style.format(precision=2, na_rep="–")
 
 # %% [markdown]
-# Climbing all of it takes hours, so the whole ladder was recorded once, on real cells.
+# Climbing all of it takes longer than a chapter may, so the whole ladder was recorded, on real
+# cells.
 
 # %% tags=["hide-input"]
 climbed, pictures = ladder.recorded("pbc")
@@ -402,6 +405,7 @@ first, *_, last = climbed["rungs"]
 distance = mean["Fréchet distance"]
 rungs = distance[climbed["rungs"]]
 steps = (rungs / rungs.shift()).iloc[1:].sort_values()
+single = runs["arm"].value_counts().eq(1).sum()
 sides_better = [arm for arm in arms_of_ladder[len(rungs) :] if distance[arm] < rungs.iloc[-1]]
 Markdown(
     f"From the first rung to the last the Fréchet distance goes from {rungs.iloc[0]:,.0f} to "
@@ -413,8 +417,8 @@ Markdown(
     f"(to {steps.iloc[0]:.2f} of the rung before); rungs that did not help by this measure: "
     f"{', '.join(f'*{arm}*' for arm in steps.index[steps >= 1]) or 'none'}. Side arms with a "
     f"smaller distance than the last rung: "
-    f"{', '.join(f'*{arm}*' for arm in sides_better) or 'none'}. All but the first and the last "
-    "rung are single runs, so small differences between them say nothing."
+    f"{', '.join(f'*{arm}*' for arm in sides_better) or 'none'}. {single} of the {len(mean)} arms "
+    "are single runs, so small differences between them say nothing."
 )
 
 # %% [markdown]
@@ -428,8 +432,8 @@ ladder.verdicts(climbed, last).style.format(precision=2, na_rep="–")
 # ## Cells from a long run
 #
 # A book that runs in minutes cannot train for hours. The package brings the weights of a run that
-# did: the recipe of today on real cells, PBC in its fine taxonomy. They load in a second, so these
-# cells are the same in every profile. None of them is real.
+# did, on real cells: PBC in its fine taxonomy. So these cells are the same in every profile. None of
+# them is real.
 
 # %%
 shipped = load_generator("pbc-fine-64")
@@ -503,10 +507,12 @@ Markdown(
 # %% [markdown]
 # ## What it means
 #
-# Diversity alone is not quality: noise is diverse. Whether a classifier recognises the class that
-# was ordered, and whether it learns anything from these cells, is for chapter 5. What this chapter
-# can say is how much of the variety of real cells each construction keeps, and whether the ReLU
-# before the frozen generator costs some of it.
+# Diversity alone is not quality: noise is diverse. The ladder and the weights' card therefore ask
+# more of a generator: how near its cells come to real ones, how much of the real cells' variety they
+# reach in the scarcest class too, whether they are copies, and whether the class that was ordered is
+# seen in them. Of the constructions trained here this chapter says how much variety each keeps, and
+# whether the ReLU before the frozen generator costs some of it. Whether a classifier learns anything
+# from their cells is for chapter 5.
 
 # %% tags=["remove-cell"]
 folders = {"ac_gan": ac_game, "ac_gan_linear": linear_game, "cgan": cgan, "conditional": recipe}

@@ -3,7 +3,7 @@
 The distance used throughout is the root mean square difference of two images in grey levels
 (0–255), over all pixels and colours, after both were reduced to 32×32 pixels by averaging areas.
 The reduction forgives noise and the smallest shifts; what remains is which cell lies where, in
-which colours. 0 means the same picture; two cells of one class of PBC are some 30 to 36 apart.
+which colours. 0 means the same picture; two cells of one class of PBC are some 30 to 40 apart.
 """
 
 from collections.abc import Sequence
