@@ -1,6 +1,6 @@
 """Make tests/reference/*.ipynb from the smoke profile's executed chapters.
 
-Only what nbval compares stays of the outputs: times, addresses and pictures would change every time.
+Only what nbval compares stays of the outputs: times, addresses and pictures change every time.
 """
 
 from cellaug.book import CHAPTERS, build_folder, project_root

@@ -1,5 +1,6 @@
 """The command line end to end: the smoke profile, its book in a browser, and the tools."""
 
+import base64
 import csv
 import json
 import re
@@ -7,7 +8,7 @@ import subprocess
 import sys
 from pathlib import Path
 
-from cellaug import __version__
+from cellaug import __version__, load_generator
 from cellaug.book import CHAPTERS, build_folder, project_root
 from cellaug.data import open_dataset
 
@@ -104,6 +105,23 @@ def test_the_book_holds_every_figure(smoke):
             assert "image/png" in output.data
         html = (smoke / "html" / f"{chapter}.html").read_text()
         assert html.count("<figure") == len(captions) == html.count("<figcaption"), chapter
+
+
+def test_cells_of_the_shipped_weights_are_shown_and_named_as_generated(smoke):
+    """The figure holds eight cells of each of PBC's eleven classes, as the weights draw them."""
+    notebook = nbformat.read(smoke / "notebooks" / "03_ac_gan.ipynb", as_version=4)
+    named = {c.metadata.get("mystnb", {}).get("figure", {}).get("name"): c for c in notebook.cells}
+    cell = named["fig-shipped-cells"]
+    caption = cell.metadata["mystnb"]["figure"]["caption"]
+    assert caption.startswith("Generated cells") and "PBC (Acevedo et al. 2020" in caption
+    png = base64.b64decode(cell.outputs[0].data["image/png"])
+    figure = cv2.imdecode(np.frombuffer(png, np.uint8), cv2.IMREAD_COLOR)
+    generator = load_generator("pbc-fine-64")
+    drawn = generator.generate(generator.class_names, 8)
+    for image in drawn[:: 8 * 3]:  # of every third class, enlarged as the figure has it
+        sizes = (cv2.resize(image[..., ::-1], (side, side)) for side in range(64, 100))
+        found = [cv2.matchTemplate(figure, one, cv2.TM_CCOEFF_NORMED).max() for one in sizes]
+        assert max(found) > 0.95
 
 
 def test_generate(smoke, tmp_path):

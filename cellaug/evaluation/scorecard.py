@@ -178,7 +178,7 @@ def _components_note(found: "Fidelity") -> list[str]:
     settings = found.settings
     return [
         f"A class's Fréchet distance is taken in the first {settings['components']} principal "
-        f"components of all real images' features, {settings['components_variance']:.0%} of their "
+        f"components of all real images' features, {settings['components_variance']:.1%} of their "
         "variance, since a covariance of all features takes more images than a class has; it is "
         "no part of the distance over all."
     ]
@@ -379,7 +379,7 @@ def _grid_lines(found: "Fidelity") -> list[str]:
             for row in grid.values()
         )
         by_class.append([name, *ratios])
-    return [*_table(rows), *_table(by_class)]
+    return [*_table(rows), "", *_table(by_class)]
 
 
 def _accuracy_lines(found: "Fidelity") -> list[str]:
@@ -414,6 +414,7 @@ def _accuracy_lines(found: "Fidelity") -> list[str]:
     return [
         *lines,
         f"  Tested on {score['test_images']:,} real images.",
+        "",
         *_table(by_class),
     ]
 
