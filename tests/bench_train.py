@@ -40,7 +40,7 @@ G_DEPTH, D_DEPTH = 256, 32
 CLASSES = 11
 BATCH = 64
 WAKING = 3
-STEPS = 48  # a multiple of the conditional recipe's lazy penalty, so that all rounds do the same
+STEPS = 32  # a multiple of the conditional recipe's lazy penalty, so that all rounds do the same
 SLOW = 1.0  # seconds; where a step takes longer, a round is a single one
 ROUNDS = 5
 SIDE = 2048
@@ -52,6 +52,7 @@ ARMS = {
     "torch": "PyTorch's DCGAN, eager, channels-last, float32",
     "torch-bfloat16": "PyTorch's DCGAN, eager, channels-last, bfloat16",
     "conditional": "our conditional recipe, TensorFlow, float32",
+    "conditional-bfloat16": "our conditional recipe, TensorFlow, bfloat16",
     "products": "matrix products, TensorFlow, float32",
     "torch-products": "matrix products, PyTorch, float32",
 }
@@ -180,10 +181,11 @@ def our_dcgan(policy: str) -> tuple[Callable[[int], None], dict]:
     return fitting(game), facts
 
 
-def our_conditional() -> tuple[Callable[[int], None], dict]:
+def our_conditional(half: bool) -> tuple[Callable[[int], None], dict]:
     from cellaug.training import conditional
 
-    game = conditional(SIZE, CLASSES, generator_depth=G_DEPTH, discriminator_depth=D_DEPTH)
+    depths = {"generator_depth": G_DEPTH, "discriminator_depth": D_DEPTH}
+    game = conditional(SIZE, CLASSES, **depths, mixed_precision=half)
     return fitting(game), {"multiply_adds": step_multiply_adds(game)}
 
 
@@ -279,7 +281,8 @@ def made(name: str) -> tuple[Callable[[int], None], dict]:
         "ours-jax": lambda: our_dcgan("float32"),
         "torch": lambda: torch_dcgan(half=False),
         "torch-bfloat16": lambda: torch_dcgan(half=True),
-        "conditional": our_conditional,
+        "conditional": lambda: our_conditional(half=False),
+        "conditional-bfloat16": lambda: our_conditional(half=True),
         "products": products,
         "torch-products": torch_products,
     }[name]()

@@ -89,7 +89,7 @@ def conditional(
         decay_steps: the step of the generator from which both learning rates fall, along half a
             cosine, and the one at which they are zero; None for constant rates.
         mixed_precision: bfloat16 in the networks, float32 in weights, losses and penalty; None for
-            where it pays, on an accelerator.
+            where it pays, on an accelerator. On a processor `make bench-train` says what it saves.
         seed: of weights and of all that is drawn in training; Keras's global seed is set to it.
 
     Raises:
