@@ -144,7 +144,7 @@ def parser() -> argparse.ArgumentParser:
         "study",
         "make what the package ships or the book records: the extractor, the ladder, the weights; "
         "or measure the shipped weights anew (cards)",
-        epilog="hours on a processor, cards minutes; interrupted, each goes on where it was",
+        epilog="hours on a processor, which go on where they were interrupted; cards takes minutes",
     )
     sub.add_argument("study", choices=("extractor", "ladder", "weights", "cards"))
     _profile(sub)
@@ -448,13 +448,20 @@ def study(arguments: argparse.Namespace) -> None:
         print(out)
         return
     from cellaug.augmentation import CARD, SHIPPED
+    from cellaug.data import DataError
     from cellaug.study import ladder, weights
     from cellaug.study.training import stored_sides
 
     sides = stored_sides(data, size)
     if arguments.study == "cards":
         out = arguments.out or SHIPPED
-        for card in sorted(out.glob(f"*/{CARD}")):
+        if arguments.arm or arguments.seed or arguments.images:
+            raise DataError("cards trains nothing: leave --arm, --seed and --images out")
+        if not (cards := sorted(out.glob(f"*/{CARD}"))):
+            raise DataError(
+                f"{out} holds no folder with a {CARD}, as 'cellaug study weights' makes"
+            )
+        for card in cards:
             weights.measure(card.parent, sides)
     elif arguments.study == "weights":
         images, seeds = arguments.images or 500_000, arguments.seed or [1]

@@ -1,7 +1,8 @@
 """Run chapters through papermill, in order, and only those that need it.
 
-doit decides what needs it: a chapter is run again when its code, its parameters, its data or the
-results of a chapter that it builds on have changed since it last succeeded.
+doit decides what needs it: a chapter is run again when its code, its parameters, its data, the
+results of a chapter that it builds on, or recorded results or shipped weights that it shows have
+changed since it last succeeded.
 """
 
 import hashlib
@@ -42,6 +43,9 @@ NEEDS = {
     "05_classifier": ("01_data", "03_ac_gan"),
     "06_discussion": CHAPTERS[:-1],
 }
+
+# Chapters that show cells or cards of the package's weights, or measure with its extractor.
+SHOW_WEIGHTS = ("03_ac_gan",)
 
 # Files under book/results that a chapter shows.
 RECORDED = {
@@ -123,14 +127,13 @@ def chapter_parameters(chapter: str, profile: Mapping[str, Any]) -> dict[str, An
 
 
 def code_of(chapter: str) -> list[str]:
-    """The chapter's file, every module of this package that it imports, and the shipped weights."""
+    """The chapter's file and every module of this package that it imports, directly or not."""
     package = Path(__file__).parent
     finder = ModuleFinder(path=[str(package.parent)])
     path = project_root() / "notebooks" / f"{chapter}.py"
     finder.run_script(str(path))
     modules = {module.__file__ for module in finder.modules.values() if module.__file__}
-    weights = {str(p) for p in package.glob("weights/**/*.npz")}
-    return sorted({str(path), *weights, *(m for m in modules if Path(m).is_relative_to(package))})
+    return sorted({str(path), *(m for m in modules if Path(m).is_relative_to(package))})
 
 
 def data_state(profile: Mapping[str, Any]) -> str:
@@ -158,6 +161,9 @@ def chapter_task(chapter: str, profile: Mapping[str, Any]) -> Task:
     results = project_root() / "book" / "results"
     for shown in RECORDED.get(chapter, ()):
         inputs += [str(p) for p in sorted(results.glob(shown))]
+    if chapter in SHOW_WEIGHTS:
+        shipped = Path(__file__).parent / "weights"
+        inputs += [str(p) for p in sorted(shipped.rglob("*")) if p.suffix in (".npz", ".json")]
     config = {"parameters": chapter_parameters(chapter, profile), "versions": versions()}
     if chapter == CHAPTERS[0]:
         config["data"] = data_state(profile)

@@ -20,8 +20,8 @@
 # %% [markdown]
 # ## Parameters
 #
-# The thesis trained for more epochs, over more images, at a smaller learning rate (its Table 1;
-# profile `thesis`). With far fewer images a larger rate makes up for some of the missing steps.
+# The thesis's own settings are those of its Table 1, and of the profile `thesis`. With far fewer
+# images a larger learning rate makes up for some of the missing steps.
 
 # %% tags=["parameters"]
 profile = "demo"

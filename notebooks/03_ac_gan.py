@@ -385,8 +385,8 @@ runs = ladder.table(climbed)
 arms_of_ladder = list(dict.fromkeys(runs["arm"]))
 Markdown(
     f"*Recorded on {climbed['date']}: {climbed['data']}, {climbed['image_size']} px, "
-    f"{len(climbed['class_names'])} classes, {len(runs)} runs that each saw "
-    f"{climbed['images_seen']:,} images, measured on {climbed['test_images']:,} test images; "
+    f"{len(climbed['class_names'])} classes, {len(runs)} runs that each saw about "
+    f"{climbed['images_asked']:,} images, measured on {climbed['test_images']:,} test images; "
     f"{climbed['options']['generator_depth']} channels at 4×4 pixels in the generator and "
     f"{climbed['options']['discriminator_depth']} after the discriminator's first convolution. "
     f"{climbed['device']}.*"

@@ -219,9 +219,10 @@ Markdown(
     f"Fréchet distance to real cells, as a multiple of that between real halves: thesis "
     f"{old['mean']:,.0f} ± {old['std']:,.0f} ({old['count']:.0f} seeds), recipe of chapter 3 "
     f"{new['mean']:,.0f} ± {new['std']:,.0f} ({new['count']:.0f} seeds), after about "
-    f"{climbed['images_seen']:,} images each; after {long_runs[0]['images_seen']:,} the recipe is at "
-    f"{long_table['mean']['Fréchet distance']:.1f} ± {long_table['sd']['Fréchet distance']:.1f} "
-    f"({len(long_runs)} seeds). Of the {len(long_table)} targets there it meets {met.sum()} with "
+    f"{climbed['images_asked']:,} images each; after {long_runs[0]['images_seen']:,} the recipe is at "
+    f"{long_table['mean']['Fréchet distance']:.1f}"
+    + (f" ± {long_table['sd']['Fréchet distance']:.1f}" if len(long_runs) > 1 else "")
+    + f" ({len(long_runs)} seeds). Of the {len(long_table)} targets there it meets {met.sum()} with "
     f"every seed. Missed with one seed or more: {', '.join(long_table.index[~met]) or 'none'}."
 )
 

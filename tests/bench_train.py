@@ -41,7 +41,8 @@ CLASSES = 11
 BATCH = 64
 WAKING = 3
 STEPS = 32  # a multiple of the conditional recipe's lazy penalty, so that all rounds do the same
-SLOW = 1.0  # seconds; where a step takes longer, a round is a single one
+SLOW = 1.0  # seconds; where a step takes longer, a round has few
+PENALTY_EVERY = 8  # steps, of the conditional recipe
 ROUNDS = 5
 SIDE = 2048
 
@@ -63,6 +64,12 @@ TARGETS = {
     "share of matrix products": ("conditional", "products", 0.5),
 }
 """Which arm is to reach how many times another's rate; the last compares operations, not images."""
+PAIRS = (
+    ("ours", "torch"),
+    ("ours-bfloat16", "torch-bfloat16"),
+    ("conditional", "conditional-bfloat16"),
+)
+"""Arms whose rates stand side by side."""
 
 
 def multiply_adds(network: Any) -> dict[str, int]:
@@ -300,6 +307,22 @@ def arm(name: str) -> None:
         print("seconds", time.perf_counter() - start, flush=True)
 
 
+def steps_of(seconds: dict[str, float], most: int) -> dict[str, int]:
+    """How many steps each arm takes in a round, from the seconds that one step took.
+
+    Few where a step is slow: a processor without bfloat16 arithmetic may take half a minute. Never
+    less than a turn of the lazy penalty, and as many for two arms whose rates are compared.
+    """
+    found = {}
+    for name, each in seconds.items():
+        few = PENALTY_EVERY if name.startswith("conditional") else 1
+        found[name] = most if each < SLOW else few
+    for one, other in PAIRS:
+        if one in found and other in found:
+            found[one] = found[other] = min(found[one], found[other])
+    return found
+
+
 def measure(names: list[str], most: int, rounds: int) -> tuple[dict, dict, dict]:
     """The rates of every arm, round by round, the arms taking turns.
 
@@ -328,8 +351,7 @@ def measure(names: list[str], most: int, rounds: int) -> tuple[dict, dict, dict]
         environment = {**os.environ, "KERAS_BACKEND": backend}
         processes[name] = subprocess.Popen(command, text=True, env=environment, **pipes)
         facts[name] = json.loads(answer(name, "facts"))
-    # A processor without bfloat16 arithmetic may take half a minute for one of its steps.
-    steps = {name: most if turn(name, 1) < SLOW else 1 for name in names}
+    steps = steps_of({name: turn(name, 1) for name in names}, most)
     found = {name: [] for name in names}
     for _ in tqdm(range(rounds), "rounds", disable=None):
         for name, count in steps.items():

@@ -1,5 +1,7 @@
 """What `make bench-train` counts and concludes, by hand."""
 
+from inspect import signature
+
 from cellaug.networks import generator
 from cellaug.training import (
     R1,
@@ -11,7 +13,15 @@ from cellaug.training import (
 )
 
 import pytest
-from bench_train import multiply_adds, shares, step_multiply_adds, table, verdicts
+from bench_train import (
+    PENALTY_EVERY,
+    multiply_adds,
+    shares,
+    step_multiply_adds,
+    steps_of,
+    table,
+    verdicts,
+)
 from keras import Input, Model, layers
 
 
@@ -125,3 +135,15 @@ def test_without_pytorch_only_matrix_products_are_compared():
 def test_shares_of_a_step_by_hand():
     kinds = {"_MklNativeConv2D": 3.0, "Conv2DBackpropInput": 2.0, "StatelessRandomUniformV2": 1.0}
     assert shares({**kinds, "Mul": 4.0}) == {"convolutions": 0.5, "random numbers": 0.1}
+
+
+def test_slow_arms_take_few_steps_and_compared_ones_as_many():
+    quick = {"ours": 0.2, "torch": 0.3, "ours-jax": 4.0, "products": 0.1}
+    assert steps_of(quick, 32) == {"ours": 32, "torch": 32, "ours-jax": 1, "products": 32}
+    slow = {"ours-bfloat16": 0.4, "torch-bfloat16": 30.0, "ours": 0.2}
+    assert steps_of(slow, 32) == {"ours-bfloat16": 1, "torch-bfloat16": 1, "ours": 32}
+    # one of the penalty's steps in each round
+    assert steps_of({"conditional": 0.3, "conditional-bfloat16": 9.0}, 32) == {
+        "conditional": 8, "conditional-bfloat16": 8,
+    }  # fmt: skip
+    assert signature(conditional).parameters["penalty_every"].default == PENALTY_EVERY == 8

@@ -489,7 +489,7 @@ def test_measures_are_those_of_half_samples(good, real):
 
 def test_result_is_json_and_text(good):
     document = json.loads(as_json(good))
-    assert document["scorecard"] == good.scorecard and document["format"] == 1
+    assert document["scorecard"] == good.scorecard and document["format"] == 2
     assert document["sets"]["generated"]["classes"] == dict.fromkeys(NAMES, 60)
     assert "pairs" not in document and "nearness" not in document
     text = as_text(good)
@@ -540,7 +540,7 @@ def test_agreement_is_the_share_in_which_the_class_is_seen(real):
     wrong[:5] = wrong[50:55]
     found = compare(real, fake, changed(training, wrong))
     assert found.overall["agreement"]["training"] == pytest.approx((0.9 + 1 + 1) / 3)
-    assert "-3.3 points from real ones" in " ".join(found.notes)
+    assert "weighted as the real ones: 96.7%, of the real ones 100.0%" in " ".join(found.notes)
 
 
 def test_a_scarce_class_has_a_frechet_distance_in_principal_components(real):

@@ -243,6 +243,8 @@ def test_weights_are_trained_measured_and_written(kind, tmp_path, monkeypatch):
     folder, _, _ = phantom(classes=3, images=1900, size=16, seed=3, imbalance=2)
     sides = split(open_dataset(folder), seed=1)
     small = {"size": 16, "generator_depth": 8, "discriminator_depth": 4, "latent_dim": 6}
+    with pytest.raises(TypeError, match="gama"):
+        weights.train_conditional(tmp_path / "never", sides, 300, 16, gama=0.1)
     out = tmp_path / f"cells-{kind}-16"
     train = {"conditional": weights.train_conditional, "vanilla": weights.train_vanilla}[kind]
     train(out, sides, 300, **small)
@@ -290,13 +292,15 @@ def test_studies_from_the_command_line(tmp_path, monkeypatch, capsys):
     assert run["seed"] == 2 and run["images_seen"] > 1000
     assert load_generator(folder).digest == run["sha256"]
     card, text = ((folder / name).read_text() for name in (CARD, "README.md"))
-    assert "Targets missed: " in text and "Farthest from real cells" in text
+    assert "Targets missed: " in text and "Farthest from the real cells of its class" in text
     (folder / "README.md").unlink()
     study("cards", "--out", out)
     assert (folder / CARD).read_text() == card and (folder / "README.md").read_text() == text
     other, _, _ = phantom(classes=3, images=1700, size=16, seed=4, imbalance=2)
     complaint = study("cards", "--out", out, source=other, status=2).err
     assert "drawn-16-seed-2 learned from drawn" in complaint and "name the profile" in complaint
+    assert "holds no folder with a" in study("cards", "--out", tmp_path, status=2).err
+    assert "trains nothing" in study("cards", "--out", out, "--seed", 3, status=2).err
 
 
 def test_an_extractor_is_trained_measured_and_written(tmp_path, monkeypatch):

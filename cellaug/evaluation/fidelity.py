@@ -159,7 +159,8 @@ def evaluate(
         true, made, strata, halves, draws, extractor.class_names, resamples, seed, k
     )
     if overall["agreement"]:
-        overall["agreement"]["training"] = _seen_in(trained, strata, extractor.class_names)
+        counted = [name for name, group in classes.items() if group["agreement"]]
+        overall["agreement"]["training"] = _seen_in(trained, {n: strata[n] for n in counted})
     reasons = {}
     memorisation, nearness, pairs = None, {}, None
     if not trained:
@@ -546,17 +547,15 @@ def _agreement(votes: Sequence[Sequence[np.ndarray]], rng: np.random.Generator) 
     }
 
 
-def _seen_in(trained: Sequence[_Points], strata: _Strata, known: Sequence[str]) -> float | None:
+def _seen_in(trained: Sequence[_Points], strata: _Strata) -> float | None:
     """Share of training images in which their class is seen, weighted as among the real ones."""
-    counts, shares = [], []
-    for name, (mine, _) in strata.items():
-        if trained and name in known:
-            own = trained[0].images.of_class(name)
-            if not len(own):
-                return None
-            counts.append(len(mine))
-            shares.append((trained[0].seen[own] == name).mean())
-    return float(np.average(shares, weights=counts)) if shares else None
+    parts = [trained[0].images.of_class(name) for name in strata] if trained else []
+    if not parts or not all(map(len, parts)):
+        return None
+    shares = [
+        (trained[0].seen[part] == name).mean() for part, name in zip(parts, strata, strict=True)
+    ]
+    return float(np.average(shares, weights=[len(mine) for mine, _ in strata.values()]))
 
 
 # --- memorisation, grid texture, accuracy score -------------------------------------------------

@@ -17,6 +17,7 @@ from cellaug import networks
 from cellaug.book import device, read_result, result_file, versions, write_json
 from cellaug.data import DataError, Dataset
 from cellaug.data.images import read_png, write_png
+from cellaug.evaluation.features import load_extractor
 from cellaug.evaluation.fidelity import evaluate
 from cellaug.evaluation.labelled import LabelledImages
 from cellaug.evaluation.scorecard import ROWS
@@ -195,6 +196,7 @@ def train(
             checkpoint=folder / f"{stage}.npz",
             settings=settings,
             label=f"{label or stage}, seed {seed}",
+            restart=True,
         )
         return seen
 
@@ -256,7 +258,7 @@ def run(
     Args:
         sides: what to learn from ("train") and what to compare with ("test").
         size: height and width of the images in pixels.
-        images: real images that every run sees.
+        images: real images that every run is to see; what it saw, in whole epochs, stands with it.
         folder: for checkpoints, and the measures and sample cells of each run.
         arms: names of `recipes()`; all of them if none is given.
         seeds: of every arm but
@@ -287,6 +289,8 @@ def run(
                 "data": sides["train"].fingerprint,
                 "recipe": asdict(every[arm]),
                 "source": source_hash(),
+                "evaluation": source_hash("evaluation"),
+                "extractor": load_extractor().digest,
                 **options,
             }
             found = json.loads(done.read_text()) if done.is_file() else {}
@@ -308,7 +312,7 @@ def run(
         "data": sides["test"].name,
         "credit": sides["test"].credit,
         "image_size": size,
-        "images_seen": images,
+        "images_asked": images,
         "options": options,
         "rungs": [arm for arm in RUNGS if arm in (arms or every)],
         "class_names": list(test.class_names),

@@ -84,6 +84,7 @@ def train_on(
     checkpoint: Path,
     settings: Mapping[str, Any],
     label: str,
+    restart: bool = False,
 ) -> tuple[pd.DataFrame, int]:
     """Let a game see about so many real images, in whole epochs and at least one.
 
@@ -98,6 +99,7 @@ def train_on(
         checkpoint: a run that was interrupted goes on from it.
         settings: a checkpoint of others is refused.
         label: what progress lines call the run.
+        restart: start anew, and say so, where the checkpoint is of other settings or code.
 
     Returns:
         The history by epoch, the diversity in it, and how many images were seen. A run that
@@ -115,6 +117,7 @@ def train_on(
             settings={**settings, "data": cells.fingerprint},
             callbacks=[Diversity(real.read(size), real.labels, game.latent_dim)],
             label=label,
+            restart=restart,
             save_seconds=60,
         )
     return history, len(history) * steps * taken

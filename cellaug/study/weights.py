@@ -17,6 +17,7 @@ from cellaug.augmentation import (
     load_generator,
     save_weights,
 )
+from cellaug.backend import accelerated
 from cellaug.book import device, read_result, result_file, versions, write_json
 from cellaug.data import DataError, Dataset
 from cellaug.data.images import write_atomically, write_png
@@ -105,7 +106,10 @@ def train_conditional(
         batch_size: images in a step.
         decay: share of the steps, at the end, in which the learning rates fall to zero.
         seed: of everything.
-        choices: further arguments of `cellaug.training.conditional`.
+        choices: further arguments of `cellaug.training.conditional`, but `decay_steps`.
+
+    Raises:
+        TypeError: for a choice that it does not have.
     """
     classes = len(sides["train"].class_names)
     given = {
@@ -116,11 +120,11 @@ def train_conditional(
         **choices,
     }
     # All of them, those too that are defaults today.
-    recipe = {
-        name: given.get(name, parameter.default)
-        for name, parameter in signature(conditional).parameters.items()
-        if parameter.kind is parameter.KEYWORD_ONLY
-    }
+    bound = signature(conditional).bind(size, classes, **given, decay_steps=None)
+    bound.apply_defaults()
+    recipe = {k: v for k, v in bound.arguments.items() if k not in ("size", "classes")}
+    if recipe["mixed_precision"] is None:
+        recipe["mixed_precision"] = accelerated()
     falling = decay_steps(sides["train"], size, batch_size, images, decay, recipe["objective"])
     game = conditional(size, classes, **recipe | {"decay_steps": falling})
     options = {
@@ -289,6 +293,8 @@ def record(folder: Path, name: str) -> Path:
         **card["training"],
         "date": card["created"][:10],
         "test_images": card["fidelity"]["sets"]["real"]["images"],
+        "extractor": card["fidelity"]["extractor"]["digest"],
+        "evaluation": {k: v for k, v in card["fidelity"]["settings"].items() if k != "seed"},
         **{key: card["fidelity"][key] for key in ("scorecard", "overall", "grid")},
     }
     others = recorded(name)["runs"] if path.is_file() else []
@@ -301,7 +307,8 @@ def record(folder: Path, name: str) -> Path:
 def _shared(run: Mapping[str, Any]) -> tuple:
     """All that two runs must share to be put side by side."""
     recipe = {key: value for key, value in run["recipe"].items() if key != "seed"}
-    return recipe, run["data_hash"], run["images_seen"], run["image_size"]
+    same = ("data_hash", "images_seen", "image_size", "test_images", "extractor", "evaluation")
+    return recipe, *(run.get(key) for key in same)
 
 
 def recorded(name: str) -> dict[str, list]:
@@ -363,19 +370,20 @@ def failings(fidelity: Mapping[str, Any]) -> str:
     ]
     said = [f"Targets missed: {', '.join(missed) or 'none of those measured'}."]
     classes = fidelity["classes"]
-    far = {name: group["kernel"]["value"] for name, group in classes.items() if group["kernel"]}
+    far = {name: group["frechet"]["ratio"] for name, group in classes.items() if group["frechet"]}
     if far:
         farthest = max(far, key=far.get)
         said.append(
-            f"Farthest from real cells of its class by the kernel distance: {farthest} "
-            f"({far[farthest]:.0f}, median of the classes {median(far.values()):.0f})."
+            f"Farthest from the real cells of its class: {farthest}, at {far[farthest]:.1f} times "
+            f"the Fréchet distance between their halves (median of the classes "
+            f"{median(far.values()):.1f})."
         )
     seen = {name: group["agreement"] for name, group in classes.items() if group["agreement"]}
     if seen:
         oddest = max(seen, key=lambda name: abs(seen[name]["gap"]))
         said.append(
-            f"Told apart most unlike real cells: {oddest}, which the extractor sees in "
-            f"{seen[oddest]['value']:.0%} of the generated ones and {seen[oddest]['real']:.0%} of "
-            "the real ones."
+            f"Class agreement differs most for {oddest}: the extractor sees it in "
+            f"{seen[oddest]['value']:.0%} of the generated cells of that class and in "
+            f"{seen[oddest]['real']:.0%} of the real ones."
         )
     return " ".join(said)

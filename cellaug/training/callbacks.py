@@ -219,7 +219,7 @@ class Diversity(keras.callbacks.Callback):
         """Count the low epochs of a run so far, an epoch's numbers for each; `fit` calls this."""
         self.low = 0
         for epoch, numbers in enumerate(history, 1):
-            self._count(epoch, numbers["diversity"])
+            self._count(epoch, numbers.get("diversity", math.inf))
 
     def on_train_begin(self, logs: dict | None = None) -> None:
         """Measure the real images."""

@@ -28,10 +28,11 @@ class Mismatch(ValueError):
         self.keys = keys
 
 
-def source_hash() -> str:
-    """A hash of the source of `cellaug.training` and `cellaug.networks`: 16 hex digits."""
+def source_hash(*parts: str) -> str:
+    """A hash over the source of parts of this package, by default training and networks."""
     digest = hashlib.sha256()
-    for path in sorted([*PACKAGE.glob("training/*.py"), *PACKAGE.glob("networks/*.py")]):
+    parts = parts or ("training", "networks")
+    for path in sorted(path for part in parts for path in PACKAGE.glob(f"{part}/*.py")):
         digest.update(path.name.encode() + b"\0" + path.read_bytes() + b"\0")
     return digest.hexdigest()[:16]
 
@@ -55,14 +56,18 @@ def variables_of(model: keras.Model) -> list[keras.Variable]:
 def fingerprint(model: keras.Model, settings: Mapping[str, Any]) -> dict[str, Any]:
     """What has to be the same for a run to be continued, as JSON would give it back.
 
-    The caller's settings and besides them the `choices` of an `Adversarial`; ``optimizer`` and
-    ``d_optimizer``, with all of their settings; ``precision``, the types that layers compute in;
-    ``backend`` (random numbers differ between backends); ``source`` (`source_hash`); ``variables``
-    (their shapes in order; Keras's names for them depend on what else the process has built).
+    The caller's settings and besides them, before them where names are the same, the `choices` of
+    an `Adversarial`; ``optimizer`` and ``d_optimizer``, with all of their settings; ``layers``,
+    their kinds, activations and the type that they compute in; ``variables`` (their shapes in
+    order; Keras's names for them depend on what else the process has built); ``backend`` (random
+    numbers differ between backends); ``source`` (`source_hash`).
 
     Raises:
         TypeError: for settings that are not plain values.
+        ValueError: for a model that is not built.
     """
+    if not model.built:
+        raise ValueError(f"'{model.name}' has no weights yet: build it before it is trained")
     optimizers = {
         name: {k: v for k, v in getattr(model, name).get_config().items() if k != "name"}
         for name in ("optimizer", "d_optimizer")
@@ -72,7 +77,7 @@ def fingerprint(model: keras.Model, settings: Mapping[str, Any]) -> dict[str, An
         **settings,
         **getattr(model, "choices", {}),
         **optimizers,
-        "precision": sorted(_precisions(model)),
+        "layers": _layers(model),
         "backend": keras.backend.backend(),
         "source": source_hash(),
         "variables": [list(v.shape) for v in variables_of(model)],
@@ -80,9 +85,11 @@ def fingerprint(model: keras.Model, settings: Mapping[str, Any]) -> dict[str, An
     return json.loads(json.dumps(facts, default=_plain))
 
 
-def _precisions(layer: keras.Layer) -> set[str]:
-    inner = getattr(layer, "layers", ())
-    return set().union(*map(_precisions, inner)) if inner else {layer.compute_dtype}
+def _layers(layer: keras.Layer) -> list[str]:
+    if inner := getattr(layer, "layers", ()):
+        return [row for part in inner for row in _layers(part)]
+    activation = getattr(getattr(layer, "activation", None), "__name__", "")
+    return [f"{type(layer).__name__} {activation} {layer.compute_dtype}"]
 
 
 @dataclass

@@ -103,7 +103,7 @@ def fit(
         epochs: how many in all. A checkpoint of fewer is continued.
         checkpoint: where to keep the state; without it nothing is kept. Removing it is left to the
             caller.
-        settings: plain values that the result depends on besides what the model shows itself
+        settings: plain values that the result depends on besides what the model shows of itself
             (`checkpoint.fingerprint`), such as data hash and seed; compared with the checkpoint's.
         restart: start anew, and say why in a printed line, where the checkpoint is of a run with
             other settings; without it that is an error.
