@@ -159,7 +159,7 @@ def parser() -> argparse.ArgumentParser:
         type=_positive,
         metavar="N",
         help="real images that each generator sees (default: the profile's ladder_images for the "
-        "ladder, 500000 for the weights)",
+        "ladder, 850000 for the weights)",
     )
     sub.add_argument(
         "--arm",
@@ -464,7 +464,7 @@ def study(arguments: argparse.Namespace) -> None:
         for card in cards:
             weights.measure(card.parent, sides)
     elif arguments.study == "weights":
-        images, seeds = arguments.images or 500_000, arguments.seed or [1]
+        images, seeds = arguments.images or 850_000, arguments.seed or [1]
         out = weights.run(out, sides, sides["train"].name, images, size, arguments.arm, seeds)
     else:
         profile = declared_parameters("03_ac_gan") | profile
