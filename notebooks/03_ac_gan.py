@@ -457,8 +457,8 @@ print(
 print(scorecard_text(shipped.card["fidelity"]["scorecard"], shipped.card["fidelity"]["reasons"]))
 
 # %% [markdown]
-# One run could be lucky. Trainings with several seeds were recorded too, with learning rates that
-# fall to zero at the end; of every measure the worst class or period, and in how many runs it was
+# One run could be lucky. So the long training was recorded with several seeds, its learning rates
+# falling to zero at the end: of every measure the worst class or period, and in how many runs it was
 # good enough.
 
 # %% tags=["hide-input"]
