@@ -229,8 +229,8 @@ def merge_metrics(profile: str) -> dict[str, Any]:
 
 def recorded_results() -> dict[str, dict[str, Any]]:
     """The results kept under ``book/results``, by profile, as `merge_metrics` wrote them."""
-    folder = project_root() / "book" / "results"
-    return {p.parent.name: json.loads(p.read_text()) for p in sorted(folder.glob("*/metrics.json"))}
+    found = sorted(result_file("").glob("*/metrics.json"))
+    return {path.parent.name: json.loads(path.read_text()) for path in found}
 
 
 def recorded_benchmark(name: str) -> dict[str, Any]:
@@ -243,7 +243,7 @@ def recorded_benchmark(name: str) -> dict[str, Any]:
 
 
 def result_file(name: str) -> Path:
-    """Where a result of that file name is recorded: in ``book/results``."""
+    """Where a result of that file name is recorded: in ``book/results``, itself for no name."""
     return project_root() / "book" / "results" / name
 
 
@@ -275,10 +275,10 @@ def record_results(profile: str) -> Path:
             f"profile '{profile}' is not complete, {', '.join(missing)} missing: "
             f"'cellaug run --profile {profile}' first"
         )
-    target = project_root() / "book" / "results" / profile
-    target.mkdir(parents=True, exist_ok=True)
-    write_json(target / "metrics.json", merged)
-    return target / "metrics.json"
+    target = result_file(f"{profile}/metrics.json")
+    target.parent.mkdir(parents=True, exist_ok=True)
+    write_json(target, merged)
+    return target
 
 
 def thesis() -> dict[str, dict[str, Any]]:

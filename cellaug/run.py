@@ -26,6 +26,7 @@ from cellaug.book import (
     declared_parameters,
     merge_metrics,
     project_root,
+    result_file,
     versions,
 )
 
@@ -158,9 +159,8 @@ def chapter_task(chapter: str, profile: Mapping[str, Any]) -> Task:
     """What the chapter depends on and makes, in doit's terms."""
     build = build_folder(profile["profile"])
     inputs = [str(build / "artifacts" / need / "metrics.json") for need in NEEDS[chapter]]
-    results = project_root() / "book" / "results"
     for shown in RECORDED.get(chapter, ()):
-        inputs += [str(p) for p in sorted(results.glob(shown))]
+        inputs += [str(p) for p in sorted(result_file("").glob(shown))]
     if chapter in SHOW_WEIGHTS:
         shipped = Path(__file__).parent / "weights"
         inputs += [str(p) for p in sorted(shipped.rglob("*")) if p.suffix in (".npz", ".json")]
@@ -411,8 +411,7 @@ def build_book(name: str, profile: Mapping[str, Any]) -> Path:
             f"'cellaug run --profile {name}' first"
         )
     build = build_folder(name)
-    results = project_root() / "book" / "results"
-    return build_html(build / "notebooks", build / "html", book_facts(name), results)
+    return build_html(build / "notebooks", build / "html", book_facts(name), result_file(""))
 
 
 def summary(merged: Mapping[str, Any]) -> str:

@@ -278,21 +278,21 @@ def run(
         raise DataError(f"no arm {', '.join(unknown)}: there are {', '.join(every)}")
     test = LabelledImages.read(sides["test"], size)
     ends = (next(iter(RUNGS)), list(RUNGS)[-1])
+    shared = {
+        "images": images,
+        "size": size,
+        "data": sides["train"].fingerprint,
+        "source": source_hash(),
+        "evaluation": source_hash("evaluation"),
+        "extractor": load_extractor().digest,
+        **options,
+    }
     runs = []
     for arm in arms or every:
         for seed in range(1, 1 + (end_seeds if arm in ends else seeds)):
             place = folder / f"{re.sub('[^a-z0-9]+', '-', arm.lower()).strip('-')}-{seed}"
             done = place.with_suffix(".json")
-            settings = {
-                "images": images,
-                "size": size,
-                "data": sides["train"].fingerprint,
-                "recipe": asdict(every[arm]),
-                "source": source_hash(),
-                "evaluation": source_hash("evaluation"),
-                "extractor": load_extractor().digest,
-                **options,
-            }
+            settings = {**shared, "recipe": asdict(every[arm])}
             found = json.loads(done.read_text()) if done.is_file() else {}
             if found.get("settings") != settings:
                 game, histories, seen = train(
