@@ -106,6 +106,18 @@ def test_class_deviation_by_hand():
     assert array(MinibatchDeviation(7)(collapsed))[..., 3].min() > 0.3
 
 
+def test_the_generator_narrows_no_further_than_asked():
+    channels = {
+        narrowest: [
+            layer.output.shape[-1]
+            for layer in networks.conditional_generator(64, 64, narrowest=narrowest).layers
+            if isinstance(layer, keras.layers.Conv2DTranspose | keras.layers.Conv2D)
+        ]
+        for narrowest in (1, 24)
+    }
+    assert channels == {1: [32, 16, 8, 3], 24: [32, 24, 24, 3]}
+
+
 def test_modulation_by_hand():
     rng = np.random.default_rng(1)
     x, vector = rng.normal(size=(2, 3, 3, 4)), rng.normal(size=(2, 5))

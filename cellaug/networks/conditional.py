@@ -133,6 +133,7 @@ def conditional_generator(
     kernel: int = 4,
     modulation: bool = True,
     resize: bool = True,
+    narrowest: int = 1,
 ) -> Model:
     """``[latents (N, latent_dim), labels (N,)]`` to images (N, size, size, 3) in [-1, 1].
 
@@ -148,6 +149,8 @@ def conditional_generator(
         modulation: let latent vector and class also scale and shift every layer (`Modulation`);
             without, they enter at the bottom only.
         resize: end in a resize-convolution; without, in a transposed one as everywhere else.
+        narrowest: channels that every layer has at least, but the last: halved at every step of a
+            large image, there would be few left where its detail is drawn.
 
     Raises:
         ValueError: for a size or a depth that cannot be halved as needed.
@@ -166,7 +169,7 @@ def conditional_generator(
         return layers.LeakyReLU(SLOPE, name=f"relu_{side}")(x)
 
     activate = modulated if modulation else activated
-    image = generator_body(style, size, depth, kernel, activate, resize)
+    image = generator_body(style, size, depth, kernel, activate, resize, narrowest)
     return Model([latent, label], image, name="conditional_generator")
 
 

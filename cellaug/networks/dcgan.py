@@ -44,12 +44,14 @@ def generator_body(
     kernel: int,
     activate: Callable[[KerasTensor, int], KerasTensor] = activated,
     resize: bool = False,
+    narrowest: int = 1,
 ) -> KerasTensor:
     """From a vector (N, d) to an image (N, size, size, 3) in [-1, 1].
 
     `activate` follows every layer but the last; it is told the side of its images in pixels.
     `resize` makes the last layer a resize-convolution (Odena et al. 2016): bilinear enlargement and
-    a 3×3 convolution, to which all pixels are alike, wherever they lie in the stride.
+    a 3×3 convolution, to which all pixels are alike, wherever they lie in the stride. No layer but
+    the last has fewer channels than `narrowest`.
 
     Raises:
         ValueError: if ``depth`` cannot be halved as often as the size needs it.
@@ -66,8 +68,9 @@ def generator_body(
     x = activate(x, SMALLEST)
     for step in range(1, steps):
         side = SMALLEST * 2**step
+        channels = max(depth // 2**step, narrowest)
         x = layers.Conv2DTranspose(
-            depth // 2**step, kernel, strides=2, padding="same", use_bias=False, name=f"up_{side}"
+            channels, kernel, strides=2, padding="same", use_bias=False, name=f"up_{side}"
         )(x)
         x = activate(x, side)
     if resize:

@@ -35,6 +35,22 @@ PICTURES = 10
 
 ARMS = ("conditional", "vanilla")
 
+LARGER: Mapping[int, Mapping[str, Any]] = {
+    128: {"latent_dim": 64, "narrowest": 32, "batch_size": 64, "gamma": 0.04},
+    256: {
+        "discriminator_depth": 16,
+        "latent_dim": 64,
+        "narrowest": 32,
+        "batch_size": 64,
+        "gamma": 0.16,
+    },
+}
+"""What the conditional recipe wants otherwise for larger images, by size in pixels.
+
+R1's weight grows with the pixels of an image over the images of a batch (the rule in the published
+code of Karras et al. 2020); the rest keeps files small and steps quick.
+"""
+
 
 def run(
     out: Path,
@@ -69,7 +85,7 @@ def run(
     if not arms or "conditional" in arms:
         folders = [out / (called if k == 1 else f"{called}-seed-{k}") for k in seeds]
         for folder, seed in zip(folders, seeds, strict=True):
-            train_conditional(folder, sides, images, size, seed=seed)
+            train_conditional(folder, sides, images, size, seed=seed, **LARGER.get(size, {}))
             kept = record(folder, called)
     if not arms or "vanilla" in arms:
         vanilla_name = f"{name.partition('-')[0]}-vanilla-{size}"
@@ -132,7 +148,7 @@ def train_conditional(
         "depth": generator_depth,
         "latent_dim": latent_dim,
         "classes": classes,
-        **{name: recipe[name] for name in ("kernel", "modulation", "resize")},
+        **{name: recipe[name] for name in ("kernel", "modulation", "resize", "narrowest")},
     }
     del recipe["decay_steps"]  # says less than the share that it was made of
     recipe = {

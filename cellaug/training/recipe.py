@@ -33,6 +33,7 @@ def conditional(
     kernel: int = 4,
     modulation: bool = True,
     resize: bool = True,
+    narrowest: int = 1,
     projection: bool = True,
     deviation: str = "class",
     spectral: bool = False,
@@ -67,6 +68,7 @@ def conditional(
             first alone.
         resize: a resize-convolution at the generator's end; False for a transposed one, which can
             leave a grid of period 2.
+        narrowest: channels that the generator's layers have at least, all but the last.
         projection: projection head; False gives the class as planes beside the colours.
         deviation: minibatch deviation as a feature of the discriminator, among the images of one
             class ("class") or of all ("batch"); "none" for none.
@@ -104,7 +106,7 @@ def conditional(
         keras.config.set_dtype_policy("mixed_bfloat16")
     try:
         generator = conditional_generator(
-            size, generator_depth, latent_dim, classes, kernel, modulation, resize
+            size, generator_depth, latent_dim, classes, kernel, modulation, resize, narrowest
         )
         discriminator = conditional_discriminator(
             size,
