@@ -110,6 +110,8 @@ def versions() -> dict[str, str]:
 
 def device() -> str:
     """The machine in words: processor, cores, and the accelerators that Keras sees."""
+    from cellaug.backend import accelerators
+
     import keras
 
     try:
@@ -118,9 +120,8 @@ def device() -> str:
     except (OSError, StopIteration):
         processor = platform.processor() or platform.machine()
     cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count()
-    others = [d for d in keras.distribution.list_devices() if not d.startswith("cpu")]
-    accelerators = f", {', '.join(others)}" if others else ""
-    return f"{processor}, {cores} cores{accelerators}, Keras on {keras.backend.backend()}"
+    machine = ", ".join([processor, f"{cores} cores", *accelerators()])
+    return f"{machine}, Keras on {keras.backend.backend()}"
 
 
 class Chapter:

@@ -385,7 +385,9 @@ for name in shipped_generators():
     before = time.process_time()
     generator = cellaug.load_generator(name)
     seconds = time.process_time() - before
-    images = generator.generate(generator.class_names or None, 10 if generator.conditional else 30)
+    columns = 640 // generator.card["image_size"]
+    count = columns if generator.conditional else 3 * columns
+    images = generator.generate(generator.class_names or None, count)
     file = os.path.join(os.environ["OUT"], f"{name}-{keras.backend.backend()}.npz")
     np.savez(file, images=images, seconds=seconds)
 """
@@ -393,21 +395,23 @@ for name in shipped_generators():
 
 def test_what_is_shipped_draws_what_its_card_shows(tmp_path):
     names = shipped_generators()
-    assert names == ["pbc-fine-64", "pbc-vanilla-64"]
-    files = [file for name in names for file in (SHIPPED / name).iterdir()]
+    assert names == ["pbc-fine-128", "pbc-fine-256", "pbc-fine-64", "pbc-vanilla-64"]
+    files = [file for name in names for file in (SHIPPED / name).glob("*.npz")]
     assert sum(file.stat().st_size for file in files) <= 12 * 10**6
     for backend in ("tensorflow", "jax"):
         done = python(LOADING, backend, OUT=str(tmp_path))
         assert done.returncode == 0, done.stderr
     for name in names:
+        card = json.loads((SHIPPED / name / CARD).read_text())
+        size = card["image_size"]
         sheet = read_png(SHIPPED / name / "samples.png")
-        shown = sheet.reshape(-1, 64, 10, 64, 3).swapaxes(1, 2).reshape(-1, 64, 64, 3)
+        shown = sheet.reshape(-1, size, 640 // size, size, 3).swapaxes(1, 2)
+        shown = shown.reshape(-1, size, size, 3)
         for backend in ("tensorflow", "jax"):
             with np.load(tmp_path / f"{name}-{backend}.npz") as file:
                 assert file["seconds"] < 2  # of the processor: other tests may run beside it
                 difference = np.abs(file["images"].astype(int) - shown.astype(int))
             assert difference.mean() < 0.1 and difference.max() <= 4
-        card = json.loads((SHIPPED / name / CARD).read_text())
         assert card["training"]["images_seen"] > 50_000 and card["fidelity"]["scorecard"]
         assert "CC BY 4.0" in (SHIPPED / name / "README.md").read_text()
     assert load_discriminator("pbc-vanilla-64").output_shape == (None, 1)

@@ -5,7 +5,7 @@ import sys
 import time
 from pathlib import Path
 
-from cellaug import networks
+from cellaug import backend, book, networks
 from cellaug.training import (
     Adversarial,
     AuxiliaryClassifier,
@@ -646,3 +646,19 @@ def test_samples_are_taken_kept_and_cleared(tmp_path):
     path.unlink()
     _, samples = run(1)  # from the beginning
     assert list(samples) == [0, 1]
+
+
+def test_a_graphics_card_is_named(monkeypatch):
+    """By its own name on TensorFlow, not as "gpu:0"; and a processor alone is no accelerator."""
+    import tensorflow as tf
+
+    assert not backend.accelerated()
+    bare = book.device()
+    monkeypatch.setattr(keras.distribution, "list_devices", lambda: ["cpu:0", "gpu:0"])
+    monkeypatch.setattr(tf.config, "list_physical_devices", lambda kind: [kind])
+    details = {"GPU": {"device_name": "NVIDIA H200", "compute_capability": (9, 0)}}
+    monkeypatch.setattr(tf.config.experimental, "get_device_details", details.get)
+    assert backend.accelerated()
+    assert book.device() == bare.replace(" cores", " cores, NVIDIA H200")
+    details["GPU"] = {}
+    assert "gpu:0" in book.device()

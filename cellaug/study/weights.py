@@ -21,16 +21,18 @@ from cellaug.backend import accelerated
 from cellaug.book import device, read_result, result_file, versions, write_json
 from cellaug.data import DataError, Dataset
 from cellaug.data.images import write_atomically, write_png
+from cellaug.evaluation.features import load_extractor
 from cellaug.evaluation.fidelity import evaluate
 from cellaug.evaluation.labelled import LabelledImages, read_generated
 from cellaug.evaluation.scorecard import ROWS, as_json, as_text
 from cellaug.study.training import SPLIT_SEED, decay_steps, train_on, vanilla
 from cellaug.training import Adversarial, conditional
+from cellaug.training.callbacks import duration
 
 import numpy as np
 
-PICTURES = 10
-"""Generated cells in a row of the card's picture: the first latent vectors, not selected."""
+PICTURES, PICTURE_WIDTH = 10, 640
+"""Cells at most, and pixels, in a row of a card's picture: first latent vectors, not selected."""
 
 
 ARMS = ("conditional", "vanilla")
@@ -263,6 +265,8 @@ def _train(
 def measure(folder: Path, sides: Mapping[str, Dataset]) -> None:
     """Measure a generator that `_train` wrote on the test side; write its card and pictures anew.
 
+    What somebody has written into the card under ``seen`` stays: failings that no measure sees.
+
     Raises:
         DataError: where it was trained on other images than `sides` has to train on.
     """
@@ -283,8 +287,9 @@ def measure(folder: Path, sides: Mapping[str, Dataset]) -> None:
     )
     card["fidelity"] = json.loads(as_json(found))
     write_atomically(folder / CARD, (json.dumps(card, indent=1) + "\n").encode())
-    cells = load_generator(folder).generate(names or None, PICTURES if names else 3 * PICTURES)
-    rows = [np.concatenate(cells[k : k + PICTURES], 1) for k in range(0, len(cells), PICTURES)]
+    columns = min(PICTURES, PICTURE_WIDTH // size)
+    cells = load_generator(folder).generate(names or None, columns if names else 3 * columns)
+    rows = [np.concatenate(cells[k : k + columns], 1) for k in range(0, len(cells), columns)]
     write_png(folder / "samples.png", np.concatenate(rows))
     text = model_card(folder.name, card, as_text(found))
     write_atomically(folder / "README.md", text.encode())
@@ -339,7 +344,6 @@ def recorded(name: str) -> dict[str, list]:
 def model_card(name: str, card: dict, fidelity: str) -> str:
     """The card as Markdown: what it is, what it learned from, how well it does, what it cannot."""
     training = card["training"]
-    hours = training["seconds"] / 3600
     choices = ", ".join(f"{k} {v}" for k, v in training["recipe"].items() if k != "recipe")
     names = card["class_names"]
     size = card["image_size"]
@@ -348,6 +352,10 @@ def model_card(name: str, card: dict, fidelity: str) -> str:
     pair = ""
     if "discriminator" in card:
         pair = f' and `cellaug.load_discriminator("{name}")` its discriminator'
+    fine = "at this size the texture of chromatin is not resolved"
+    if size > (sees := load_extractor().size):
+        fine = f"features are those of {sees} pixels, so of what is finer only the grid is measured"
+    seen = f" By eye: {card['seen']}" if "seen" in card else ""
     return f"""# {name}
 
 Draws generated white blood cells {of}{size}×{size} pixels.
@@ -361,7 +369,8 @@ Draws generated white blood cells {of}{size}×{size} pixels.
   seed {training["split_seed"]}), none of the test images. {card["credit"]}
 - **Licence of the weights**: CC BY 4.0, with the credit above.
 - **Recipe**: {training["recipe"]["recipe"]}, {choices}.
-- **Images seen**: {training["images_seen"]:,} in {hours:.1f} hours on {training["device"]}.
+- **Images seen**: {training["images_seen"]:,} in {duration(training["seconds"])} on
+  {training["device"]}.
 - **Format**: float16 arrays; SHA-256 {card["sha256"]}.
 
 ## Fidelity over the test split
@@ -372,8 +381,8 @@ Draws generated white blood cells {of}{size}×{size} pixels.
 
 ## Known failings
 
-Cells from one laboratory and one stain; at this size the texture of chromatin is not resolved.
-{failings(card["fidelity"])} Not for diagnosis.
+Cells from one laboratory and one stain; {fine}.
+{failings(card["fidelity"])}{seen} Not for diagnosis.
 """
 
 
