@@ -22,7 +22,7 @@ from cellaug.evaluation.features import Extractor, load_extractor
 from cellaug.evaluation.fidelity import Fidelity, evaluate
 from cellaug.evaluation.labelled import LabelledImages, read_generated, refuse_generated
 from cellaug.evaluation.realfake import machine_expert
-from cellaug.evaluation.scorecard import as_json, as_text, scorecard_text
+from cellaug.evaluation.scorecard import as_json, as_text, scorecard_table, scorecard_text
 from cellaug.evaluation.similarity import diversity, mean_pairwise_distance, nearest
 
 __all__ = [
@@ -49,6 +49,7 @@ __all__ = [
     "refuse_generated",
     "score",
     "score_confusion",
+    "scorecard_table",
     "scorecard_text",
     "shuffle_trial",
     "summarise_seeds",

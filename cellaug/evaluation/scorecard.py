@@ -6,6 +6,7 @@ from dataclasses import fields
 from typing import TYPE_CHECKING
 
 import numpy as np
+import pandas as pd
 
 if TYPE_CHECKING:
     from cellaug.evaluation.fidelity import Fidelity
@@ -225,14 +226,18 @@ def as_text(found: "Fidelity") -> str:
     return "\n".join(lines)
 
 
-def scorecard_text(card: Mapping[str, Mapping | None], reasons: Mapping[str, str]) -> str:
-    """A `Fidelity`'s scorecard and reasons, or those of a model card, as a table of plain text."""
+def scorecard_table(card: Mapping[str, Mapping | None], reasons: Mapping[str, str]) -> pd.DataFrame:
+    """A `Fidelity`'s scorecard and reasons, or those of a model card, as a table of words.
+
+    One row for each measure, named as `ROWS` has it; the value is that of the worst class or
+    period, against what one half of the real images scores on the other.
+    """
     verdicts = {True: "met", False: "missed", None: ""}
-    rows = [["against real images' own", "worst value", "95 %", "where", "target", ""]]
+    rows = {}
     for name, words in ROWS.items():
         row = card[name]
         if row is None:
-            rows.append([words, "–", "", reasons[name], "", ""])
+            rows[words] = ["–", "", reasons[name], "", ""]
             continue
         value = _yes(row["value"]) if name == "memorised" else _number(row["value"])
         some = (
@@ -240,10 +245,16 @@ def scorecard_text(card: Mapping[str, Mapping | None], reasons: Mapping[str, str
         )
         where = f"{row['where'] or ''}{some}"
         target = "no" if name == "memorised" else _span(*row["target"])
-        rows.append(
-            [words, value, _span(row["low"], row["high"]), where, target, verdicts[row["met"]]]
-        )
-    return "\n".join(_table(rows))
+        rows[words] = [value, _span(row["low"], row["high"]), where, target, verdicts[row["met"]]]
+    columns = ["worst value", "95 %", "where", "target", ""]
+    return pd.DataFrame.from_dict(rows, "index", columns=columns)
+
+
+def scorecard_text(card: Mapping[str, Mapping | None], reasons: Mapping[str, str]) -> str:
+    """`scorecard_table` as plain text."""
+    table = scorecard_table(card, reasons)
+    head = ["against real images' own", *table.columns]
+    return "\n".join(_table([head, *([name, *row] for name, row in table.T.items())]))
 
 
 def _overall_lines(found: "Fidelity") -> list[str]:
