@@ -414,7 +414,16 @@ def test_what_is_shipped_draws_what_its_card_shows(tmp_path):
             assert difference.mean() < 0.1 and difference.max() <= 4
         assert card["training"]["images_seen"] > 50_000 and card["fidelity"]["scorecard"]
         assert "CC BY 4.0" in (SHIPPED / name / "README.md").read_text()
+        recipe = card["training"]["recipe"]
+        assert recipe | weights.LARGER.get(size, {}) == recipe, "not what the study trains today"
     assert load_discriminator("pbc-vanilla-64").output_shape == (None, 1)
+
+
+def test_the_penalty_of_larger_images_grows_with_pixels_over_batch():
+    usual = signature(conditional).parameters["gamma"].default
+    for size, choices in weights.LARGER.items():
+        pixels, images = (size / 64) ** 2, choices["batch_size"] / 32
+        assert choices["gamma"] == pytest.approx(usual * pixels / images)
 
 
 def test_the_extractor_is_small_and_says_how_good_it_is():
