@@ -170,7 +170,11 @@ def parser() -> argparse.ArgumentParser:
         "or 'vanilla' alone; may be repeated",
     )
     sub.add_argument(
-        "--seeds", type=_positive, default=1, metavar="N", help="ladder: of every arm (default: 1)"
+        "--seeds",
+        type=_positive,
+        default=1,
+        metavar="N",
+        help="ladder: of every arm, of the first and the last rung at least 3 (default: 1)",
     )
     sub.add_argument(
         "--seed",
@@ -192,7 +196,7 @@ def parser() -> argparse.ArgumentParser:
         "--count", type=_positive, required=True, metavar="N", help="how many, of each class"
     )
     sub.add_argument("--out", type=Path, required=True, metavar="DIR", help="PNGs and manifest.csv")
-    sub.add_argument("--seed", type=int, default=0, metavar="S", help="default: 0")
+    sub.add_argument("--seed", type=_seed, default=0, metavar="S", help="default: 0")
 
     sub = command("augment", "copy a folder of labelled cells and add generated ones to each class")
     _data(sub)
@@ -205,7 +209,7 @@ def parser() -> argparse.ArgumentParser:
         help="generated images per real one in each class (default: 0.5, as in the thesis)",
     )
     sub.add_argument("--out", type=Path, required=True, metavar="DIR", help="a new folder")
-    sub.add_argument("--seed", type=int, default=0, metavar="S", help="default: 0")
+    sub.add_argument("--seed", type=_seed, default=0, metavar="S", help="default: 0")
 
     sub = command(
         "expert-test",
@@ -228,7 +232,7 @@ def parser() -> argparse.ArgumentParser:
         metavar="N",
         help="images of each side, drawn at random (default: 50, as in the thesis)",
     )
-    sub.add_argument("--seed", type=int, default=0, metavar="S", help="default: 0")
+    sub.add_argument("--seed", type=_seed, default=0, metavar="S", help="default: 0")
     sub.add_argument(
         "--size",
         type=_positive,

@@ -492,7 +492,7 @@ def ladder(runs: pd.DataFrame, rungs: int) -> Figure:
 
     `runs` is what `cellaug.study.ladder.table` returns; its first `rungs` arms are rungs, the
     others side arms, drawn in another colour and shape. A mark is a run, a bar the mean over an
-    arm's seeds. Real cells stand at the dashed line. The axes of distance and grid energy are
+    arm's seeds. Real cells stand at the dashed line. The axes of distance and grid texture are
     logarithmic; a measure that no run has is left out.
     """
     arms = list(dict.fromkeys(runs["arm"]))
@@ -505,7 +505,7 @@ def ladder(runs: pd.DataFrame, rungs: int) -> Figure:
             style = {"color": colour, "alpha": 0.7, "clip_on": False}
             ax.plot(values, np.full(len(values), i), shape, markersize=3.5, **style)
             ax.plot([values.mean()] * 2, [i - 0.3, i + 0.3], color=colour, linewidth=2)
-        if measure in ("Fréchet distance", "grid energy"):
+        if measure in ("Fréchet distance", "grid texture"):
             ax.set_xscale("log")
         ax.axvline(0 if "points" in measure else 1, color=GREY, linestyle="--", linewidth=1)
         _class_axis(ax, [f"{i + 1}  {arm}" if i < rungs else arm for i, arm in enumerate(arms)])

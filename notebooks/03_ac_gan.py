@@ -198,7 +198,8 @@ cgan, cgan_history = play(
 # call, each an argument that can be switched off:
 #
 # - kernels of 4 × 4 at stride 2, which overlap evenly, and at the end of the generator a bilinear
-#   enlargement with a plain convolution after it: neither leaves a grid {cite}`odena2016`;
+#   enlargement with a plain convolution after it, so that a grid is no longer built in
+#   {cite}`odena2016`; how much of one is learned all the same, the ladder below measures;
 # - class and latent vector scale and shift every layer of the generator, and the discriminator asks
 #   by a projection whether an image fits its class {cite}`miyato2018proj`;
 # - the discriminator also learns that a real cell with a wrong label is not real {cite}`reed2016`,
@@ -393,7 +394,7 @@ Markdown(
     f"{climbed['device']}.*"
 )
 
-# %% mystnb={"figure": {"caption": "The recorded ladder. Numbered rungs (blue) add up: each has the changes of all above it. Side arms (orange) change one thing of the last rung. A mark is a run with a seed of its own, the bar their mean; real cells stand at the dashed line.", "name": "fig-ladder"}} tags=["hide-input"]
+# %% mystnb={"figure": {"caption": "The recorded ladder. Numbered rungs (blue) add up: each has the changes of all above it. Side arms (orange) change one thing of the last rung; the linear layer stands before the last frozen generator, so compare it with the rung of real symmetries. A mark is a run with a seed of its own, the bar their mean; real cells stand at the dashed line.", "name": "fig-ladder"}} tags=["hide-input"]
 figures.ladder(runs, len(climbed["rungs"]))
 
 # %% mystnb={"figure": {"caption": "One generated cell of each class by each arm of the recorded ladder: the first seed and the first latent vector of the class, not selected. All cells are generated, by networks that learned from PBC (CC BY 4.0).", "name": "fig-ladder-cells"}} tags=["hide-input"]
@@ -525,7 +526,7 @@ Markdown(
         f"- {size} px: {maker.card['training']['images_seen']:,} images seen in "
         f"{duration(maker.card['training']['seconds'])} on {maker.card['training']['device']}. "
         f"By eye: {maker.card['seen']}"
-        for size, maker in larger.items()
+        for size, maker in ({64: shipped} | larger).items()
     )
 )
 

@@ -189,6 +189,10 @@ def test_help_names_every_command():
         (["run", "--chapter", "9"], "no chapter '9'"),
         (["book", "--profile", "thesis"], "01_data"),
         (["generate", "--generator", "x", "--count", "0", "--out", "y"], "whole number from 1"),
+        (
+            ["generate", "--generator", "x", "--count", "1", "--seed", "-1", "--out", "y"],
+            "whole number from 0",
+        ),
         (["augment", "x", "--generator", "y", "--ratio", "-1", "--out", "z"], "number above 0"),
     ],
 )

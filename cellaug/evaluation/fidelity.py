@@ -507,9 +507,9 @@ def _estimate(
     if not ratio or halves.mean() <= 0:
         return found | {"ratio": None, "ratio_low": None, "ratio_high": None}
     middle = values.mean() / halves.mean()
-    # linear in both, so that a half of which nothing is recalled does not make it infinite
-    varied = middle + (values - middle * halves) / halves.mean()
-    return found | _interval("ratio_", varied, "ratio")
+    # a half of which nothing is recalled counts as the least that is, which keeps ratios finite
+    varied = values / np.maximum(halves, halves[halves > 0].min())
+    return found | _interval("ratio_", varied, "ratio", middle)
 
 
 def _interval(

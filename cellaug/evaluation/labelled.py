@@ -6,6 +6,7 @@ from pathlib import Path
 
 from cellaug.augmentation import CARD, load_generator, shipped_generators
 from cellaug.data import DataError, Dataset, open_dataset, read_image
+from cellaug.data.catalogue import NAMES
 from cellaug.data.images import check_images, decode, fit_square
 from cellaug.data.manifest import MANIFEST, lists_origin
 
@@ -112,6 +113,11 @@ def read_generated(
     table = _origins(folder)
     if table is not None:
         return _listed(folder, table[table["origin"] == "synthetic"], size)
+    if not folder.exists() and str(source) not in ("phantom", *NAMES):
+        raise DataError(
+            f"{source}: no such folder or manifest. Give generated images, a generator directory, "
+            f"or the name of a generator that comes with cellaug: {', '.join(shipped_generators())}"
+        )
     dataset = open_dataset(source)
     if size is None:
         stored = dataset.store

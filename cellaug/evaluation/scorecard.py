@@ -134,9 +134,10 @@ def notes(found: "Fidelity") -> list[str]:
     settings, dimensions = found.settings, found.extractor["features"]
     m = settings["compared"]
     said = [
-        f"Sample sizes: over all, every distance compares {m:,} real with {m:,} generated images "
-        f"of the same classes, {settings['resamples']} times at random; within a class, half of "
-        "the images of the smaller set. Values are means of these, intervals hold 95 % of them.",
+        f"Sample sizes: over all, every distance compares {m:,} real with {m:,} generated images"
+        f"{' of the same classes' * bool(found.classes)}, {settings['resamples']} times at random"
+        f"{'; within a class, half of the images of the smaller set' * bool(found.classes)}. "
+        "Values are means of these, intervals hold 95 % of them.",
         f"Bias: a Fréchet distance with {dimensions} features comes out too large for finite sets. "
         f"Compare it with distances between {m:,} images only, such as that of two halves of the "
         "real images. Precision, recall and coverage change with the number of images too, and "

@@ -120,7 +120,7 @@ def model_card(card: dict) -> str:
     )
     return f"""# Blood extractor
 
-128 features of a white blood cell at {card["size"]}×{card["size"]} pixels, the space in which
+128 features of a blood cell at {card["size"]}×{card["size"]} pixels, the space in which
 cellaug measures Fréchet and kernel distances; and its class among {len(card["class_names"])}.
 
 - **Learned from**: {learned["train"]:,} training images of PBC, {learned["epochs"]} epochs of

@@ -2,7 +2,8 @@
 
 Every rung and side arm sees the same number of real images, with the same seeds, and is measured by
 the same evaluation against the same test images (`cellaug study ladder`). Rungs add up: each has
-the changes of all before it. Side arms change one thing of the last rung.
+the changes of all before it. Side arms change one thing of the last rung, but
+`LINEAR`: it is one of the last rung that still has a frozen generator.
 """
 
 import json
@@ -261,8 +262,8 @@ def run(
         images: real images that every run is to see; what it saw, in whole epochs, stands with it.
         folder: for checkpoints, and the measures and sample cells of each run.
         arms: names of `recipes()`; all of them if none is given.
-        seeds: of every arm but
-        end_seeds: those of the first and the last rung.
+        seeds: of every arm.
+        end_seeds: of the first and the last rung at least.
         options: `generator_depth`, `discriminator_depth` and `latent_dim` of `train`.
 
     Returns:
@@ -289,7 +290,7 @@ def run(
     }
     runs = []
     for arm in arms or every:
-        for seed in range(1, 1 + (end_seeds if arm in ends else seeds)):
+        for seed in range(1, 1 + (max(seeds, end_seeds) if arm in ends else seeds)):
             place = folder / f"{re.sub('[^a-z0-9]+', '-', arm.lower()).strip('-')}-{seed}"
             done = place.with_suffix(".json")
             settings = {**shared, "recipe": asdict(every[arm])}
@@ -352,8 +353,9 @@ def table(found: Mapping[str, Any]) -> pd.DataFrame:
     Returns:
         A row for each run with `arm`, `seed` and, generated against real: the Fréchet distance over
         that between real halves; coverage, recall and diversity within class as a share of real
-        cells'; class agreement less real's in points; and the energy at the grid's frequencies over
-        real cells', of the period where it differs most. NaN where it could not be measured.
+        cells'; class agreement less real's in points; and the grid texture, how far the energy at a
+        grid's frequencies stands out from that around them, over real cells', of the period where
+        it differs most. NaN where it could not be measured.
     """
 
     def row(run: Mapping[str, Any]) -> dict[str, Any]:
@@ -369,7 +371,7 @@ def table(found: Mapping[str, Any]) -> pd.DataFrame:
             "recall": of("recall"),
             "diversity": of("diversity_pixels"),
             "agreement, points": 100 * of("agreement", "gap"),
-            "grid energy": (run["scorecard"]["grid_ratio"] or {}).get("value", np.nan),
+            "grid texture": (run["scorecard"]["grid_ratio"] or {}).get("value", np.nan),
         }
 
     return pd.DataFrame([row(run) for run in found["runs"]])

@@ -358,7 +358,7 @@ def model_card(name: str, card: dict, fidelity: str) -> str:
     seen = f" By eye: {card['seen']}" if "seen" in card else ""
     return f"""# {name}
 
-Draws generated white blood cells {of}{size}×{size} pixels.
+Draws generated blood cells {of}{size}×{size} pixels.
 `cellaug.load_generator("{name}")` reads it{pair}.
 
 ![Generated cells.](samples.png)
@@ -394,6 +394,9 @@ def failings(fidelity: Mapping[str, Any]) -> str:
         if row and row["met"] is False
     ]
     said = [f"Targets missed: {', '.join(missed) or 'none of those measured'}."]
+    if grid := fidelity["grid"]:
+        shares = ", ".join(f"{row['energy_ratio']:.2f} at {period}" for period, row in grid.items())
+        said.append(f"Energy at periods of so many pixels, over real images': {shares}.")
     classes = fidelity["classes"]
     far = {name: group["frechet"]["ratio"] for name, group in classes.items() if group["frechet"]}
     if far:
