@@ -25,6 +25,7 @@ from cellaug.evaluation.memorisation import NEIGHBOURS, look_for_copies
 from cellaug.evaluation.scorecard import MEASURES, notes, scorecard
 
 import numpy as np
+import pandas as pd
 from tqdm import tqdm
 
 LARGEST_HALF = 1200
@@ -95,6 +96,43 @@ class Fidelity:
     nearness: dict = field(repr=False)
     spectra: tuple = field(repr=False)
     pairs: np.ndarray | None = field(repr=False)
+
+    @property
+    def table(self) -> pd.DataFrame:
+        """All measures as one tidy table, a row for each level, group and measure.
+
+        `level` is "overall" or "class", `group` empty or the class's name, `measure` a name in
+        `scorecard.MEASURES`, "grid 2" and so on (by period in pixels), or, where memorisation was
+        measured, "copies in features", "copies in pixels", "nearest in features" and "nearest in
+        pixels" (shares of copies, median distances to the nearest training image; `real` of
+        held-out real images, `p` of Fisher's test). The other columns are those of a measure.
+        """
+        rows = []
+        for level, groups in (("overall", {"": self.overall}), ("class", self.classes)):
+            for name, group in groups.items():
+                measures = {key: group[key] for key in MEASURES}
+                grid = self.grid if level == "overall" else group["grid"]
+                measures |= {f"grid {period}": row for period, row in (grid or {}).items()}
+                for space in ("features", "pixels") if self.memorisation else ():
+                    tests = self.memorisation[space]
+                    test = tests["overall"] if level == "overall" else tests["classes"].get(name)
+                    measures[f"copies in {space}"] = test and {
+                        "value": test["share"], "real": test["held_out_share"], "p": test["p"]
+                    }  # fmt: skip
+                    measures[f"nearest in {space}"] = test and {
+                        "value": test["generated"],
+                        "real": test["held_out"],
+                    }
+                for measure, found in measures.items():
+                    reason = group["reasons"].get(measure, "")
+                    rows.append(
+                        {"level": level, "group": name, "measure": measure, "reason": reason}
+                        | (found or {})
+                    )
+        kinds = ("", "real", "ratio", "gap")
+        spans = [f"{kind}_{end}".strip("_") for kind in kinds for end in ("low", "high")]
+        columns = ["level", "group", "measure", "value", "real", "ratio", "gap", *spans]
+        return pd.DataFrame(rows, columns=[*columns, "energy_ratio", "training", "p", "reason"])
 
 
 @dataclass(frozen=True)

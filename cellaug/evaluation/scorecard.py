@@ -198,6 +198,7 @@ def as_json(found: "Fidelity") -> str:
     for part in fields(found):
         if part.name not in _NO_JSON:
             document[part.name] = getattr(found, part.name)
+    document["table"] = json.loads(found.table.to_json(orient="records", double_precision=15))
     return json.dumps(document, indent=2, allow_nan=False)
 
 
