@@ -9,31 +9,32 @@ book: .venv/installed
 	$(BIN)/cellaug run --profile $(PROFILE)
 	$(BIN)/cellaug book --profile $(PROFILE)
 
-# Tests of their own in two processes; then the chapters beside the book and the command line, each
-# with a build folder of its own.
-test: .venv/installed
+# Style and types; unit tests in two processes, with their coverage; then the chapters beside the book
+# and the command line, each with a build folder of its own.
+test: .venv/tested
 	PATH="$(CURDIR)/$(BIN):$$PATH" sh tests/install_browser.sh
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
-	$(BIN)/python -m pytest --numprocesses 2 --dist loadfile --ignore tests/reference --ignore tests/test_book.py
+	$(BIN)/mypy
+	$(BIN)/python -m pytest --numprocesses 2 --dist loadfile --cov --ignore tests/reference --ignore tests/test_book.py
 	CELLAUG_BUILD="$(CURDIR)/build/references" $(BIN)/python -m pytest tests/reference & chapters=$$!; \
 	$(BIN)/python -m pytest tests/test_book.py; book=$$?; wait $$chapters && exit $$book
 
 lab: .venv/installed
-	$(BIN)/jupyter lab --notebook-dir=notebooks
+	PYTHONPATH="$(CURDIR)/notebooks" $(BIN)/jupyter lab --notebook-dir=notebooks
 
 # The reference notebooks that nbval compares with: the chapters under the smoke profile.
-references: .venv/installed
+references: .venv/tested
 	$(BIN)/cellaug run --profile smoke
 	$(BIN)/python tests/make_references.py
 
 # Readers side by side, on the real cells under CELLAUG_DATA.
-bench-data: .venv/installed
+bench-data: .venv/tested
 	$(BIN)/python -m pip install --quiet --constraint requirements.lock 'grain>=0.2.12' psutil
 	$(BIN)/python tests/bench_data.py
 
 # The training step beside PyTorch's and beside matrix products, on noise.
-bench-train: .venv/installed
+bench-train: .venv/tested
 	$(BIN)/python -m pip install --quiet --constraint requirements.lock 'torch>=2.6' psutil
 	$(BIN)/python tests/bench_train.py
 
@@ -41,17 +42,23 @@ lock:
 	uv pip compile --universal --python-version 3.11 --fork-strategy fewest --extra test \
 	    --no-header --no-annotate pyproject.toml -o requirements.lock
 
-format: .venv/installed
+format: .venv/tested
 	$(BIN)/ruff check --fix .
 	$(BIN)/ruff format .
 
 clean:
 	rm -rf build
 
+# What readers need; the lock names the version of every package.
 .venv/installed: requirements.lock pyproject.toml
 	@$(PYTHON) -c 'import sys; v = sys.version_info[:2]; sys.exit(0 if (3, 11) <= v < (3, 14) else "Python 3.11, 3.12 or 3.13 is needed, this is %d.%d: name another one with make PYTHON=python3.12" % v)'
 	$(PYTHON) -m venv .venv
-	$(BIN)/python -m pip install --quiet --requirement requirements.lock
-	$(BIN)/python -m pip install --quiet --no-deps --no-build-isolation --editable .
+	$(BIN)/python -m pip install --quiet --constraint requirements.lock setuptools wheel
+	$(BIN)/python -m pip install --quiet --constraint requirements.lock --no-build-isolation --editable .
 	$(BIN)/jupytext-config --settings-file .venv/share/jupyter/lab/settings/overrides.json set-default-viewer python
+	touch $@
+
+# What the tests need besides.
+.venv/tested: .venv/installed
+	$(BIN)/python -m pip install --quiet --constraint requirements.lock --no-build-isolation --editable '.[test]'
 	touch $@

@@ -9,13 +9,13 @@
 # %% [markdown]
 # # Latent space
 #
-# The generator maps a space of 100 numbers to images of cells. What lies between two points of it?
-# Which point makes *this* real cell? And what are its neighbours? This chapter walks the latent
-# space of chapter 2's generator.
+# The generator turns 100 numbers into an image of a cell. What lies between two points of this
+# {term}`latent space`? Which point gives *this* real cell? And what do its neighbours look like? This
+# chapter explores the latent space of chapter 2's generator.
 #
-# **What you will see:** one cell turning into another in eight steps, real cells and their
-# reconstructions by two routes, neighbours of a reconstructed cell at growing noise, and the way
-# between the reconstructions of two real cells of one class.
+# **What you will see:** one cell turning into another in eight steps, real cells and two kinds of
+# reconstructions of them, variations of a reconstructed cell with increasing noise, and the
+# interpolation between the reconstructions of two real cells of one class.
 
 # %% [markdown]
 # ## Parameters
@@ -38,15 +38,16 @@ memory_mb = 512
 
 # %% tags=["hide-input"]
 from cellaug import figures, latent, networks
-from cellaug.augmentation import load_generator
-from cellaug.book import Chapter, thesis
+from cellaug.book import Chapter, show, thesis
 from cellaug.data import to_float
 from cellaug.data.reader import Reader
-from cellaug.evaluation import similarity
-from cellaug.training import fit, generate_images, use_xla
+from cellaug.evaluation import distances
+from cellaug.generators import load_generator
+from cellaug.training import generate_images, use_xla
 
 import keras
 import numpy as np
+import pandas as pd
 from IPython.display import Markdown
 
 chapter = Chapter("04_latent_space", globals())
@@ -54,7 +55,7 @@ figures.use_style()
 
 # %%
 generator = load_generator(chapter.inputs("02_vanilla_gan") / "vanilla").model
-sides = chapter.splits()
+splits = chapter.splits()
 
 # %% [markdown]
 # ## Between two cells
@@ -63,28 +64,31 @@ sides = chapter.splits()
 #
 # $$\hat{z}_k = z_1 + \frac{z_2 - z_1}{n}\,k, \tag{40}$$
 #
-# goes through latent vectors that the generator has hardly met. Look for jumps: a generator that
-# had only memorised would have to leap from one memory to the next.
+# goes through points that were never used in training. Smooth change suggests that the generator has
+# learned the variation of cells; sudden jumps suggest memorised images.
+
+# %%
+show(latent.interpolate)
 
 # %% tags=["nbval-check-output"]
 rng = np.random.default_rng(seed)
 z_1, z_2 = rng.standard_normal((2, latent_dim)).astype("float32")
 line = latent.interpolate(z_1, z_2, steps=8)
 print(f"{len(line)} latent vectors of {line.shape[1]} numbers each")
-print("halfway lies the mean of the ends:", np.allclose(line[4], (z_1 + z_2) / 2))
+print("the middle is the mean of the ends:", np.allclose(line[4], (z_1 + z_2) / 2))
 
 # %%
 walk = generate_images(generator, line)
 
 # %% mystnb={"figure": {"caption": "From one generated cell to another in eight steps along a straight line.", "name": "fig-interpolation"}}
-figures.interpolation(walk)
+figures.image_rows([walk], heads=["first", *(f"{k}/8" for k in range(1, 8)), "second"])
 
 # %% [markdown]
-# How even are the steps? Each image is compared with the next; a jump would stand out.
+# How even are the steps? We compare each image with the next; a jump would be much larger than the others.
 
 # %%
-steps = [similarity.mean_pairwise_distance(walk[k : k + 2]) for k in range(8)]
-ends = similarity.mean_pairwise_distance(walk[[0, 8]])
+steps = [distances.mean_pairwise_distance(walk[k : k + 2]) for k in range(8)]
+ends = distances.mean_pairwise_distance(walk[[0, 8]])
 
 # %% tags=["hide-input"]
 Markdown(
@@ -99,9 +103,12 @@ Markdown(
 #
 # $$\tilde{z} = \underset{z}{\operatorname{argmin}}\;\lVert I - G(z) \rVert. \tag{41}$$
 #
-# The thesis trained a network to answer at once: the discriminator's convolutions with 100 outputs
-# instead of one, trained so that the generator's image of its answer comes close to the image it
-# was given, in the mean absolute difference ($L^1$). The generator stays as it is.
+# The thesis trained a network that gives this vector directly: the discriminator's convolutions with
+# 100 outputs instead of one. It is trained so that the generator's image of its output is close to the
+# input image, in the mean absolute difference ($L^1$). The generator does not change.
+
+# %%
+show(networks.image_to_latent, latent.autoencoder)
 
 # %%
 encoder = networks.image_to_latent(image_size, encoder_depth, latent_dim, kernel)
@@ -111,33 +118,25 @@ both.compile(optimizer=adam, loss="mae", jit_compile=use_xla())
 
 # %%
 reader = Reader(
-    sides["generator"],
+    splits["generator"],
     image_size,
     encoder_batch_size,
     seed=seed,
     targets="images",
     memory_mb=memory_mb,
 )
-history = fit(
-    both,
-    reader,
-    encoder_epochs,
-    checkpoint=chapter.checkpoints / "encoder",
-    settings=chapter.parameters | {"data": sides["generator"].fingerprint},
-    restart=True,
-    label="image-to-latent network",
-)
+history = chapter.fit(both, reader, encoder_epochs, label="image-to-latent network")
 
 # %% mystnb={"figure": {"caption": "Mean absolute difference between real training images and their reconstructions, in the network's units (2 is black against white).", "name": "fig-encoder-loss"}}
 figures.loss_curves(history, {"loss": "training images"}, ylabel="mean absolute difference")
 
 # %% [markdown]
-# Beside the network, the direct way: start at its answer and follow the gradient of {eq}`eq-41`
-# for each image separately. It is slow, and it cannot do worse. Test images, so neither the
-# generator nor the network has met them.
+# The alternative to the network is direct optimisation: start at the network's answer and follow the
+# gradient of {eq}`eq-41`, for each image separately. It is slower but never worse. We use test images,
+# which neither network has seen.
 
 # %%
-chosen = sides["test"].sample(optimise_images, seed=seed)
+chosen = splits["test"].sample(optimise_images, seed=seed)
 real = chosen.read(image_size)
 encoded_z = encoder.predict(to_float(real), verbose=0)
 encoded = generate_images(generator, encoded_z)
@@ -149,7 +148,7 @@ optimised_z, descent = latent.optimise(
 optimised = generate_images(generator, optimised_z)
 
 # %% mystnb={"figure": {"caption": "Real test images (top), what the image-to-latent network makes of them, and the same after direct optimisation.", "name": "fig-reconstructions"}}
-figures.reconstructions(real, encoded, optimised)
+figures.image_rows({"real": real, "network": encoded, "optimised": optimised})
 
 # %%
 errors = {
@@ -161,20 +160,20 @@ scrambled = latent.reconstruction_error(real, np.roll(encoded, 1, axis=0)).mean(
 # %% tags=["hide-input"]
 Markdown(
     f"Mean absolute difference in grey levels: network **{errors['network']:.1f}**, optimised "
-    f"**{errors['optimised']:.1f}**; reconstructions compared with the wrong cell "
-    f"{scrambled:.1f}, which is what a reconstruction has to beat."
+    f"**{errors['optimised']:.1f}**. Compared with a wrong cell the reconstructions differ by "
+    f"{scrambled:.1f}; a useful reconstruction must be better than that."
 )
 
 # %% [markdown]
-# ## Neighbours
+# ## Small variations
 #
-# New cells close to a given one, by adding noise to its latent vector:
+# Noise that is added to a latent vector gives new cells close to a given one:
 #
 # $$I_{\text{perturbed}}(\tilde{z}, \epsilon) = G(\tilde{z} + \epsilon), \qquad
 # \epsilon \in \mathcal{N}(0, \sigma^2 I). \tag{42}$$
 #
-# The thesis settled on $\sigma^2 = 0.04$. From row to row the noise grows; look for the point
-# where a cell stops being a variant and becomes another cell.
+# The thesis chose $\sigma^2 = 0.04$. The noise increases from row to row. Look for the row where a
+# variation becomes another cell.
 
 # %%
 variances = sorted({variance, variance / 4, variance * 6.25, 1.0})
@@ -182,30 +181,30 @@ rng = np.random.default_rng(seed + 1)
 near = {v: latent.perturb(optimised_z[0], v, count=5, rng=rng) for v in variances}
 variants = {v: generate_images(generator, z) for v, z in near.items()}
 
-# %% mystnb={"figure": {"caption": "A reconstructed cell (left) and five neighbours at each variance.", "name": "fig-perturbations"}}
-figures.perturbations(optimised[0], variants)
+# %% mystnb={"figure": {"caption": "A reconstructed cell (left) and five variations at each variance of the noise.", "name": "fig-perturbations"}}
+rows = {f"σ² = {v:g}": np.concatenate([optimised[:1], x]) for v, x in variants.items()}
+figures.image_rows(rows, heads=["original", "1", "2", "3", "4", "5"])
 
 # %%
 moved = {
-    v: float(np.mean([similarity.mean_pairwise_distance(np.stack([optimised[0], x])) for x in xs]))
+    v: float(np.mean([distances.mean_pairwise_distance(np.stack([optimised[0], x])) for x in xs]))
     for v, xs in variants.items()
 }
 
-# %% tags=["hide-input"]
-Markdown(
-    "| variance | mean distance to the reconstruction (grey levels) |\n|---|---|\n"
-    + "\n".join(f"| {v:g} | {d:.1f} |" for v, d in moved.items())
-)
+# %%
+pd.Series(moved, name="mean distance to the reconstruction (grey levels)").rename_axis(
+    "variance"
+).to_frame().style.format(precision=1)
 
 # %% [markdown]
 # ## Between two real cells of one class
 #
-# The thesis suggests a safer way to new cells: between the reconstructions of two real cells of
-# one class. Its latent vectors are found by both routes in turn, the network first.
+# The thesis suggests a safer way to new cells: interpolate between the reconstructions of two real
+# cells of one class. Their latent vectors come from the network and are then optimised.
 
 # %%
-largest = int(sides["test"].counts().to_numpy().argmax())
-two = sides["test"].of_class(largest).sample(2, seed=seed).read(image_size)
+largest = int(splits["test"].counts().to_numpy().argmax())
+two = splits["test"].of_class(largest).sample(2, seed=seed).read(image_size)
 start = encoder.predict(to_float(two), verbose=0)
 pair_z, _ = latent.optimise(
     generator, two, optimise_steps, optimise_learning_rate, seed=seed, start=start
@@ -216,33 +215,56 @@ between = generate_images(generator, latent.interpolate(*pair_z, steps=8))
 figures.image_grid(
     np.concatenate([two[:1], between, two[1:]]),
     columns=11,
-    titles=["real", *(f"{k}/8" for k in range(9)), "real"],
-    scale=0.62,
+    captions=["real", *(f"{k}/8" for k in range(9)), "real"],
 )
 
 # %% [markdown]
 # ## What we saw, and what the thesis saw
 
-# %% tags=["hide-input"]
+# %% tags=["nbval-check-output"]
 theirs = thesis()["latent_space"]
-Markdown(
-    "| | thesis | here |\n|---|---|---|\n"
-    f"| interpolation in {theirs['steps']} steps | smooth, with small jumps | largest step "
-    f"{max(steps) / np.mean(steps):.1f} × the mean step |\n"
-    f"| reconstruction by the network | shape kept, detail lost (by eye) | "
-    f"{errors['network']:.1f} grey levels |\n"
-    f"| direct optimisation of Eq. 41 | not done | {errors['optimised']:.1f} grey levels |\n"
-    f"| neighbours at σ² = {theirs['variance']:g} | small changes, some large ones | "
-    f"{moved[variance]:.1f} grey levels away |\n"
+chapter.compare(
+    {
+        "steps of an interpolation": (str(theirs["steps"]), str(len(line) - 1)),
+        "variance of the noise": (f"{theirs['variance']:g}", f"{variance:g}"),
+        "learning rate of the network": (
+            f"{theirs['learning_rate']:.0e}",
+            f"{encoder_learning_rate:.0e}",
+        ),
+    }
+)
+
+# %%
+chapter.compare(
+    {
+        "interpolation": (
+            "smooth, with small jumps",
+            f"largest step {max(steps) / np.mean(steps):.1f} times the mean",
+        ),
+        "reconstruction by the network": (
+            "shape kept, detail lost (by eye)",
+            f"{errors['network']:.1f} grey levels",
+        ),
+        "direct optimisation of Eq. 41": ("not done", f"{errors['optimised']:.1f} grey levels"),
+        "variations": (
+            "small changes, some large ones",
+            f"{moved[variance]:.1f} grey levels from the reconstruction",
+        ),
+    }
 )
 
 # %% [markdown]
 # ## What it means
 #
-# What direct optimisation cannot reach, no network can: the rest of the error belongs to the
-# generator, which has no latent vector for that cell. And a step in latent space has no regard for
-# classes. The same noise that varies one cell turns another into its neighbour's class, which is
-# why the thesis did not train a classifier on such images.
+# The error that remains after direct optimisation is the generator's: it cannot draw that cell. And
+# steps in latent space do not respect classes. Noise that only varies one cell may turn another into a
+# cell of a neighbouring class. This is why the thesis did not train a classifier on such images.
+#
+# **Try it.**
+#
+# - Set `steps=24` in the first interpolation: do the jumps become smaller?
+# - Start the optimisation without the network (leave out `start=`) and compare the errors.
+# - Replace the generator by `load_generator("pbc-vanilla-64")` where `image_size` is 64.
 
 # %% tags=["remove-cell"]
 chapter.finish(

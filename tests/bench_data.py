@@ -9,7 +9,6 @@ with the machine's description to `book/results/data-benchmark.json`.
 
 import argparse
 import json
-import math
 import os
 import platform
 import shutil
@@ -19,16 +18,17 @@ import sys
 import tempfile
 import time
 from concurrent.futures import ThreadPoolExecutor
+from dataclasses import replace
 from datetime import date
 from pathlib import Path
 
-from cellaug.book import project_root, result_file, versions
+from cellaug.book.chapter import project_root, result_file, versions
+from cellaug.book.source import commit
 from cellaug.data import Dataset, open_dataset
-from cellaug.data.images import _SPARE, _decode_reduced, fit_square, to_float, to_square
-from cellaug.data.store import INDEX, build_store
+from cellaug.data.images import decode_reduced, fit_square, to_float
+from cellaug.data.store import INDEX, stored
 
 import numpy as np
-import pandas as pd
 import psutil
 from tqdm import tqdm
 
@@ -176,7 +176,7 @@ def decode_whole(files: list[bytes]) -> None:
 def decode_scaled(size: int):
     def work(files: list[bytes]) -> None:
         for data in files:
-            _decode_reduced(data, math.ceil(_SPARE * size))
+            decode_reduced(data, size)
 
     return work
 
@@ -187,7 +187,7 @@ def float_batch(size: int):
     def work(files: list[bytes]) -> None:
         batch = np.empty((len(files), size, size, 3), np.float32)
         for data, image in zip(files, batch, strict=True):
-            to_float(to_square(data, size), image)
+            image[:] = to_float(fit_square(decode_reduced(data, size), size))
 
     return work
 
@@ -240,11 +240,14 @@ def rates(size: int, folder: Path, names: list[str]) -> dict[str, list[float]]:
 def building(cells: Dataset, size: int, folder: Path) -> dict[str, float]:
     """Building a store, beside decoding and resizing the same files in two threads."""
 
+    def square(path: Path) -> np.ndarray:
+        return fit_square(decode_reduced(path.read_bytes(), size), size)
+
     def bare_building() -> float:
         blocks = [cells.paths[i : i + 16] for i in range(0, len(cells), 16)]
         start = time.perf_counter()
         with ThreadPoolExecutor(os.cpu_count()) as pool:
-            list(pool.map(lambda block: [to_square(p.read_bytes(), size) for p in block], blocks))
+            list(pool.map(lambda block: [square(path) for path in block], blocks))
         return time.perf_counter() - start
 
     bare_seconds, bare_cores, seconds, cores = [], [], [], []
@@ -253,7 +256,7 @@ def building(cells: Dataset, size: int, folder: Path) -> dict[str, float]:
         bare_seconds.append(bare_building())
         bare_cores.append((time.process_time() - busy) / bare_seconds[-1])
         busy, start = time.process_time(), time.perf_counter()
-        build_store(cells, size, folder / f"building-{k}")
+        stored(cells, size, folder / f"building-{k}")
         seconds.append(time.perf_counter() - start)
         cores.append((time.process_time() - busy) / seconds[-1])
         shutil.rmtree(folder / f"building-{k}")
@@ -266,21 +269,19 @@ def building(cells: Dataset, size: int, folder: Path) -> dict[str, float]:
 
 
 def many_in_a_store(folder: Path) -> Path:
-    """A store of 250,000 images of 256 pixels: hard links to one shard of real ones."""
+    """A store of 250,000 images of 256 pixels, an array that is a hole but for the first ones."""
     small = open_dataset(folder / "store-256")
     many = folder / "many"
     many.mkdir()
-    table = pd.read_parquet(folder / "store-256" / INDEX)
-    per_shard = (table["shard"] == "shard-00000").sum()
-    first = table[table["shard"] == "shard-00000"]
-    copies = -(-MANY // per_shard)
-    for k in range(copies):
-        os.link(folder / "store-256" / "shard-00000.npy", many / f"shard-{k:05d}.npy")
-    whole = pd.concat([first] * copies, ignore_index=True)[:MANY]
-    whole["shard"] = np.repeat([f"shard-{k:05d}" for k in range(copies)], per_shard)[:MANY]
-    whole["digest"] = [f"{k:064x}" for k in range(MANY)]
-    whole.attrs = table.attrs
-    whole.to_parquet(many / INDEX, index=False)
+    (array,) = (folder / "store-256").glob("*.npy")
+    with (many / array.name).open("wb") as file:
+        header = {"descr": "|u1", "fortran_order": False, "shape": (MANY, 256, 256, 3)}
+        np.lib.format.write_array_header_1_0(file, header)
+        file.write(np.load(array, mmap_mode="r").tobytes())
+        file.truncate(file.tell() + (MANY - len(small)) * 256 * 256 * 3)
+    table = small.table.iloc[np.arange(MANY) % len(small)].reset_index(drop=True)
+    whole = replace(small, table=table.assign(digest=[f"{k:064x}" for k in range(MANY)]))
+    whole.save(many / INDEX, **Dataset.load(folder / "store-256" / INDEX)[1])
     assert small.class_names == open_dataset(many).class_names
     return many
 
@@ -399,9 +400,10 @@ def main() -> None:
             shutil.copy(path, folder / "images" / path.parent.name / path.name)
         sample = open_dataset(folder / "images")
         for size in SIZES:
-            build_store(sample, size, folder / f"store-{size}")
+            stored(sample, size, folder / f"store-{size}")
         result = {
             "date": date.today().isoformat(),
+            "commit": commit(project_root()),
             "machine": machine(),
             "versions": versions(),
             "images": SAMPLE,

@@ -29,7 +29,9 @@ from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
-from cellaug.book import result_file, versions, write_json
+from cellaug.book.chapter import project_root, result_file, versions
+from cellaug.book.source import commit
+from cellaug.files import write_json
 
 import numpy as np
 from bench_data import machine
@@ -165,22 +167,22 @@ def fitting(game: Any) -> Callable[[int], None]:
 
 
 def our_dcgan(policy: str) -> tuple[Callable[[int], None], dict]:
-    from cellaug.study.training import vanilla
+    from cellaug.training import Recipe
+    from studies.common import vanilla
 
     import keras
 
     keras.config.set_dtype_policy(policy)
     game = vanilla(
         SIZE,
-        generator_depth=G_DEPTH,
-        discriminator_depth=D_DEPTH,
-        latent_dim=LATENT,
-        kernel=KERNEL,
-        symmetries=False,
-        half_life=0,
-        learning_rate=2e-4,
-        beta_1=0.5,
-        seed=0,
+        Recipe(
+            generator_depth=G_DEPTH,
+            discriminator_depth=D_DEPTH,
+            latent_dim=LATENT,
+            kernel=KERNEL,
+            symmetries=False,
+            half_life=0,
+        ),
     )
     networks = game.generator, game.discriminator
     parameters = [sum(math.prod(v.shape) for v in n.trainable_variables) for n in networks]
@@ -189,10 +191,10 @@ def our_dcgan(policy: str) -> tuple[Callable[[int], None], dict]:
 
 
 def our_conditional(half: bool) -> tuple[Callable[[int], None], dict]:
-    from cellaug.training import conditional
+    from cellaug.training import Recipe
 
-    depths = {"generator_depth": G_DEPTH, "discriminator_depth": D_DEPTH}
-    game = conditional(SIZE, CLASSES, **depths, mixed_precision=half)
+    recipe = Recipe(generator_depth=G_DEPTH, discriminator_depth=D_DEPTH, mixed_precision=half)
+    game = recipe.build(SIZE, CLASSES)
     return fitting(game), {"multiply_adds": step_multiply_adds(game)}
 
 
@@ -490,6 +492,7 @@ def main() -> None:
     assert len(sizes) == 1, f"the DCGANs differ in their numbers of parameters: {sizes}"
     result = {
         "date": date.today().isoformat(),
+        "commit": commit(project_root()),
         "machine": machine(),
         "versions": used,
         "batch": BATCH,

@@ -6,6 +6,7 @@ import sys
 from pathlib import Path
 
 TESTS = Path(__file__).parent
+PLACES = TESTS, TESTS.parent, TESTS.parent / "notebooks"
 
 
 def python(code: str, backend: str, **environment: str) -> subprocess.CompletedProcess:
@@ -15,7 +16,7 @@ def python(code: str, backend: str, **environment: str) -> subprocess.CompletedP
         env={
             **os.environ,
             "KERAS_BACKEND": backend,
-            "PYTHONPATH": os.pathsep.join([str(TESTS), str(TESTS.parent)]),
+            "PYTHONPATH": os.pathsep.join(map(str, PLACES)),
             **environment,
         },
         capture_output=True,

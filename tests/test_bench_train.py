@@ -1,16 +1,8 @@
 """What `make bench-train` counts and concludes, by hand."""
 
-from inspect import signature
-
 from cellaug.networks import generator
-from cellaug.training import (
-    R1,
-    Adversarial,
-    CrossEntropy,
-    Relativistic,
-    UnitGradient,
-    conditional,
-)
+from cellaug.training import R1, Adversarial, CrossEntropy, Recipe, Relativistic
+from studies.variants import CriticGAN, UnitGradient
 
 import pytest
 from bench_train import (
@@ -38,7 +30,7 @@ def tiny_pair() -> tuple[Model, Model]:
 
 def tiny_game(**options) -> Adversarial:
     objective = options.pop("objective", CrossEntropy())
-    return Adversarial(*tiny_pair(), objective, latent_dim=2, seed=0, **options)
+    return CriticGAN(*tiny_pair(), objective, latent_dim=2, seed=0, **options)
 
 
 def test_layers_are_counted_by_the_places_where_their_kernels_stand():
@@ -82,7 +74,7 @@ def test_a_step_is_counted_by_hand():
 
 
 def test_the_conditional_recipe_can_be_counted():
-    counted = step_multiply_adds(conditional(16, 3, generator_depth=8, discriminator_depth=4))
+    counted = step_multiply_adds(Recipe(generator_depth=8, discriminator_depth=4).build(16, 3))
     assert min(counted.values()) > 0
 
 
@@ -146,4 +138,4 @@ def test_slow_arms_take_few_steps_and_compared_ones_as_many():
     assert steps_of({"conditional": 0.3, "conditional-bfloat16": 9.0}, 32) == {
         "conditional": 8, "conditional-bfloat16": 8,
     }  # fmt: skip
-    assert signature(conditional).parameters["penalty_every"].default == PENALTY_EVERY == 8
+    assert Recipe().penalty_every == PENALTY_EVERY == 8

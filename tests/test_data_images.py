@@ -1,11 +1,11 @@
 """One image: decoding, cropping, value range, writing."""
 
-import math
 import struct
 import zlib
 
-from cellaug.data import DataError, images, read_image, to_float, to_uint8
-from cellaug.data.images import decode, fit_square, write_atomically, write_png
+from cellaug.data import DataError, read_image, to_float, to_uint8
+from cellaug.data.images import decode, decode_reduced, fit_square, write_png
+from cellaug.files import write_atomically
 
 import cv2
 import numpy as np
@@ -145,7 +145,7 @@ def test_write_png_leaves_nothing_half_done(tmp_path, monkeypatch):
     image = np.random.default_rng(0).integers(0, 256, (5, 6, 3), dtype=np.uint8)
     write_png(tmp_path / "x.png", image)
     assert (decode(tmp_path / "x.png")[0] == image).all()
-    with pytest.raises(ValueError, match=r"x\.png: expected a uint8 image"):
+    with pytest.raises(ValueError, match=r"x\.png: expected uint8 RGB images"):
         write_png(tmp_path / "x.png", image.astype(float))
 
     def fail(self, target):
@@ -178,7 +178,7 @@ def test_large_jpegs_are_decoded_at_a_reduced_scale(tmp_path, size, eighths):
     for seed in range(3):
         data = encoded(".jpg", cell(368, 360, seed))
         (tmp_path / "cell.jpg").write_bytes(data)
-        reduced = images._decode_reduced(data, math.ceil(1.4 * size))
+        reduced = decode_reduced(data, size)
         assert reduced.shape == (46 * eighths, 45 * eighths, 3)
         image = read_image(tmp_path / "cell.jpg", size)
         np.testing.assert_array_equal(image, fit_square(reduced, size))

@@ -1,8 +1,8 @@
 """Manifests: what they may say, and splits that keep groups and published sides together."""
 
-from cellaug.data import DataError, load_splits, open_dataset, save_splits, split
-from cellaug.data.catalogue import BLOODMNIST_CLASSES
+from cellaug.data import DataError, concat, load_splits, open_dataset, save_splits, split
 from cellaug.data.images import write_png
+from cellaug.data.published import BLOODMNIST_CLASSES
 
 import numpy as np
 import pandas as pd
@@ -57,10 +57,47 @@ def test_formats(root, name, options):
     assert {path.name for path in cells.of_class(0).paths} == {
         f"{i:02d}.png" for i in range(1, 40, 2)
     }
-    assert cells.sides is None and cells.groups is None and cells.report.empty
+    assert set(cells.table["side"]) == set(cells.table["group"]) == {""} and cells.report.empty
+    assert set(cells.table["origin"]) == {"real"}
     assert open_dataset(root / name, class_names=("monocyte", "lymphocyte")).class_names[0] == (
         "monocyte"
     )
+
+
+def test_origins_and_further_columns_are_kept(root, tmp_path):
+    table = plain().rename(columns={"path": "file"})
+    table["origin"] = ["Real", "synthetic", "", "synthetic"] * 10
+    table["Stain"] = ["Wright" if i % 3 else "" for i in range(40)]
+    table["digest"] = range(40)  # ours has another meaning
+    cells = open_dataset(save(root, table)).subset([39, 0, 21])
+    rows = [int(path.stem) for path in cells.paths]
+    assert rows == [38, 1, 2]
+    assert cells.table["origin"].tolist() == ["real", "synthetic", "real"]
+    assert cells.table["stain"].tolist() == ["Wright"] * 3
+    assert cells.table["digest (manifest)"].tolist() == ["38", "1", "2"]
+    save_splits({"all": cells}, tmp_path)
+    pd.testing.assert_frame_equal(load_splits(tmp_path)["all"].table, cells.table)
+    both = concat([cells, open_dataset(save(root, plain(), "bare.csv"))])
+    assert len(both) == 43 and both.table["stain"].isna().sum() == 40
+    table["origin"] = "Barcelona"
+    cells = open_dataset(save(root, table))
+    assert set(cells.table["origin"]) == {"real"} and len(cells) == 40
+    assert set(cells.table["origin (manifest)"]) == {"Barcelona"}
+
+
+def test_copies_that_a_generator_made_stay(root):
+    for name in ("02", "04", "06"):
+        (root / "p" / f"{name}.png").write_bytes((root / "p" / "00.png").read_bytes())
+    table = plain()
+    table["origin"] = ["synthetic" if i in (2, 4) else "real" for i in range(40)]
+    cells = open_dataset(save(root, table))
+    kept = "copy: of p/00.png, kept because it is generated"
+    assert cells.report.to_numpy().tolist() == [
+        ["p/02.png", "monocyte", "kept", kept],
+        ["p/04.png", "monocyte", "kept", kept],
+        ["p/06.png", "monocyte", "dropped", "copy: of p/00.png"],
+    ]
+    assert len(cells) == 39
 
 
 def test_labels_that_are_numbers(root):
@@ -112,7 +149,8 @@ def test_paths(root):
 @pytest.mark.parametrize(
     ("text", "message"),
     [
-        ("file,label\np/00.png,a\n", r"no column 'path' \(there are: file, label\)"),
+        ("image,label\np/00.png,a\n", r"no column 'path' \(there are: image, label\)"),
+        ("path,label,Label\np/00.png,a,b\n", "several columns are called label"),
         ("path,class\np/00.png,a\n", "no column 'label'"),
         ("", "cannot be read as csv"),
         ("path,label\n", "no usable row .it has none"),
@@ -152,7 +190,7 @@ def test_groups_are_never_divided(root):
             parts = split(cells, fractions, seed)
         except DataError:
             continue
-        sides = [{g for g in part.groups if g} for part in parts.values()]
+        sides = [set(part.table["group"]) - {""} for part in parts.values()]
         assert not sides[0] & sides[1] and len(sides[0] | sides[1]) == 9
         assert sum(len(part) for part in parts.values()) == 40
         seeds_apart += 1
@@ -178,7 +216,7 @@ def test_published_sides_stay(root, tmp_path):
     assert 5 <= len(numbers["generator"]) <= 19
     save_splits(parts, tmp_path)
     loaded = load_splits(tmp_path)
-    assert loaded["generator"].sides == ("train",) * len(parts["generator"])
+    assert loaded["generator"].table["side"].eq("train").all()
     with pytest.raises(DataError, match="published with the side validation, but the split has"):
         split(cells, {"train": 0.5, "test": 0.5})
 

@@ -10,7 +10,7 @@ import numpy as np
 import pandas as pd
 import pytest
 
-KIND = {recipe.name: k for k, recipe in enumerate(RECIPES)}
+KIND = {name: k for k, name in enumerate(RECIPES)}
 
 
 @pytest.fixture(autouse=True)
@@ -39,13 +39,13 @@ def test_opening_phantoms(cache):
     assert cells.counts().tolist() == [27, 19, 14]
     assert cells.report.empty
     assert decode(cells.paths[0])[0].shape == (24, 24, 3)
-    assert len(cells.truth) == 60
-    for path, row in zip(cells.paths, cells.truth.itertuples(), strict=True):
-        assert path == cells.root / row.file
-    part = cells.subset([40, 2])
-    assert part.truth["file"].tolist() == [
-        path.relative_to(cells.root).as_posix() for path in part.paths
-    ]
+    root, _, drawn = phantom(classes=3, images=60, size=24, seed=4, imbalance=2)
+    assert cells.root == root and len(drawn) == 60
+    drawn = drawn.set_index("path").drop(columns="class")
+    for row, path in zip([40, 2], cells.subset([40, 2]).table["path"], strict=True):
+        pd.testing.assert_series_equal(
+            cells.table.loc[row, drawn.columns], drawn.loc[path], check_names=False
+        )
     assert [p.name for p in (cache / "phantom").iterdir() if p.name.startswith(".")] == []
 
 
@@ -56,7 +56,7 @@ def test_files_hold_what_the_seed_gives_however_many_there_are():
     image, truth = draw_cell(1, np.random.default_rng([9, 1, 3]), 16)
     for cells in (few, many):
         assert (decode(cells.root / file)[0] == image).all()
-        row = cells.truth.set_index("file").loc[file]
+        row = cells.table.set_index("path").loc[file]
         for name, value in truth.items():
             assert row[name] == value, name
     assert few.root != many.root
@@ -77,6 +77,19 @@ def test_drawn_once_and_again_if_damaged(monkeypatch):
     pd.testing.assert_frame_equal(again, truth)
     root.with_name(f"{root.name}.csv").unlink()
     assert len(phantom(classes=1, images=12, size=16)[2]) == 12
+
+
+@pytest.mark.parametrize("changed", [0, 1])
+def test_drawn_again_if_the_code_or_the_recipes_have_changed(monkeypatch, tmp_path, changed):
+    root = phantom(classes=1, images=12, size=16)[0]
+    sources = list(phantom_module._SOURCES)
+    assert [file.name for file in sources] == ["phantom.py", "phantom.yaml"]
+    other = tmp_path / "other"
+    other.write_bytes(sources[changed].read_bytes() + b"\n")
+    sources[changed] = other
+    monkeypatch.setattr(phantom_module, "_SOURCES", sources)
+    assert phantom(classes=1, images=12, size=16)[0] != root
+    assert root.is_dir()
 
 
 def test_an_interrupted_drawing_leaves_nothing(monkeypatch, cache):
@@ -111,7 +124,7 @@ def test_class_names():
     names = class_names(33)
     assert len(set(names)) == 33
     assert all(name.startswith("phantom ") for name in names)
-    assert names[:11] == tuple(f"phantom {recipe.name}" for recipe in RECIPES)
+    assert names[:11] == tuple(f"phantom {name}" for name in RECIPES)
     assert names[12] == "phantom large band neutrophil"
     assert names[23] == "phantom small band neutrophil"
 

@@ -4,6 +4,7 @@ import hashlib
 from pathlib import Path
 
 from cellaug.data import DataError, Dataset, split
+from cellaug.data.dataset import as_table
 from cellaug.data.reader import Reader
 
 import numpy as np
@@ -16,19 +17,20 @@ FAST = settings(deadline=None, max_examples=60)
 
 def dataset(labels, groups=None, salt=0):
     """A set with these labels whose files are never read."""
-    labels = np.asarray(labels, np.int64)
-    names = tuple(f"class {k}" for k in range(int(labels.max(initial=0)) + 1))
-    digests = tuple(hashlib.sha256(f"{salt}/{i}".encode()).hexdigest() for i in range(len(labels)))
-    return Dataset(
-        name="any",
-        root=Path("/none"),
-        paths=tuple(Path(f"/none/{i}") for i in range(len(labels))),
-        labels=labels,
-        class_names=names,
-        digests=digests,
-        report=pd.DataFrame(columns=["path", "class", "outcome", "reason"]),
-        groups=groups,
+    names = tuple(f"class {k}" for k in range(max(labels, default=0) + 1))
+    table = pd.DataFrame(
+        {
+            "path": [str(i) for i in range(len(labels))],
+            "class": [names[label] for label in labels],
+            "digest": [
+                hashlib.sha256(f"{salt}/{i}".encode()).hexdigest() for i in range(len(labels))
+            ],
+        }
     )
+    if groups:
+        table["group"] = groups
+    report = pd.DataFrame(columns=["path", "class", "outcome", "reason"])
+    return Dataset("any", Path("/none"), names, as_table(table, names), report)
 
 
 labelled = st.lists(st.integers(0, 3), min_size=1, max_size=80)
@@ -37,7 +39,7 @@ labelled = st.lists(st.integers(0, 3), min_size=1, max_size=80)
 def order(reader, epoch):
     """Indices of the images of an epoch, batch by batch, without reading them."""
     reader.epoch = epoch
-    return [reader._indices(i).tolist() for i in range(len(reader))]
+    return [batch.tolist() for batch in reader._batches]
 
 
 def flat(batches):
@@ -80,7 +82,7 @@ def test_a_resumed_epoch_is_the_rest_of_the_whole_one(labels, batch, epoch, bala
     whole = order(reader, epoch)
     at = data.draw(st.integers(0, len(whole) - 1))
     reader.seek(epoch, at)
-    assert [reader._indices(i).tolist() for i in range(len(reader))] == whole[at:]
+    assert [batch.tolist() for batch in reader._batches] == whole[at:]
 
 
 @FAST
@@ -143,7 +145,7 @@ def test_a_group_is_never_divided(rows):
             parts = split(cells, {"train": 0.5, "test": 0.5}, seed)
         except DataError:
             continue
-        assert not set(parts["train"].groups) & set(parts["test"].groups)
+        assert not set(parts["train"].table["group"]) & set(parts["test"].table["group"])
 
 
 def test_sides_are_met_on_average():

@@ -8,10 +8,10 @@ import sys
 import threading
 import time
 
-from cellaug.data import DataError, open_dataset, read_image, to_float
+from cellaug.data import DataError, open_dataset, read_image, stored, to_float
 from cellaug.data import images as images_module
 from cellaug.data import reader as reader_module
-from cellaug.data.images import read_images, write_png
+from cellaug.data.images import write_png
 from cellaug.data.reader import Reader
 
 import numpy as np
@@ -148,9 +148,11 @@ def test_seek_goes_on_in_mid_epoch(cells):
 
 @pytest.mark.parametrize("balance", [False, True])
 def test_from_a_store_and_from_files_alike(cells, balance):
-    stored = cells.stored(SIZE)
+    decoded = stored(cells, SIZE)
     options = {"seed": 2, "balance": balance}
-    files, store = Reader(cells, SIZE, 5, **options), Reader(stored, SIZE, 5, **options)
+    files, store, memory = (
+        Reader(source, SIZE, 5, **options) for source in (cells, decoded, cells.in_memory(SIZE))
+    )
     for path in cells.paths:
         path.rename(path.with_suffix(".away"))
     with pytest.raises(DataError):
@@ -158,14 +160,16 @@ def test_from_a_store_and_from_files_alike(cells, balance):
     for path in cells.paths:
         path.with_suffix(".away").rename(path)
     for i in range(len(files)):
-        np.testing.assert_array_equal(files[i][0], store[i][0])
+        images = files[i][0]
+        np.testing.assert_array_equal(images, store[i][0])
+        np.testing.assert_array_equal(images, memory[i][0])
     # of another size there is no store, so files are read
-    assert Reader(stored, 6, 5)[0][0].shape == (5, 6, 6, 3)
+    assert Reader(decoded, 6, 5)[0][0].shape == (5, 6, 6, 3)
 
 
-@pytest.mark.parametrize("stored", [False, True])
-def test_uint8_values_are_those_of_the_files(cells, stored):
-    cells = cells.stored(SIZE) if stored else cells
+@pytest.mark.parametrize("from_store", [False, True])
+def test_uint8_values_are_those_of_the_files(cells, from_store):
+    cells = stored(cells, SIZE) if from_store else cells
     images, _ = Reader(cells, SIZE, 17, shuffle=False, values="uint8")[0]
     assert images.dtype == np.uint8
     np.testing.assert_array_equal(images, np.stack([read_image(p, SIZE) for p in cells.paths]))
@@ -248,11 +252,11 @@ def test_an_interrupt_reaches_the_caller(cells, tmp_path):
 import signal, sys, time
 signal.signal(signal.SIGINT, signal.default_int_handler)  # in the background it may be ignored
 from cellaug.data import images, open_dataset, reader
-slow = images.to_square
-def to_square(data, size):
+quick = images.decode_reduced
+def slow(data, size):
     time.sleep(2)
-    return slow(data, size)
-images.to_square = to_square
+    return quick(data, size)
+images.decode_reduced = slow
 cells = open_dataset(sys.argv[1])
 print("ready", flush=True)
 try:
@@ -274,9 +278,7 @@ except KeyboardInterrupt:
 def test_memory_bound_changes_speed_only(cells, monkeypatch):
     read = []
     monkeypatch.setattr(
-        reader_module,
-        "read_images",
-        lambda paths, size: read.extend(paths) or read_images(paths, size),
+        reader_module, "read_image", lambda path, size: read.append(path) or read_image(path, size)
     )
     image_bytes = SIZE * SIZE * 3
     bound = Reader(cells, SIZE, 5, seed=2, memory_mb=6.5 * image_bytes / 2**20, workers=2)

@@ -1,7 +1,6 @@
-"""The store: complete or not there, up to date, found by content, readable without the package."""
+"""The store: complete or absent, up to date, found by content, readable without the package."""
 
 import hashlib
-import json
 import os
 import shutil
 import signal
@@ -10,10 +9,18 @@ import sys
 import time
 
 from cellaug.cli import main
-from cellaug.data import DataError, load_splits, open_dataset, read_image, save_splits, split
+from cellaug.data import (
+    DataError,
+    load_splits,
+    open_dataset,
+    read_image,
+    save_splits,
+    split,
+    stored,
+)
 from cellaug.data import store as store_module
 from cellaug.data.images import write_png
-from cellaug.data.store import Store, build_store, default_folder
+from cellaug.data.store import Store
 
 import numpy as np
 import pandas as pd
@@ -42,46 +49,52 @@ def pixels(cells, size=SIZE):
 def decoded(monkeypatch):
     """Count the images that are decoded for a store from now on."""
     seen = []
-    real = store_module.to_square
-    monkeypatch.setattr(store_module, "to_square", lambda *a: seen.append(1) or real(*a))
+    real = store_module.read_image
+    monkeypatch.setattr(store_module, "read_image", lambda *a: seen.append(1) or real(*a))
     return seen
 
 
-def test_a_stored_dataset_reads_the_same_pixels(folder):
+def test_a_stored_dataset_reads_the_same_pixels(folder, tmp_path):
     cells = open_dataset(folder)
-    stored = cells.stored(SIZE)
-    assert stored.store.folder == default_folder(cells, SIZE).resolve()
+    kept = stored(cells, SIZE)
+    assert kept.store.folder.parent == tmp_path / "cache" / "stores"
+    assert kept.store.folder.name.startswith(f"cells-{SIZE}-")
     (folder / "a").rename(folder / "gone")
-    np.testing.assert_array_equal(stored.read(SIZE)[9:], pixels(cells.of_class(1)))
+    np.testing.assert_array_equal(kept.read(SIZE)[9:], pixels(cells.of_class(1)))
     (folder / "gone").rename(folder / "a")
-    np.testing.assert_array_equal(stored.read(SIZE), pixels(cells))
+    np.testing.assert_array_equal(kept.read(SIZE), pixels(cells))
     order = [13, 0, 7, 7]
-    np.testing.assert_array_equal(stored.subset(order).read(SIZE), pixels(cells)[order])
+    np.testing.assert_array_equal(kept.subset(order).read(SIZE), pixels(cells)[order])
     # another size than the stored one comes from the files
-    np.testing.assert_array_equal(stored.read(8), pixels(cells, 8))
+    np.testing.assert_array_equal(kept.read(8), pixels(cells, 8))
+
+
+def test_it_is_read_where_the_system_cannot_read_at_an_offset(folder, monkeypatch):
+    cells = open_dataset(folder)
+    kept = stored(cells, SIZE)
+    monkeypatch.delattr(os, "preadv", raising=False)  # as on Windows
+    np.testing.assert_array_equal(kept.subset([13, 0, 7]).read(SIZE), pixels(cells)[[13, 0, 7]])
 
 
 def test_it_is_readable_without_the_package(folder, tmp_path):
     cells = open_dataset(folder)
-    build_store(cells, SIZE, tmp_path / "store", shard_bytes=4 * ROW)
+    stored(cells, SIZE, tmp_path / "store")
     table = pd.read_parquet(tmp_path / "store" / "index.parquet")
-    assert list(table["shard"].unique()) == [f"shard-{k:05d}" for k in range(4)]
-    for row, path in zip(table.itertuples(), cells.paths, strict=True):
-        shard = np.load(tmp_path / "store" / f"{row.shard}.npy", mmap_mode="r")
-        np.testing.assert_array_equal(shard[row.row], read_image(path, SIZE))
-        assert row.digest == hashlib.sha256((folder / row.file).read_bytes()).hexdigest()
-        assert row._asdict()["_3"] == path.parent.name  # the column "class"
-        digests = np.load(tmp_path / "store" / f"{row.shard}.digests.npy")
-        assert digests[row.row].tobytes().hex() == row.digest
-    facts = json.loads(table.attrs["cellaug"])
-    assert facts["size"] == SIZE and facts["class_names"] == ["a", "b"]
+    (array,) = (tmp_path / "store").glob("images-*.npy")
+    images = np.load(array)
+    assert images.shape == (14, SIZE, SIZE, 3) and images.dtype == np.uint8
+    for image, row, path in zip(images, table.to_dict("records"), cells.paths, strict=True):
+        np.testing.assert_array_equal(image, read_image(path, SIZE))
+        assert row["digest"] == hashlib.sha256((folder / row["path"]).read_bytes()).hexdigest()
+        assert row["class"] == path.parent.name
+    assert table.attrs["size"] == SIZE and table.attrs["class_names"] == ["a", "b"]
 
 
 def test_a_store_is_opened_as_a_dataset_though_its_files_are_gone(folder, tmp_path):
     write_png(folder / "a" / "tiny.png", np.zeros((2, 2, 3), np.uint8))
     cells = open_dataset(folder)
     expected = pixels(cells)
-    build_store(cells, SIZE, tmp_path / "store")
+    stored(cells, SIZE, tmp_path / "store")
     shutil.rmtree(folder)
     again = open_dataset(tmp_path / "store")
     assert again.name == cells.name and again.class_names == cells.class_names
@@ -100,9 +113,9 @@ def test_a_store_is_opened_as_a_dataset_though_its_files_are_gone(folder, tmp_pa
 def test_only_what_changed_is_decoded_again(folder, tmp_path, monkeypatch):
     seen = decoded(monkeypatch)
     store = tmp_path / "store"
-    build_store(open_dataset(folder), SIZE, store)
+    stored(open_dataset(folder), SIZE, store)
     assert len(seen) == 14
-    build_store(open_dataset(folder), SIZE, store)
+    stored(open_dataset(folder), SIZE, store)
     assert len(seen) == 14
     new = np.full((20, 20, 3), 7, np.uint8)
     write_png(folder / "b" / "new.png", new)  # added
@@ -114,7 +127,7 @@ def test_only_what_changed_is_decoded_again(folder, tmp_path, monkeypatch):
     stale = Store(store)
     with pytest.raises(DataError, match=r"2 of 14 images are not in this store.*Build it again"):
         stale.find(cells.digests)
-    after = build_store(cells, SIZE, store)
+    after = stored(cells, SIZE, store).store
     assert len(seen) == 16 and len(after) == 14
     np.testing.assert_array_equal(open_dataset(store).read(SIZE), pixels(cells))
     # what was opened before goes on reading what it named
@@ -122,75 +135,55 @@ def test_only_what_changed_is_decoded_again(folder, tmp_path, monkeypatch):
     stale.read(np.arange(14), out)
 
 
-def test_shards_mostly_out_of_use_are_written_anew_without_decoding(folder, tmp_path, monkeypatch):
-    store = tmp_path / "store"
-    build_store(open_dataset(folder), SIZE, store, shard_bytes=7 * ROW)
-    for i in range(6):
-        (folder / "a" / f"{i}.png").unlink()
-    cells = open_dataset(folder)
-    seen = decoded(monkeypatch)
-    build_store(cells, SIZE, store, shard_bytes=7 * ROW)
-    assert not seen
-    # of the first shard's seven images one was left
-    names = sorted(path.name for path in store.glob("shard-*[0-9].npy"))
-    assert names == ["shard-00001.npy", "shard-00002.npy"]
-    assert np.load(store / "shard-00002.npy").shape == (1, SIZE, SIZE, 3)
-    np.testing.assert_array_equal(open_dataset(store).read(SIZE), pixels(cells))
-
-
 def test_copies_under_two_names_are_stored_once(folder, tmp_path):
     (folder / "manifest.csv").write_text("path,label,split\na/0.png,a,train\nb/0.png,b,test\n")
     cells = open_dataset(folder / "manifest.csv")
     twice = cells.subset([0, 1, 0])
-    store = build_store(twice, SIZE, tmp_path / "store")
-    assert len(store) == 3 and np.load(tmp_path / "store" / "shard-00000.npy").shape[0] == 2
+    store = stored(twice, SIZE, tmp_path / "store").store
+    assert len(store) == 3 and len(store.images) == 2
     again = open_dataset(tmp_path / "store")
-    assert again.sides == ("train", "test", "train")
+    assert again.table["side"].tolist() == ["train", "test", "train"]
     np.testing.assert_array_equal(again.read(SIZE), pixels(twice))
 
 
 BUILD = """
 import sys, time
-from cellaug.data import images, open_dataset, store
-real = store.to_square
+from cellaug.data import open_dataset, store
+real = store.read_image
 def slow(*args):
     time.sleep(0.02)
     return real(*args)
-store.to_square = slow
-store.build_store(open_dataset(sys.argv[1]), int(sys.argv[3]), sys.argv[2], int(sys.argv[4]))
+store.read_image = slow
+store.stored(open_dataset(sys.argv[1]), int(sys.argv[3]), sys.argv[2])
 """
 
 
-@pytest.mark.parametrize("after", [0, 1, 3])
-def test_a_killed_build_goes_on_where_it_was(folder, tmp_path, monkeypatch, after):
-    """Killed with SIGKILL once `after` shards are there."""
-    monkeypatch.setattr(store_module, "_BLOCK", 1)
-    cells = open_dataset(folder)
+@pytest.mark.parametrize("before", [False, True], ids=["new", "update"])
+def test_a_killed_build_leaves_what_was_there(folder, tmp_path, before):
+    """Killed with SIGKILL while it writes its array."""
     store = tmp_path / "store"
-    command = [sys.executable, "-c", BUILD, folder, store, str(SIZE), str(3 * ROW)]
-    process = subprocess.Popen(command)
-    while len(list(store.glob("*.digests.npy"))) < after or not list(store.glob("*.part")):
+    if before:
+        stored(open_dataset(folder).of_class(0), SIZE, store)
+    process = subprocess.Popen([sys.executable, "-c", BUILD, folder, store, str(SIZE)])
+    while not list(store.glob("*.part")):
         assert process.poll() is None
         time.sleep(0.002)
     process.send_signal(signal.SIGKILL)
     process.wait()
-    with pytest.raises(DataError, match="no complete store here"):
-        Store(store)
-    assert not Store.is_at(store)
-    done = {path: path.stat().st_mtime_ns for path in store.glob("shard-*[0-9].npy")}
-    sound = [path for path in done if path.with_suffix(".digests.npy").exists()]
-    assert len(sound) >= after
-    seen = decoded(monkeypatch)
-    build_store(cells, SIZE, store, 3 * ROW)
-    assert len(seen) == 14 - 3 * len(sound)
-    assert all(path.stat().st_mtime_ns == done[path] for path in sound)
-    assert not list(store.glob("*.part"))
+    cells = open_dataset(folder)
+    if before:
+        np.testing.assert_array_equal(open_dataset(store).read(SIZE), pixels(cells.of_class(0)))
+    else:
+        with pytest.raises(DataError, match="no complete store here"):
+            Store(store)
+    stored(cells, SIZE, store)
+    assert not list(store.glob("*.part")) and len(list(store.glob("*.npy"))) == 1
     np.testing.assert_array_equal(open_dataset(store).read(SIZE), pixels(cells))
 
 
 def test_an_interrupted_update_leaves_the_old_store_in_use(folder, tmp_path, monkeypatch):
     store = tmp_path / "store"
-    build_store(open_dataset(folder), SIZE, store)
+    stored(open_dataset(folder), SIZE, store)
     before = pixels(open_dataset(folder))
     write_png(folder / "a" / "more.png", np.full((20, 20, 3), 9, np.uint8))
     cells = open_dataset(folder)
@@ -199,15 +192,15 @@ def test_an_interrupted_update_leaves_the_old_store_in_use(folder, tmp_path, mon
         raise KeyboardInterrupt
 
     with monkeypatch.context() as patch, pytest.raises(KeyboardInterrupt):
-        patch.setattr(store_module, "to_square", stop)
-        build_store(cells, SIZE, store)
+        patch.setattr(store_module, "read_image", stop)
+        stored(cells, SIZE, store)
     np.testing.assert_array_equal(open_dataset(store).read(SIZE), before)
-    build_store(cells, SIZE, store)
+    stored(cells, SIZE, store)
     np.testing.assert_array_equal(open_dataset(store).read(SIZE), pixels(cells))
 
 
 def test_two_builds_at_once(folder, tmp_path):
-    command = [sys.executable, "-c", BUILD, folder, tmp_path / "store", str(SIZE), str(3 * ROW)]
+    command = [sys.executable, "-c", BUILD, folder, tmp_path / "store", str(SIZE)]
     processes = [subprocess.Popen(command) for _ in range(2)]
     assert [process.wait(60) for process in processes] == [0, 0]
     cells = open_dataset(folder)
@@ -217,72 +210,73 @@ def test_two_builds_at_once(folder, tmp_path):
 @pytest.mark.parametrize(
     "spoil",
     [
-        lambda store: (store / "shard-00001.npy").unlink(),
-        lambda store: (store / "shard-00001.npy").write_bytes(b"\x93NUMPY"),
-        lambda store: os.truncate(store / "shard-00001.npy", 500),
-        lambda store: np.save(store / "shard-00001.npy", np.zeros((7, SIZE, SIZE, 3))),
-        lambda store: (store / "index.parquet").write_bytes(b"PAR1"),
+        lambda array: array.unlink(),
+        lambda array: array.write_bytes(b"\x93NUMPY"),
+        lambda array: os.truncate(array, 500),
+        lambda array: np.save(array, np.zeros((14, SIZE, SIZE, 3))),
+        lambda array: np.save(array, np.zeros((13, SIZE, SIZE, 3), np.uint8)),
+        lambda array: array.with_name("index.parquet").write_bytes(b"PAR1"),
     ],
-    ids=["missing", "header", "cut short", "type", "index"],
+    ids=["missing", "header", "cut short", "type", "number", "index"],
 )
-def test_damage_is_noticed_and_mended(folder, tmp_path, spoil):
+def test_damage_is_noticed_and_fixed(folder, tmp_path, spoil):
     cells, store = open_dataset(folder), tmp_path / "store"
-    build_store(cells, SIZE, store, shard_bytes=7 * ROW)
-    spoil(store)
+    spoil(stored(cells, SIZE, store).store.file)
     with pytest.raises(DataError, match="Build"):
         open_dataset(store)
-    build_store(cells, SIZE, store, shard_bytes=7 * ROW)
+    stored(cells, SIZE, store)
     np.testing.assert_array_equal(open_dataset(store).read(SIZE), pixels(cells))
 
 
-def test_a_shard_cut_short_while_it_is_read(folder, tmp_path):
-    store = build_store(open_dataset(folder), SIZE, tmp_path / "store")
-    os.truncate(tmp_path / "store" / "shard-00000.npy", 1000)
-    with pytest.raises(DataError, match=r"shard-00000\.npy: cut short"):
+def test_an_array_cut_short_while_it_is_read(folder, tmp_path):
+    store = stored(open_dataset(folder), SIZE, tmp_path / "store").store
+    os.truncate(store.file, 1000)
+    with pytest.raises(DataError, match=r"images-.*\.npy: cut short"):
         store.read(np.arange(14), np.empty((14, SIZE, SIZE, 3), np.uint8))
 
 
 def test_places_that_are_refused(folder, tmp_path, monkeypatch):
     cells = open_dataset(folder)
-    store = build_store(cells, SIZE, tmp_path / "store").folder
+    store = stored(cells, SIZE, tmp_path / "store").store.folder
     with pytest.raises(DataError, match=f"holds images of {SIZE} pixels, not 16"):
-        build_store(cells, 16, store)
+        stored(cells, 16, store)
     (tmp_path / "file").write_text("")
-    with pytest.raises(DataError, match="file: is a file"):
-        build_store(cells, SIZE, tmp_path / "file")
+    with pytest.raises(DataError, match=r"file: is no store \(it is a file\)"):
+        stored(cells, SIZE, tmp_path / "file")
     np.save(tmp_path / "mine.npy", np.zeros(3))
     before = sorted(path.name for path in tmp_path.iterdir())
     with pytest.raises(DataError, match="is no store"):
-        build_store(cells, SIZE, tmp_path)
+        stored(cells, SIZE, tmp_path)
     assert sorted(path.name for path in tmp_path.iterdir()) == before
     with pytest.raises(DataError, match="expected pixels from 1 on, found 0"):
-        build_store(cells, 0, tmp_path / "other")
+        stored(cells, 0, tmp_path / "other")
     usage = shutil.disk_usage(tmp_path)._replace(free=2**26 + 14 * ROW - 1)
     monkeypatch.setattr(shutil, "disk_usage", lambda _: usage)
     with pytest.raises(DataError, match=r"needs 0\.1 GiB more, but the disk has 0\.1 GiB left"):
-        build_store(cells, SIZE, tmp_path / "full")
+        stored(cells, SIZE, tmp_path / "full")
     monkeypatch.setattr(shutil, "disk_usage", lambda _: usage._replace(free=usage.free + 1))
-    build_store(cells, SIZE, tmp_path / "full")
+    stored(cells, SIZE, tmp_path / "full")
 
 
 def test_a_file_that_changed_since_it_was_opened(folder, tmp_path):
     cells = open_dataset(folder)
     write_png(folder / "a" / "4.png", np.zeros((20, 20, 3), np.uint8))
     with pytest.raises(DataError, match=r"a/4\.png: has changed since the set was opened"):
-        build_store(cells, SIZE, tmp_path / "store")
+        stored(cells, SIZE, tmp_path / "store")
     (folder / "a" / "4.png").unlink()
     with pytest.raises(DataError, match=r"a/4\.png: cannot be read \(No such file"):
-        build_store(cells, SIZE, tmp_path / "store")
-    assert not Store.is_at(tmp_path / "store")
-    build_store(open_dataset(folder), SIZE, tmp_path / "store")
+        stored(cells, SIZE, tmp_path / "store")
+    assert [path.name for path in (tmp_path / "store").iterdir()] == [".lock"]
+    stored(open_dataset(folder), SIZE, tmp_path / "store")
 
 
 def test_names_that_are_not_text(folder, tmp_path):
     (folder / "a" / "0.png").rename(folder / "a" / os.fsdecode(b"\xff'\n.png"))
     cells = open_dataset(folder)
-    build_store(cells, SIZE, tmp_path / "store")
+    stored(cells, SIZE, tmp_path / "store")
     table = pd.read_parquet(tmp_path / "store" / "index.parquet")
-    assert "a/\\xff'\n.png" in set(table["file"])
+    assert "a/\\xff'\n.png" in set(table["path"])
+    assert open_dataset(tmp_path / "store").paths == cells.paths
     np.testing.assert_array_equal(open_dataset(tmp_path / "store").read(SIZE), pixels(cells))
 
 

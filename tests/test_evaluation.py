@@ -4,29 +4,32 @@ import json
 import subprocess
 import sys
 from fractions import Fraction
+from functools import partial
 from math import comb
 
-from cellaug.book import thesis
-from cellaug.evaluation import (
-    ExpertForm,
-    against_guessing,
-    answers,
-    binomial_interval,
+from cellaug.book.chapter import thesis
+from cellaug.data import Dataset
+from cellaug.data.reader import Reader
+from cellaug.evaluation.classifiers import (
     classification_report,
-    detectable_accuracy,
-    diversity,
     machine_expert,
-    mean_pairwise_distance,
-    nearest,
     paired_difference,
     per_class_change,
+    predicted,
+    summarise_seeds,
+    train_classifier,
+)
+from cellaug.evaluation.distances import diversity, mean_pairwise_distance, nearest
+from cellaug.evaluation.expert import (
+    against_guessing,
+    binomial_interval,
+    detectable_accuracy,
     score,
     score_confusion,
     shuffle_trial,
-    similarity,
-    summarise_seeds,
     trials_needed,
 )
+from cellaug.training import fit
 
 import numpy as np
 import pandas as pd
@@ -68,17 +71,18 @@ def test_a_class_that_is_only_predicted_counts_as_wrong():
 
 
 @pytest.mark.parametrize(
-    ("truth", "predicted", "message"),
+    ("truth", "predicted", "wrong"),
     [
-        ([0, 1], [0], "argmax"),
-        ([], [], "argmax"),
-        ([0, 4], [0, 1], "truth: class numbers must lie in 0–3"),
-        ([0, 1], [0, -1], "predicted: class numbers"),
-        ([0, 1], [0.0, 1.0], "predicted: expected integer"),
+        ([0, 1], [0], "predicted"),
+        ([], [], "truth"),
+        ([0, 4], [0, 1], "truth"),
+        ([0, 1], [0, -1], "predicted"),
+        ([0, 1], [0.5, 1.0], "predicted"),
+        ([0, 1], [[0.9, 0.1], [0.2, 0.8]], "predicted"),
     ],
 )
-def test_report_refuses(truth, predicted, message):
-    with pytest.raises(ValueError, match=message):
+def test_report_refuses(truth, predicted, wrong):
+    with pytest.raises(ValueError, match=f"{wrong}: expected class numbers from 0 to 3.*argmax"):
         classification_report(np.array(truth), np.array(predicted), NAMES)
 
 
@@ -88,8 +92,6 @@ def test_per_class_change_is_in_percentage_points():
     change = per_class_change(before, after)
     assert change[["band", "segmented"]].tolist() == [50.0, -50.0]
     assert change[["platelet", "absent"]].isna().all()
-    with pytest.raises(ValueError, match="different classes"):
-        per_class_change(before, classification_report(np.array([0]), np.array([0]), NAMES[:2]))
 
 
 def test_summary_of_seeds():
@@ -104,8 +106,6 @@ def test_summary_of_seeds():
     assert summary["recall"]["band"]["mean"] == 0.5
     assert summary["recall"]["absent"] == {"mean": None, "std": None, "n": 0}
     assert summarise_seeds(reports[:1])["accuracy"] == {"mean": 1.0, "std": None, "n": 1}
-    with pytest.raises(ValueError, match="at least one"):
-        summarise_seeds([])
 
 
 def test_paired_difference_by_hand():
@@ -116,7 +116,8 @@ def test_paired_difference_by_hand():
     assert found["high"] == pytest.approx(2 + 4.3026527 / 3**0.5)
     assert found["n"] == 3
     assert paired_difference([1.0], [3.0]) == {"mean": 2.0, "low": None, "high": None, "n": 1}
-    with pytest.raises(ValueError, match="one value per seed"):
+    assert paired_difference([1, 2, 3], [2, 3, 4]) == {"mean": 1.0, "low": 1.0, "high": 1.0, "n": 3}
+    with pytest.raises(ValueError, match="longer"):
         paired_difference([1, 2], [1, 2, 3])
 
 
@@ -135,7 +136,7 @@ def test_interval_at_the_edges():
     assert binomial_interval(10, 10) == (pytest.approx(0.025**0.1), 1.0)
     assert binomial_interval(0, 0) == (0.0, 1.0)
     assert binomial_interval(0, 10, confidence=0.9)[1] == pytest.approx(1 - 0.05**0.1)
-    with pytest.raises(ValueError, match="11 of 10"):
+    with pytest.raises(ValueError, match="11"):
         binomial_interval(11, 10)
 
 
@@ -205,7 +206,7 @@ def test_trials_needed_is_where_the_power_stays(accuracy):
 def test_trials_needed_at_the_edges():
     assert trials_needed(1.0) == 6
     assert trials_needed(0.71, power=0.95) > trials_needed(0.71) > trials_needed(0.71, alpha=0.2)
-    with pytest.raises(ValueError, match=r"from 0\.51 to 1, got 0\.5"):
+    with pytest.raises(ValueError, match=r"from 0\.51 to 1, got .* 0\.5"):
         trials_needed(0.5)
     with pytest.raises(ValueError, match="alpha < power"):
         trials_needed(0.7, power=0.04)
@@ -238,106 +239,20 @@ def test_shuffle_trial_keeps_truth_with_its_image():
         shuffle_trial(real, flat(1, size=9))
 
 
-# --- the expert's form -------------------------------------------------------------------------
-
-
-def shown(form):
-    """The grey level of the picture that the form shows."""
-    import cv2
-
-    return int(cv2.imdecode(np.frombuffer(form.picture.value, np.uint8), 1)[0, 0, 0])
-
-
-def test_form_takes_answers_by_its_buttons(tmp_path):
-    path = tmp_path / "trials" / "one.json"
-    images = flat(10, 20, 30)
-    form = ExpertForm(images, path)
-    assert shown(form) == 10 and form.back.disabled and not path.exists()
-    form.real.click()
-    assert shown(form) == 20 and json.loads(path.read_text())["said_real"] == [True, None, None]
-    with pytest.raises(ValueError, match="2 of 3 images are not answered"):
-        answers(path)
-    form.generated.click()
-    form.real.click()
-    assert form.complete and form.real.disabled and form.generated.disabled
-    assert "All 3 images" in form.text.value and form.bar.value == 3
-    assert answers(path, images).tolist() == [True, False, True]
-    assert list(path.parent.iterdir()) == [path]
-
-
-def test_form_goes_back_and_changes_an_answer(tmp_path):
-    form = ExpertForm(flat(10, 20, 30, 40), tmp_path / "a.json")
-    form.real.click()
-    form.real.click()
-    form.back.click()
-    form.back.click()
-    assert shown(form) == 10 and "so far: real" in form.text.value
-    form.generated.click()
-    assert shown(form) == 30  # the first without an answer
-    assert form.given == [False, True, None, None]
-
-
-def test_form_goes_back_from_the_end(tmp_path):
-    form = ExpertForm(flat(10, 20), tmp_path / "a.json")
-    form.real.click()
-    form.real.click()
-    form.back.click()
-    assert shown(form) == 20 and form.picture.layout.display == "" and not form.real.disabled
-    form.generated.click()
-    assert answers(tmp_path / "a.json").tolist() == [True, False]
-    assert form.real.disabled
-
-
-def test_form_resumes(tmp_path):
-    images = flat(10, 20, 30)
-    first = ExpertForm(images, tmp_path / "a.json")
-    first.generated.click()
-    second = ExpertForm(images, tmp_path / "a.json")
-    assert shown(second) == 20 and second.bar.value == 1 and second.given == [False, None, None]
-
-
-def test_form_refuses_what_is_not_its_file(tmp_path):
-    path = tmp_path / "a.json"
-    ExpertForm(flat(10, 20), path).real.click()
-    before = path.read_bytes()
-    with pytest.raises(ValueError, match="another trial"):
-        ExpertForm(flat(20, 10), path)
-    with pytest.raises(ValueError, match="another trial"):
-        answers(path, flat(20, 10))
-    assert path.read_bytes() == before
-    path.write_text("{")
-    with pytest.raises(ValueError, match="JSON"):
-        ExpertForm(flat(10, 20), path)
-    path.write_text('{"format": 1, "said_real": [1]}')
-    with pytest.raises(ValueError, match="true, false and null"):
-        answers(path)
-    path.write_text('{"format": 2}')
-    with pytest.raises(ValueError, match="format 1"):
-        answers(path)
-    with pytest.raises(FileNotFoundError, match="no answers yet"):
-        answers(tmp_path / "none.json")
-
-
-def test_form_shows_in_a_notebook(tmp_path):
-    bundle = ExpertForm(flat(10), tmp_path / "a.json")._repr_mimebundle_()
-    assert "application/vnd.jupyter.widget-view+json" in bundle
-
-
 # --- likeness and diversity --------------------------------------------------------------------
 
 
-def test_nearest_agrees_with_brute_force(monkeypatch):
-    monkeypatch.setattr(similarity, "CHUNK", 3)
+def test_nearest_agrees_with_brute_force():
     rng = np.random.default_rng(0)
     query = rng.integers(0, 256, (7, 16, 16, 3), dtype=np.uint8)
     candidates = rng.integers(0, 256, (11, 16, 16, 3), dtype=np.uint8)
     candidates[8] = query[4]
     difference = query[:, None].astype(float) - candidates[None]
     expected = np.sqrt((difference**2).mean((2, 3, 4)))
-    indices, distances = nearest(query, candidates)
+    indices, measured = nearest(query, candidates)
     assert indices.tolist() == expected.argmin(1).tolist()
-    assert distances == pytest.approx(expected.min(1))
-    assert indices[4] == 8 and distances[4] == 0.0
+    assert measured == pytest.approx(expected.min(1))
+    assert indices[4] == 8 and measured[4] == 0.0
 
 
 def test_distance_is_in_grey_levels_after_averaging_areas():
@@ -350,9 +265,9 @@ def test_distance_is_in_grey_levels_after_averaging_areas():
 
 
 def test_nearest_refuses():
-    with pytest.raises(ValueError, match="one image size"):
+    with pytest.raises(ValueError, match="Incompatible dimension"):
         nearest(flat(1), flat(1, size=9))
-    with pytest.raises(ValueError, match="at least one"):
+    with pytest.raises(ValueError, match="size 0"):
         nearest(flat(1), flat(1)[:0])
     with pytest.raises(ValueError, match="query: expected uint8"):
         nearest(flat(1) / 255, flat(1))
@@ -361,8 +276,7 @@ def test_nearest_refuses():
 def test_mean_pairwise_distance_by_hand():
     assert mean_pairwise_distance(flat(0, 10, 40)) == pytest.approx((10 + 40 + 30) / 3)
     assert mean_pairwise_distance(flat(7, 7)) == 0.0
-    with pytest.raises(ValueError, match="needs two"):
-        mean_pairwise_distance(flat(1))
+    assert np.isnan(mean_pairwise_distance(flat(1)))
 
 
 def test_drawn_pairs_estimate_the_mean():
@@ -377,7 +291,7 @@ def test_diversity_by_class():
     found = diversity(flat(0, 10, 5, 5, 80), np.array([0, 0, 1, 1, 2]), NAMES)
     expected = pd.Series([10, 0, np.nan, np.nan], index=list(NAMES), name="diversity")
     pd.testing.assert_series_equal(found, expected)
-    with pytest.raises(ValueError, match="one per image"):
+    with pytest.raises(IndexError, match="boolean index"):
         diversity(flat(0, 10), np.array([0]), NAMES)
 
 
@@ -397,14 +311,33 @@ def test_machine_expert_finds_a_plain_difference():
 def test_machine_expert_refuses_what_it_has_seen():
     with pytest.raises(ValueError, match="1 of the trial's 2 images"):
         machine_expert(flat(1, 2), flat(3, 4), flat(2, 9))
-    with pytest.raises(ValueError, match="fake_train"):
+    with pytest.raises(ValueError, match="dimensions"):
         machine_expert(flat(1, 2), flat(3, size=9), flat(9))
+
+
+def test_a_classifier_learns_from_a_reader_and_resumes(tmp_path):
+    rng = np.random.default_rng(0)
+    labels = np.arange(64) % 2
+    images = rng.integers(100, 130, (64, 16, 16, 3), np.uint8)
+    images[labels == 1, :, :, 0] += 90
+    cells = Dataset.of_images(images, labels, ("a", "b"))
+
+    def train():
+        with Reader(cells, 16, 16, seed=1) as reader:
+            resumed = partial(fit, checkpoint=tmp_path / "c", settings={"data": "x"})
+            return train_classifier(reader, 16, 2, 20 * len(reader), seed=3, fit=resumed)
+
+    model = train()
+    assert (predicted(model, images) == labels).mean() > 0.9
+    again = train()  # what is done is not done again
+    for one, other in zip(model.get_weights(), again.get_weights(), strict=True):
+        np.testing.assert_array_equal(one, other)
 
 
 def test_importing_is_light():
     code = (
-        "import cellaug.evaluation, cellaug.augmentation, sys;"
-        "heavy = {'keras', 'tensorflow', 'jax', 'ipywidgets', 'IPython', 'matplotlib'};"
+        "import cellaug.evaluation, cellaug.generators, sys;"
+        "heavy = {'keras', 'tensorflow', 'jax', 'IPython', 'matplotlib'};"
         "print(sorted(heavy & set(sys.modules)))"
     )
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)

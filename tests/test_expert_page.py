@@ -7,17 +7,19 @@ import shutil
 import struct
 import subprocess
 import sys
+from html import escape
 
 from cellaug import cli
 from cellaug.data import DataError
 from cellaug.data.images import write_png
-from cellaug.evaluation import ExpertForm, answers, expert_page, trial_hash
+from cellaug.evaluation import expert_page, read_answers, trial_hash
 from cellaug.evaluation.expert_page import as_text, page, score_answers, write_test
 
 import browser
 import cv2
 import numpy as np
 import pytest
+from IPython.display import IFrame
 from scipy import stats
 
 COUNT = 6
@@ -197,7 +199,7 @@ def test_what_is_left_out_is_said(folders, tmp_path, capsys):
     assert left == {
         "real/note.txt": "not an image",
         "real/monocyte/zwilling.png": "copy of monocyte/patient0.png",
-        "fake/linked": "a link to a folder; not followed",
+        "fake/linked": "not a regular file",
         "fake/half.png": "truncated PNG (no IEND chunk)",
         "fake/dot.png": "smaller than 8 pixels on a side",
     }
@@ -221,7 +223,19 @@ def copy_pixels(real, fake):
 
 def too_few(real, fake):
     (fake / "half.png").write_bytes(b"nothing")
-    return {"count": 9}, r"8 usable images, but 9 fake ones.*half\.png: not an image"
+    return {"count": 9}, r"8 usable fake images, but 9 are.*half\.png: not an image"
+
+
+def none_usable(real, fake):
+    for file in fake.iterdir():
+        file.write_bytes(b"nothing")
+    return {"count": 1}, r"0 usable fake images, but 1 are.*synthetic0\.png: not an image"
+
+
+def none_at_all(real, fake):
+    shutil.rmtree(real / "basophil")
+    shutil.rmtree(real / "monocyte")
+    return {"count": 1}, "0 usable real images, but 1 are asked for$"
 
 
 def mix(real, fake):
@@ -235,7 +249,8 @@ def mix_the_other_way(real, fake):
 
 
 @pytest.mark.parametrize(
-    "spoil", [copy_byte_for_byte, copy_pixels, too_few, mix, mix_the_other_way]
+    "spoil",
+    [copy_byte_for_byte, copy_pixels, too_few, none_usable, none_at_all, mix, mix_the_other_way],
 )
 def test_images_that_make_no_trial_are_refused(folders, tmp_path, spoil):
     options, message = spoil(*folders)
@@ -438,10 +453,8 @@ def test_answered_by_keyboard(chromium, made, tmp_path, capsys):
     # 10 or more right of 12 are better than guessing at level 0.05, 9 are not
     least, power = (scores["power"][key] for key in ("detectable_accuracy", "power"))
     assert stats.binom.sf(9, 12, least) == pytest.approx(power, abs=0.01)
-    # the notebook's form reads the same file
-    images = np.stack([decoded(png) for png in pictures((out / "expert-test.html").read_text())])
-    assert answers(file, images).tolist() == content["said_real"]
-    assert ExpertForm(images, file).complete
+    # chapter 02 reads the same file
+    assert read_answers(file, key["trial"])["said_real"].tolist() == content["said_real"]
 
 
 def test_answered_by_touch_on_a_phone_in_the_dark(chromium, made, tmp_path):
@@ -496,6 +509,25 @@ def test_without_storage_it_goes_on_and_says_so(chromium, made):
     closed(visit)
 
 
+def test_within_a_notebook(chromium, made, tmp_path):
+    """As in chapter 02: in a frame, whose page keeps its answers and exports them."""
+    html = (made[0] / "expert-test.html").read_text("utf-8")
+    frame = IFrame("about:blank", "100%", 720, [f'srcdoc="{escape(html)}"'])
+    (tmp_path / "notebook.html").write_text(f"<!doctype html>{frame._repr_html_()}")
+    visit = browser.Visit(chromium, tmp_path, "notebook.html", browser.DESKTOP)
+    inside = visit.page.frame_locator("iframe")
+    assert "after closing or reloading" in inside.locator("#storage").inner_text()
+    inside.get_by_role("button", name="Start").click()
+    for key in "rf" * 6:
+        visit.page.keyboard.press(key)
+    with visit.page.expect_download() as download:
+        visit.page.keyboard.press("d")
+    file = tmp_path / download.value.suggested_filename
+    download.value.save_as(file)
+    assert read_answers(file, made[1]["trial"])["said_real"].tolist() == [True, False] * 6
+    closed(visit)
+
+
 def test_next_reader_starts_anew(chromium, made):
     visit = opened(chromium, made[0])
     page = visit.page
@@ -504,7 +536,7 @@ def test_next_reader_starts_anew(chromium, made):
     page.reload()
     answer = []
     page.on("dialog", lambda dialog: (answer.append(dialog.message), dialog.accept()))
-    page.get_by_role("button", name="Delete the answers and start anew").click()
+    page.get_by_role("button", name="Delete the answers and start again").click()
     assert answer == ["Delete all answers to this trial from this browser?"]
     page.reload()
     assert page.locator("#so-far").is_hidden() and page.inner_text("#go") == "Start"
@@ -632,7 +664,7 @@ def test_several_readers_are_not_pooled(thesis_trial, tmp_path):
     tables = [reader["confusion"] for reader in scores["readers"]]
     assert tables == [[[44, 6], [23, 27]], [[23, 27], [44, 6]]]
     text = as_text(scores)
-    assert "not independent: no pooled" in text
+    assert "not independent, no pooled" in text
     assert re.search(r"^b\.json .* -$", text, re.MULTILINE)
     with pytest.raises(DataError, match=r"c\.json holds the same answers as .*a\.json"):
         score_answers([file, other, shutil.copy(file, tmp_path / "c.json")], key)
@@ -645,11 +677,12 @@ def test_several_readers_are_not_pooled(thesis_trial, tmp_path):
         ({"said_real": [True] * 99 + [None]}, "1 of 100 images are not answered"),
         ({"said_real": [True] * 99, "milliseconds": None}, "expected 100 answers, found 99"),
         ({"said_real": [1] * 100}, "list of true, false and null"),
+        ({"said_real": "true"}, "list of true, false and null"),
         ({"milliseconds": [1]}, "milliseconds should be a list of 100 numbers"),
         ({"milliseconds": [-1] * 100}, "milliseconds should be"),
         ({"milliseconds": [float("nan")] * 100}, "milliseconds should be"),
         ({"initials": 5}, "initials should be a text, found 5"),
-        ({"format": 2}, "file of format 1"),
+        ({"format": 2}, "expert test of format 1"),
     ],
 )
 def test_wrong_answers_are_refused(thesis_trial, change, message, capsys):
@@ -687,7 +720,7 @@ def test_missing_and_swapped_files_are_named(thesis_trial, tmp_path, capsys):
         assert cli.main(["expert-score", *map(str, words)]) == 2
         assert "none: there" in capsys.readouterr().err
     file.write_bytes(b"\xff\xfe{")
-    with pytest.raises(DataError, match="expected the JSON"):
+    with pytest.raises(DataError, match="answers exported from an expert test, as JSON"):
         score_answers([file], key)
 
 

@@ -4,6 +4,8 @@ from cellaug import figures
 from cellaug.data import open_dataset
 from cellaug.data.images import read_image, write_png
 from cellaug.data.inspection import inspect
+from cellaug.evaluation import scorecard
+from cellaug.evaluation.finding import Fidelity
 
 import cv2
 import matplotlib.pyplot as plt
@@ -66,28 +68,61 @@ def levels(fig):
     return [int(image.get_array()[0, 0, 0]) for image in fig.axes[0].images]
 
 
+def marks(ax):
+    """The values of every mark of an interval plot by its kind, with the row of each."""
+    return {
+        line.get_label(): dict(zip(line.get_ydata().tolist(), line.get_xdata(), strict=True))
+        for line in ax.lines
+        if line.get_marker() != "None"
+    }
+
+
 def ticks(labels):
     """The words of tick labels."""
     return [label.get_text() for label in labels]
 
 
 def test_image_grid_lays_out_rows():
-    fig = draw(figures.image_grid(images(7), columns=3, titles=[f"t{i}" for i in range(7)]))
+    fig = draw(figures.image_grid(images(7), columns=3, captions=[f"t{i}" for i in range(7)]))
     assert levels(fig) == list(range(7)) and texts(fig) == [f"t{i}" for i in range(7)]
     extents = [image.get_extent() for image in fig.axes[0].images]
     assert extents[3][0] == extents[0][0] and extents[3][2] > extents[0][2]  # a new row
     assert extents[2][0] > extents[1][0] > extents[0][0]
-    assert fig.get_size_inches()[0] < 4
+    assert fig.get_size_inches()[0] < 4.3
     assert draw(figures.image_grid(images(9), columns=9)).get_size_inches()[0] < 7.6
     square = figures.image_grid(images(9))
     assert square.get_size_inches()[0] == pytest.approx(square.get_size_inches()[1])
 
 
-def test_images_must_be_uint8():
+def test_images_must_be_uint8_and_captions_as_many():
     with pytest.raises(ValueError, match="to_uint8"):
         figures.image_grid(images(3) / 127.5 - 1)
+    with pytest.raises(ValueError, match=r"first: .*to_uint8"):
+        figures.image_rows({"first": images(3) / 127.5})
     with pytest.raises(ValueError, match="expected 3, one per image"):
-        figures.image_grid(images(3), titles=["one"])
+        figures.image_grid(images(3), captions=["one"])
+    with pytest.raises(ValueError, match="no image to show"):
+        figures.image_rows({"none": images(1)[:0]})
+
+
+def test_hundreds_of_images_share_one_axes():
+    fig = figures.image_grid(images(240), columns=20)
+    assert len(fig.axes) == 1 and len(levels(fig)) == 240
+
+
+def test_image_rows_have_labels_heads_and_captions():
+    rows = {"epoch 1": images(3), "epoch 10": images(2) + 10}
+    words = ["$a$", "", "c\n4.0", "d" * 80, "e"]
+    fig = draw(figures.image_rows(rows, ["first", "metamyelocyte " * 2, "x"], captions=words))
+    assert levels(fig) == [0, 1, 2, 10, 11]
+    *heads, row, a, c, distance, other, long, e = texts(fig)
+    assert heads == ["first", "metamyelocyte " * 2, "x"]
+    assert {text.get_rotation() for text in fig.axes[0].texts[:3]} == {90}  # too wide to lie
+    assert (row, other) == ("epoch 1", "epoch 10")
+    assert (a, c, distance, e) == ("$a$", "c", "4.0", "e")
+    (small,) = (text for text in fig.axes[0].texts if text.get_text() == long)
+    box, scale = small.get_window_extent(), fig.dpi
+    assert long == "d" * 80 and box.width <= 1.2 * scale  # no wider than its image
 
 
 @pytest.mark.parametrize("count", [3, 11, 19])
@@ -109,7 +144,7 @@ def test_class_distribution(count):
     ax = fig.axes[0]
     assert [bar.get_width() for bar in ax.containers[1]] == counts.loc["validation"].tolist()
     assert [bar.get_x() for bar in ax.containers[1]] == counts.loc["train"].tolist()
-    assert texts(fig) == [f"{total:,}" for total in counts.sum()]
+    assert texts(fig) == [f" {total:,}" for total in counts.sum()]
     assert ticks(ax.get_yticklabels()) == NAMES[count]
     assert ax.yaxis_inverted()
 
@@ -117,17 +152,11 @@ def test_class_distribution(count):
 def test_loss_curves():
     history = pd.DataFrame({"d_loss": [1.4, 1.2], "g_loss": [0.7, 0.9]}, index=[1, 2])
     fig = draw(figures.loss_curves(history, {"g_loss": "generator"}))
-    (line,) = fig.axes[0].lines
+    line = fig.axes[0].lines[0]
     assert line.get_xydata().tolist() == [[1, 0.7], [2, 0.9]]
     assert ticks(fig.axes[0].get_legend().get_texts()) == ["generator"]
-    assert len(figures.loss_curves(history, ["d_loss", "g_loss"]).axes[0].lines) == 2
-    with pytest.raises(ValueError, match=r"no column \['loss'\]"):
-        figures.loss_curves(history, ["loss"])
-
-
-def test_samples_over_time_sorts_epochs():
-    fig = draw(figures.samples_over_time({10: images(3) + 10, 1: images(3)}))
-    assert texts(fig) == ["epoch 1", "epoch 10"] and levels(fig) == [0, 1, 2, 10, 11, 12]
+    with pytest.raises(KeyError, match="loss"):
+        figures.loss_curves(history, {"loss": "loss"})
 
 
 @pytest.mark.parametrize("count", [1, 3, 11, 19])
@@ -138,65 +167,74 @@ def test_pairs(count):
     words = texts(fig)
     assert [word for word in words if word in names] == names
     assert words.count("generated") == min(count, 3) and words.count("distance 4.0") == count
-    with pytest.raises(ValueError, match="equally long"):
-        figures.pairs(images(2), images(3), ["a", "b"])
+    left = [image.get_extent()[0] for image in fig.axes[0].images]
+    assert count < 2 or left[2] - left[1] > left[1] - left[0]  # pairs stand apart
+    for lengths in ((2, 3, 2, 2), (2, 2, 1, 2), (2, 2, 2, 3)):
+        left, right, names, captions = lengths
+        with pytest.raises(ValueError):
+            figures.pairs(images(left), images(right), ["a"] * names, ["b"] * captions)
 
 
 @pytest.mark.parametrize("count", [3, 11, 19])
 def test_confusion_matrix_fits(count):
     matrix = 1500 * np.eye(count, dtype=int)
     matrix[0] += 7
-    fig = draw(figures.confusion_matrix(matrix, NAMES[count], "baseline"))
-    assert len(texts(fig)) == 2 * (2 * count - 1)
+    fig = draw(figures.confusion_matrix(matrix, NAMES[count]))
+    assert len(texts(fig)) == 2 * count - 1
     assert ticks(fig.axes[0].get_xticklabels()) == NAMES[count]
+    assert ticks(fig.axes[0].get_yticklabels()) == NAMES[count] and fig.axes[0].yaxis_inverted()
     box = fig.axes[0].get_window_extent()
-    assert box.width == pytest.approx(box.height)
+    assert box.width == pytest.approx(box.height) and box.width > 40 * count
 
 
 def test_confusion_matrix_is_normalised_by_row():
     fig = figures.confusion_matrix([[44, 6], [23, 27]], ["real", "generated"])
-    assert texts(fig) == ["88", "44", "12", "6", "46", "23", "54", "27"]
-    assert fig.axes[0].images[0].get_array().tolist() == [[88, 12], [46, 54]]
+    assert texts(fig) == ["88\n44", "12\n6", "46\n23", "54\n27"]
+    assert fig.axes[0].collections[0].get_array().tolist() == [[88, 12], [46, 54]]
+    assert (fig.axes[0].get_ylabel(), fig.axes[0].get_xlabel()) == ("actual", "predicted")
     rare = figures.confusion_matrix([[999, 1], [0, 0]], ["a", "b"])
-    assert texts(rare) == ["100", "999", "<1", "1"]
-    with pytest.raises(ValueError, match="expected 3×3"):
+    assert texts(rare) == ["100\n999", "<1\n1"]
+    with pytest.raises(ValueError, match="3 columns passed, passed data had 1"):
         figures.confusion_matrix([[1]], NAMES[3])
 
 
 @pytest.mark.parametrize("count", [3, 11, 19])
 def test_per_class_change(count):
-    changes = pd.DataFrame(
-        {"synthetic": np.linspace(-12, 13, count), "both": np.zeros(count)}, index=NAMES[count]
-    )
-    changes.iloc[1, 0] = np.nan
-    fig = draw(figures.per_class_change(changes))
+    seeds = pd.DataFrame([np.linspace(-13, 12, count), np.linspace(-11, 14, count)])
+    seeds.columns = NAMES[count]
+    seeds.iloc[:, 1] = np.nan
+    fig = draw(figures.per_class_change({"synthetic": seeds, "both": 0 * seeds - 0.01}))
     first, second = fig.axes
     assert (first.get_title(), second.get_title()) == ("synthetic", "both")
-    assert texts(fig)[0] == "−12.0" and texts(fig)[count - 2] == "+13.0"
-    assert set(texts(fig)[count - 1 :]) == {"0.0"}
-    bars = first.containers[0]
-    assert bars[0].get_facecolor() != bars[-1].get_facecolor()
+    assert ticks(first.get_yticklabels()) == NAMES[count] and first.yaxis_inverted()
+    words = texts(fig)
+    assert words[0] == "−12.0" and words[count - 2] == "+13.0"
+    assert set(words[count - 1 :]) == {"+0.0"}
+    ends = first.collections[0].get_segments()[0][:, 0]
+    assert ends == pytest.approx([-12 - 2**0.5, -12 + 2**0.5])  # one standard deviation
+    assert first.get_xlim() == second.get_xlim()
+    assert fig.get_supxlabel() == "change in percentage points"
 
 
 @pytest.mark.parametrize("count", [3, 11, 19])
 def test_diversity_matches_classes_by_name(count):
     real = pd.Series(np.arange(count) + 20.0, NAMES[count])
     generated = (real - 15)[::-1].drop(NAMES[count][1])
-    fig = draw(figures.diversity(generated, real))
-    true, made = fig.axes[0].lines
-    assert true.get_xdata().tolist() == real.tolist()
-    assert made.get_xdata()[0] == 5 and np.isnan(made.get_xdata()[1])
     table = pd.DataFrame({"AC-GAN": generated, "conditional GAN": real})
     fig = draw(figures.diversity(table, real))
-    words = [text.get_text() for text in fig.axes[0].get_legend().get_texts()]
-    assert words == ["real", "AC-GAN", "conditional GAN"]
-    assert fig.axes[0].lines[1].get_xdata()[0] == 5
+    found = marks(fig.axes[0])
+    assert list(found) == ["real", "AC-GAN", "conditional GAN"]
+    assert ticks(fig.legends[0].get_texts()) == list(found)
+    assert found["real"] == found["conditional GAN"] == dict(enumerate(real))
+    assert found["AC-GAN"][0] == 5 and np.isnan(found["AC-GAN"][1])
+    assert len({line.get_marker() for line in fig.axes[0].lines}) == 3
+    assert fig.axes[0].get_xlim()[0] == 0
 
 
 def test_interval_plot():
     rows = pd.DataFrame(
         {
-            "name": ["expert of the thesis", "one seed"],
+            "name": ["expert of the thesis", "one $seed$"],
             "value": [0.88, -0.5],
             "low": [0.757, None],
             "high": [0.955, None],
@@ -204,42 +242,63 @@ def test_interval_plot():
     )
     fig = draw(figures.interval_plot(rows, "recall", reference=0.5))
     assert texts(fig) == ["0.880  (0.757 to 0.955)", "−0.500"]
-    assert ticks(fig.axes[0].get_yticklabels()) == rows["name"].tolist()
-    assert fig.axes[0].yaxis_inverted()
-    with pytest.raises(ValueError, match="'high'"):
+    assert ticks(fig.axes[0].get_yticklabels()) == ["expert of the thesis", "one $seed$"]
+    assert fig.axes[0].yaxis_inverted() and fig.get_supxlabel() == "recall"
+    assert fig.axes[0].lines[-1].get_xdata() == [0.5, 0.5]
+    with pytest.raises(KeyError, match="high"):
         figures.interval_plot(rows.drop(columns="high"))
 
 
-def test_interpolation_names_its_ends():
-    fig = draw(figures.interpolation(images(9)))
-    assert texts(fig) == ["first", *(f"{i}/8" for i in range(1, 8)), "second"]
-    several = draw(figures.interpolation(images(18).reshape(2, 9, 8, 8, 3)))
-    assert levels(several) == list(range(18))
-
-
-def test_reconstructions():
-    real = images(3)
-    fig = draw(
-        figures.reconstructions(real, real + 10, real + 20, {"optimised": [1.04, 2.0, 30.0]})
+def test_interval_plot_of_several_measures_and_kinds():
+    rows = pd.DataFrame(
+        [
+            {"name": arm, "measure": measure, "kind": kind, "value": value, "low": value - 1}
+            for value, (arm, measure, kind) in enumerate(
+                (arm, measure, kind)
+                for arm in ("thesis", "ours")
+                for measure in ("F1", "recall")
+                for kind in ("64 px", "128 px")
+            )
+        ]
     )
-    assert levels(fig) == [0, 1, 2, 10, 11, 12, 20, 21, 22]
-    assert texts(fig) == ["real", "encoder", "optimised", "1.0", "2.0", "30.0"]
-    assert len(levels(figures.reconstructions(real, real))) == 6
-    with pytest.raises(ValueError, match="best"):
-        figures.reconstructions(real, real, errors={"best": [1, 2, 3]})
+    fig = draw(figures.interval_plot(rows.assign(high=rows["value"] + 1), reference={"F1": 1.5}))
+    first, second = fig.axes
+    assert [ax.get_title() for ax in fig.axes] == ["F1", "recall"]
+    assert ticks(fig.legends[0].get_texts()) == ["64 px", "128 px"] and not texts(fig)
+    small, large = marks(second).values()
+    assert (list(small.values()), list(large.values())) == ([2, 6], [3, 7])
+    assert [round(y) for y in small] == [0, 1] and not set(small) & set(large)
+    assert first.lines[-1].get_xdata() == [1.5, 1.5] and len(first.lines) == len(second.lines) + 1
 
 
-def test_perturbations():
-    fig = draw(figures.perturbations(images(1)[0], {0.25: images(3) + 20, 0.04: images(3) + 10}))
-    assert levels(fig) == [0, 10, 11, 12, 0, 20, 21, 22]
-    assert texts(fig) == ["original", "1", "2", "3", "σ² = 0.04", "σ² = 0.25"]
+def test_ladder_numbers_steps_and_shows_the_range_of_seeds():
+    runs = pd.DataFrame(
+        {
+            "arm": ["thesis", "thesis", "kernel", "WGAN"],
+            "seed": [1, 2, 1, 1],
+            "coverage": [0.2, 0.4, 0.5, np.nan],
+            "Fréchet distance": [10, 20, 5, 8],
+            "agreement, points": [-9, -7, -3, 0],
+            "recall": np.nan,
+        }
+    )
+    fig = draw(figures.ladder(runs, 2))
+    assert [ax.get_title() for ax in fig.axes] == list(runs.columns[2:5])
+    coverage, distance, agreement = fig.axes
+    assert ticks(coverage.get_yticklabels()) == ["1  thesis", "2  kernel", "  WGAN"]
+    assert marks(coverage)["step"] == pytest.approx({0: 0.3, 1: 0.5})
+    assert marks(distance) == {"step": {0: 15, 1: 5}, "variant": {2: 8}}
+    assert coverage.collections[0].get_segments()[0][:, 0].tolist() == [0.2, 0.4]
+    assert distance.get_xscale() == "log" and coverage.get_xscale() == "linear"
+    assert (coverage.lines[-1].get_xdata()[0], agreement.lines[-1].get_xdata()[0]) == (1, 0)
 
 
 def test_memory_curve():
-    held = pd.Series([0.0, 5.0, 8.0], index=[0, 64, 128], name="64 px")
-    fig = draw(figures.memory_curve(held, limit_mb=8))
-    line, limit = fig.axes[0].lines
-    assert line.get_ydata().tolist() == [0, 5, 8] and set(limit.get_ydata()) == {8}
+    held = pd.DataFrame({"64 px": [0.0, 5.0, 8.0], "128 px": 9.0}, index=[0, 64, 128])
+    fig = draw(figures.memory_curve(held, label="memory (MiB)"))
+    small, large = (line.get_xydata().tolist() for line in fig.axes[0].lines[:2])
+    assert small == [[0, 0], [64, 5], [128, 8]] and large == [[0, 9], [64, 9], [128, 9]]
+    assert fig.axes[0].get_ylabel() == "memory (MiB)" and fig.axes[0].get_ylim()[0] == 0
 
 
 @pytest.mark.parametrize("count", [2, 11, 20])
@@ -264,18 +323,90 @@ def test_inspection_names_classes_outliers_and_pairs(count, tmp_path, monkeypatc
     found = inspect(cells)
     fig = draw(figures.inspection(found, cells))
     counted, bright, coloured, background, sharp, odd, alike = fig.findobj(Axes)
-    assert ticks(counted.get_yticklabels()) == [name.replace("$", r"\$") for name in names]
+    assert ticks(counted.get_yticklabels()) == names
     total = sum(bar.get_width() for bars in counted.containers for bar in bars)
     assert total == len(cells) == 20 * count + 3
     assert "mean L*" in bright.get_xlabel() and "chroma" in coloured.get_xlabel()
     by_background = (found.outliers["measure"] == "background").sum()
-    assert len(background.lines[1].get_xdata()) == by_background == 1
-    assert len(background.lines[0].get_xdata()) == len(cells) - by_background
-    assert len(sharp.lines[1].get_xdata()) == len(found.outliers) - 1 >= 1
-    assert np.concatenate([line.get_ydata() for line in sharp.lines]).min() > 0  # the axis is log
+    usual, marked = (part.get_offsets() for part in background.collections)
+    assert (len(usual), len(marked)) == (len(cells) - by_background, 1)
+    usual, marked = (part.get_offsets() for part in sharp.collections)
+    assert len(marked) == len(found.outliers) - 1 >= 1
+    assert np.concatenate([usual, marked])[:, 1].min() > 0  # the axis is logarithmic
     shown = [text.get_text() for text in odd.texts]
     assert "20.png" in shown and any(text.startswith("bluer background") for text in shown)
     assert len(odd.images) == min(12, len(found.outliers))
-    words = [text.get_text() for text in alike.texts]
-    assert len(alike.images) == 2 and words[0] == "Images that show the same (1 of 1 pairs)"
-    assert {"7.png", r"a_\$x\$_b.png", "mirrored"} <= set(words)
+    words = [text.get_text() for text in fig.findobj(plt.Text)]
+    assert len(alike.images) == 2 and "Images that show the same (1 of 1 pairs)" in words
+    assert {"7.png", "a_$x$_b.png", "mirrored"} <= {text.get_text() for text in alike.texts}
+
+
+def finding(names, copies=True):
+    """A finding about classes of some names, with numbers made up."""
+    rng = np.random.default_rng(0)
+    rows = pd.DataFrame(
+        [(name, measure) for name in ["", *names] for measure in scorecard.MEASURES]
+        + [("", f"{kind} {p}") for kind, p in (("grid", 2), ("copies in", "features"))],
+        columns=["group", "measure"],
+    )
+    rows["level"] = rows["group"].map(lambda name: "class" if name else "overall")
+    rows["ratio"] = np.linspace(0.5, 1.5, len(rows))
+    for column in ("value", "real"):
+        rows[column] = rng.uniform(0.4, 0.9, len(rows))
+        prefix = "" if column == "value" else "real_"
+        rows[f"{prefix}low"], rows[f"{prefix}high"] = rows[column] - 0.1, rows[column] + 0.1
+    rows["reason"] = ["" if copies else "no training images"] * len(rows)
+    rows.loc[rows["measure"] == "grid 2", "ratio"] = 1.5
+    closest = {"class": names[0] if names else "", "training_class": "", "relative": 0.25}
+    both = ("features", "pixels") if copies else ()
+    return Fidelity(
+        table=scorecard.tidy(rows),
+        closest=pd.DataFrame([closest | {"space": "pixels"}] * 6 * copies),
+        sets={
+            "real": {"name": "held out", "images": 200, "credit": "They et al. " * 30},
+            "generated": {"name": "$x$" * 20, "images": 2000, "credit": "$y$"},
+        },
+        extractor={},
+        settings={},
+        memorisation={space: {"threshold": 0.25} for space in both},
+        left_out={},
+        notes=[],
+        nearness={space: tuple(rng.uniform(0.4, 0.8, (2, 90))) for space in both},
+        spectra=tuple(rng.uniform(1, 2, (2, 16, 16))),
+        pairs=rng.integers(0, 255, (6, 2, 16, 16, 3), np.uint8) if copies else None,
+    )
+
+
+@pytest.mark.parametrize("count", [1, 11, 19])
+def test_fidelity_reads_its_table(count):
+    found = finding(NAMES.get(count, ["$x$"]))
+    fig = draw(figures.fidelity(found))
+    axes = {ax.get_title(): ax for ax in fig.findobj(Axes)}
+    table = found.table[found.table["level"] == "class"]
+    for measure, title in (("recall", "recall"), ("diversity_pixels", "diversity\n(grey levels)")):
+        drawn, rows = marks(axes[title]), table[table["measure"] == measure]
+        assert list(drawn["generated"].values()) == rows["value"].tolist()
+        assert list(drawn["real halves"].values()) == rows["real"].tolist()
+    recall = table[table["measure"] == "recall"]
+    spans = axes["recall"].patches  # of the values that meet the target: 0.6 of real, or more
+    assert [bar.get_x() for bar in spans] == pytest.approx(list(0.6 * recall["real"]))
+    assert [bar.get_x() + bar.get_width() for bar in spans] == pytest.approx([1] * len(recall))
+    spans = axes["diversity\n(grey levels)"].patches
+    real = table.loc[table["measure"] == "diversity_pixels", "real"]
+    assert [bar.get_x() for bar in spans] == pytest.approx(list(0.8 * real))
+    assert [bar.get_width() for bar in spans] == pytest.approx(list(0.3 * real))
+    words = " ".join(text.get_text() for text in fig.findobj(plt.Text))
+    card = scorecard.scorecard(found.table)["met"].dropna()
+    assert f"{sum(card)} of {len(card)} targets met, missed: " in words
+    missed = [scorecard.ROWS[name] for name, met in card.items() if not met]
+    assert "grid texture" in missed and all(name in words for name in missed)
+    assert "period 2 px: 1.50" in words and "0.25 of the mean" in words and "$y$" in words
+    pictures = [image for ax in fig.findobj(Axes) for image in ax.images]
+    pictures = [image.get_array() for image in pictures if image.get_array().ndim == 3]
+    assert len(pictures) == 12 and np.array_equal(pictures[1], found.pairs[0, 1])
+
+
+def test_fidelity_without_classes_or_training_images():
+    fig = draw(figures.fidelity(finding([], copies=False)))
+    words = " ".join(text.get_text() for text in fig.findobj(plt.Text))
+    assert "all images" in words and "not measured: no training images" in words

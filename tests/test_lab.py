@@ -11,7 +11,7 @@ import sys
 import time
 import urllib.request
 
-from cellaug.book import CHAPTERS, project_root
+from cellaug.book.chapter import notebook_file, pages, project_root
 
 import jupytext
 import pytest
@@ -69,9 +69,9 @@ def ask(address, token, path, body=None):
         return json.load(answer)
 
 
-@pytest.mark.parametrize("chapter", CHAPTERS)
-def test_the_form_of_a_chapter_survives_a_round_trip(chapter):
-    path = project_root() / "notebooks" / f"{chapter}.py"
+@pytest.mark.parametrize("name", pages())
+def test_the_form_of_a_notebook_survives_a_round_trip(name):
+    path = notebook_file(name)
     config = jupytext.config.load_jupytext_config(str(path))
     notebook = jupytext.read(path, config=config)
     assert jupytext.writes(notebook, fmt="py:percent", config=config) == path.read_text()

@@ -23,6 +23,14 @@ def pair(size: int = 16, depth: int = 8, latent_dim: int = 6) -> tuple[keras.Mod
     return generator, networks.discriminator(size, depth)
 
 
+def acgan(vanilla, classes, width=100, layers=3, last_activation="relu"):
+    """The conditional pair of Section 4.5 around copies of a vanilla one."""
+    return (
+        networks.acgan_generator(vanilla[0], classes, width, layers, last_activation),
+        networks.acgan_discriminator(vanilla[1], classes, width, layers),
+    )
+
+
 def numbers(*shape: int) -> np.ndarray:
     return np.random.default_rng(1).standard_normal(shape).astype("float32")
 
@@ -96,7 +104,7 @@ def test_smallest_size_and_kernel():
 
 def test_acgan_trains_only_the_added_layers():
     vanilla = pair()
-    generator, discriminator = networks.acgan(*vanilla, classes=19)
+    generator, discriminator = acgan(vanilla, classes=19)
     table = networks.trainable_table(generator)
     added = 19 * 50 + (6 + 50) * 100 + 100 + 100 * 100 + 100 + 100 * 6 + 6
     assert table.loc[table.trainable, "parameters"].sum() == added
@@ -115,7 +123,7 @@ def test_acgan_trains_only_the_added_layers():
 
 def test_acgan_at_the_thesis_settings():
     wide = keras.Sequential([keras.Input((256, 256, 3)), layers.Flatten(), layers.Dense(1)])
-    generator, _ = networks.acgan(networks.generator(), wide, classes=19)
+    generator, _ = acgan((networks.generator(), wide), classes=19)
     table = networks.trainable_table(generator)
     assert table.loc[table.trainable, "parameters"].sum() == 19 * 50 + 15_100 + 10_100 + 10_100
     assert table.loc[~table.trainable, "parameters"].sum() == 19_108_067
@@ -124,7 +132,7 @@ def test_acgan_at_the_thesis_settings():
 def test_acgan_starts_from_the_vanilla_pair_and_leaves_it_alone():
     vanilla = pair()
     before = [w.copy() for network in vanilla for w in network.get_weights()]
-    generator, discriminator = networks.acgan(*vanilla, classes=3)
+    generator, discriminator = acgan(vanilla, classes=3)
     images = np.tanh(numbers(4, 16, 16, 3))
     np.testing.assert_allclose(
         np.asarray(discriminator(images, training=False)[0]),
@@ -142,7 +150,7 @@ def test_acgan_starts_from_the_vanilla_pair_and_leaves_it_alone():
 
 def test_acgan_generator_is_the_frozen_one_behind_three_layers():
     vanilla, discriminator = pair()
-    generator, _ = networks.acgan(vanilla, discriminator, classes=3)
+    generator, _ = acgan((vanilla, discriminator), classes=3)
     latents, labels = numbers(5, 6), np.array([0, 1, 2, 0, 1], "int32")
     asked = keras.Model(generator.inputs, generator.get_layer("to_latent_3").output)
     z = np.asarray(asked([latents, labels]))
@@ -156,7 +164,7 @@ def test_acgan_generator_is_the_frozen_one_behind_three_layers():
 
 
 def test_acgan_with_a_linear_last_layer_asks_for_negative_latents_too():
-    generator, _ = networks.acgan(*pair(), classes=3, last_activation="linear")
+    generator, _ = acgan(pair(), classes=3, last_activation="linear")
     asked = keras.Model(generator.inputs, generator.get_layer("to_latent_3").output)
     z = np.asarray(asked([numbers(5, 6), np.zeros(5, "int32")]))
     assert (z < 0).any() and (z > 0).any()
@@ -165,18 +173,18 @@ def test_acgan_with_a_linear_last_layer_asks_for_negative_latents_too():
 
 
 def test_acgan_layers_and_width():
-    generator, discriminator = networks.acgan(*pair(), classes=3, width=7, layers=2)
+    generator, discriminator = acgan(pair(), classes=3, width=7, layers=2)
     assert [x.units for x in generator.layers if isinstance(x, layers.Dense)] == [7, 6]
     assert discriminator.get_layer("to_class_2").units == 7
     with pytest.raises(ValueError, match="layers 0: expected at least 1"):
-        networks.acgan(*pair(), classes=3, layers=0)
+        acgan(pair(), classes=3, layers=0)
 
 
 def test_acgan_wants_a_discriminator_that_ends_in_a_dense_layer():
     generator, _ = pair()
     flat = keras.Sequential([keras.Input((16, 16, 3)), layers.Flatten(name="flat")])
     with pytest.raises(ValueError, match=r"ends in 'flat' \(Flatten\): expected a Dense layer"):
-        networks.acgan(generator, flat, classes=3)
+        acgan((generator, flat), classes=3)
 
 
 def test_conditional_pair_listens_to_the_label():
@@ -253,7 +261,7 @@ def test_layer_table():
 
 
 def test_networks_survive_saving(tmp_path):
-    generator, discriminator = networks.acgan(*pair(), classes=3)
+    generator, discriminator = acgan(pair(), classes=3)
     images = np.tanh(numbers(4, 16, 16, 3))
     latents, labels = numbers(4, 6), np.array([0, 1, 2, 0], "int32")
     for network, given in ((generator, [latents, labels]), (discriminator, images)):

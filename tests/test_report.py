@@ -1,15 +1,16 @@
 """The book is built from tiny executed chapters and opened in a browser without network."""
 
 import base64
+import html
 import json
 import re
 import struct
 import zlib
 from pathlib import Path
 
-from cellaug import report
-from cellaug.book import CHAPTERS
-from cellaug.report import BANNER, ReportError, build_html, facts_page, results_page
+from cellaug.book import chapter, report
+from cellaug.book.report import BANNER, CHANGED, build_html, facts_page, results_page
+from cellaug.errors import BookError, ReportError
 
 import browser
 import nbformat
@@ -17,16 +18,23 @@ import pytest
 from nbformat.v4 import new_code_cell, new_markdown_cell, new_notebook, new_output
 
 BOOK = Path(__file__).parents[1] / "book"
-FACTS = {
-    "profile": "smoke",
-    "data": "phantom",
+DATA = {
+    "data_name": "phantom",
+    "images": 3000,
     "phantom": True,
-    "date": "2026-01-02",
     "credit": "Drawn here. See https://example.org/licence for it.",
-    "seed": 7,
-    "seconds": 3723.4,
-    "versions": {"keras": "3.15.1"},
 }
+RUN = {
+    "profile": "smoke",
+    "date": "2026-01-02",
+    "device": "two cores",
+    "data": "fedcba9876543210",
+    "settings": {"seed": 7},
+    "versions": {"keras": "3.15.1"},
+    "durations": {"01_data": 3700.4, "02_vanilla_gan": 23},
+    "chapters": {"01_data": DATA},
+}
+REAL = RUN | {"chapters": {"01_data": DATA | {"phantom": False, "data_name": "pbc-fine"}}}
 
 
 def png(width: int, height: int) -> str:
@@ -57,7 +65,6 @@ def figure_cell(name: str) -> nbformat.NotebookNode:
 
 def first_chapter() -> list[nbformat.NotebookNode]:
     """Cells with all that a chapter may hold."""
-    widget = {"application/vnd.jupyter.widget-view+json": {"model_id": "x"}, "text/plain": "Form()"}
     wide = "<table><tr>" + "<td>a_rather_long_name</td>" * 12 + "</tr></table>"
     return [
         new_markdown_cell(
@@ -69,7 +76,9 @@ def first_chapter() -> list[nbformat.NotebookNode]:
         new_markdown_cell("$$\n\\hat p_i = \\frac{p_i - 127.5}{127.5} \\tag{39}\n$$"),
         figure_cell("fig-grey"),
         new_code_cell(
-            "show_form()", execution_count=4, outputs=[new_output("display_data", widget)]
+            "show(step)",
+            execution_count=4,
+            outputs=[new_output("display_data", {"text/markdown": "````python\na = 1\n````"})],
         ),
         new_code_cell(
             "table", execution_count=5, outputs=[new_output("display_data", {"text/html": wide})]
@@ -78,14 +87,23 @@ def first_chapter() -> list[nbformat.NotebookNode]:
 
 
 def write_chapters(folder: Path, **changed: list[nbformat.NotebookNode]) -> Path:
-    """Write the six notebooks; ``c01=cells`` replaces the cells of the first."""
-    folder.mkdir()
-    for number, name in enumerate(CHAPTERS, 1):
+    """Write every notebook of the book; ``c01=cells`` replaces the cells of the first."""
+    (folder / "record").mkdir(parents=True)
+    for number, name in enumerate(chapter.pages(), 1):
         plain = [new_markdown_cell(f"# Title {number}\n\nText."), new_code_cell("")]
         cells = changed.get(f"c{number:02}", first_chapter() if number == 1 else plain)
         metadata = {"language_info": {"name": "python", "pygments_lexer": "ipython3"}}
         nbformat.write(new_notebook(cells=cells, metadata=metadata), folder / f"{name}.ipynb")
     return folder
+
+
+@pytest.fixture(scope="module")
+def recorded(tmp_path_factory):
+    """A folder of recorded results that every page reads in place of book/results."""
+    place = tmp_path_factory.mktemp("results")
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(chapter, "result_file", lambda name: place / name)
+        yield place
 
 
 def record(folder: Path, **more) -> Path:
@@ -94,10 +112,11 @@ def record(folder: Path, **more) -> Path:
         "profile": "pbc",
         "date": "2026-02-03",
         "settings": {"gan_epochs": 30},
-        "device": "two | cores",
+        "device": "two | <cores>",
         "data": "0123456789abcdef",
         "versions": {"keras": "3.15.1"},
         "durations": {"01_data": 12.3},
+        "commit": "abc123",
         "chapters": {
             "02_vanilla_gan": {
                 "d_loss": 1.23456,
@@ -111,18 +130,18 @@ def record(folder: Path, **more) -> Path:
             "05_classifier": {"one_pool": {"real": {"weighted_f1": {"mean": 0.9534}}}},
         },
     }
-    (folder / "pbc").mkdir(parents=True)
+    (folder / "pbc").mkdir(parents=True, exist_ok=True)
     (folder / "pbc" / "metrics.json").write_text(json.dumps(content | more))
     return folder
 
 
 @pytest.fixture(scope="module")
-def built(tmp_path_factory: pytest.TempPathFactory) -> Path:
+def built(tmp_path_factory: pytest.TempPathFactory, recorded: Path) -> Path:
     """The folder of a book of phantom cells."""
     place = tmp_path_factory.mktemp("book")
-    page = build_html(
-        write_chapters(place / "notebooks"), place / "html", FACTS, record(place / "results")
-    )
+    record(recorded)
+    write_chapters(place / "notebooks")
+    page = build_html(place, RUN)
     assert page == place / "html" / "index.html"
     return place / "html"
 
@@ -136,14 +155,14 @@ def chromium():
 
 def pages(root: Path) -> list[str]:
     """All pages of a book by name."""
-    return sorted(path.name for path in root.glob("*.html"))
+    found = (*root.glob("*.html"), *root.glob("record/*.html"))
+    return sorted(str(path.relative_to(root)) for path in found)
 
 
 def test_every_page_works_offline(built, chromium):
-    expected = {f"{name}.html" for name in (*CHAPTERS, "intro", "background", "references")}
-    assert expected | {"built_from.html", "recorded_results.html", "search.html"} <= set(
-        pages(built)
-    )
+    own = ("intro", "background", "references", "glossary", "api", "built_from", "search")
+    expected = {f"{name}.html" for name in (*chapter.pages(), *own, "recorded_results")}
+    assert expected <= set(pages(built))
     for name in pages(built):
         visit = browser.Visit(chromium, built, name, browser.DESKTOP)
         assert (visit.errors, visit.outside, visit.failed) == ([], [], []), name
@@ -153,7 +172,7 @@ def test_every_page_works_offline(built, chromium):
 
 
 def test_nothing_is_wider_than_a_phone(built, chromium):
-    for name in ("01_data.html", "background.html", "recorded_results.html"):
+    for name in ("01_data.html", "background.html", "recorded_results.html", "api.html"):
         visit = browser.Visit(chromium, built, name, browser.PHONE)
         assert visit.errors == []
         assert visit.page.evaluate("document.documentElement.scrollWidth") <= browser.PHONE["width"]
@@ -244,8 +263,20 @@ def test_chapter_as_rendered(built, chromium):
     assert page.locator("details:not([open])").count() == 2
     assert "draw_me" not in page.inner_text("article.bd-article")
     assert "seed = 0" in page.inner_text("article.bd-article")
-    assert "An interactive form stands here" in page.inner_text("article.bd-article")
+    assert page.inner_text("div.cell_output div.highlight-python").strip() == "a = 1"
     visit.close()
+
+
+def test_the_package_is_described_from_its_docstrings(built, chromium):
+    visit = browser.Visit(chromium, built, "api.html", browser.DESKTOP)
+    text = visit.page.inner_text("article.bd-article")
+    for name in ("open_dataset", "Reader", "generator", "Adversarial", "evaluate", "Chapter.fit"):
+        assert visit.page.locator("strong", has_text=re.compile(f"^{name}$")).count(), name
+    assert "def open_dataset(" in text and not re.search(r"class Chapter\b", text)
+    assert "folder to write artifacts to" in text and "`" not in text
+    visit.close()
+    glossary = (built / "glossary.html").read_text()
+    assert glossary.count("<dt") >= 30 and 'id="term-mode-collapse"' in glossary
 
 
 def test_all_equations_of_the_thesis_once_and_in_order():
@@ -254,7 +285,7 @@ def test_all_equations_of_the_thesis_once_and_in_order():
 
 
 def test_no_address_is_loaded_from_elsewhere(built):
-    for path in built.glob("*.html"):
+    for path in built.rglob("*.html"):
         text = path.read_text()
         loaded = re.findall(r"<(?:script|link|img|iframe)[^>]*?(?:src|href)=\"([^\"]*)\"", text)
         assert not [a for a in loaded if re.match(r"(https?:)?//", a)], path.name
@@ -266,86 +297,84 @@ def test_a_warning_is_an_error_and_the_old_book_stays(tmp_path):
     target.mkdir()
     (target / "old.html").write_text("old")
     undefined = [new_markdown_cell("# One\n\nSee {eq}`eq-99`.")]
+    write_chapters(tmp_path / "notebooks", c02=undefined)
     with pytest.raises(ReportError, match=r"02_vanilla_gan.*eq-99"):
-        build_html(
-            write_chapters(tmp_path / "bad", c02=undefined), target, FACTS, tmp_path / "none"
-        )
+        build_html(tmp_path, RUN)
     assert [path.name for path in target.iterdir()] == ["old.html"]
-    assert sorted(path.name for path in tmp_path.iterdir()) == ["bad", "html"]
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["html", "notebooks"]
 
 
 def test_real_cells_have_no_banner_and_replace_the_old_book(tmp_path, monkeypatch):
+    monkeypatch.setattr(chapter, "result_file", lambda name: tmp_path / "none" / name)
     sources = {}
 
-    def render(source: Path, out: Path) -> Path:
+    def render(source: Path) -> Path:
         sources.update({path.name: path.read_text() for path in source.glob("*.*")})
-        out.mkdir()
-        (out / "index.html").write_text("new")
-        return out
+        (source / "html").mkdir(parents=True)
+        (source / "html" / "intro.html").write_text("new")
+        return source / "html"
 
     monkeypatch.setattr(report, "_render", render)
     target = tmp_path / "html"
     target.mkdir()
     (target / "old.html").write_text("old")
-    facts = FACTS | {"phantom": False, "data": "pbc-fine"}
-    build_html(write_chapters(tmp_path / "notebooks"), target, facts, tmp_path / "none")
+    write_chapters(tmp_path / "notebooks")
+    build_html(tmp_path, REAL)
     assert not [name for name, text in sources.items() if BANNER in text]
-    assert "run of 2026-01-02 under the profile *smoke* on *pbc-fine*." in sources["_config.yml"]
+    built = " ".join(sources["_config.yml"].split())
+    words = "run of 2026-01-02 under the profile *smoke* on *pbc-fine* (3,000 images)."
+    assert words in built
     assert "No run has been recorded" in sources["recorded_results.md"]
-    assert sorted(path.name for path in target.iterdir()) == ["_static", "index.html"]
+    assert sorted(path.name for path in target.iterdir()) == ["_static", "index.html", "intro.html"]
+    assert (target / "index.html").read_text() == "new"
 
 
-def test_a_chapter_that_failed_or_was_not_run_is_refused(tmp_path):
-    error = new_output("error", ename="KeyError", evalue="'seed'", traceback=[])
-    failed = [new_code_cell("a", execution_count=1, outputs=[error])]
-    with pytest.raises(ReportError, match=r"03_ac_gan\.ipynb: cell 1 ended in KeyError: 'seed'"):
-        build_html(write_chapters(tmp_path / "a", c03=failed), tmp_path / "html", FACTS, tmp_path)
-    unrun = [new_markdown_cell("# T"), new_code_cell("a")]
-    with pytest.raises(ReportError, match=r"04_latent_space\.ipynb: cell 2 was not run"):
-        build_html(write_chapters(tmp_path / "b", c04=unrun), tmp_path / "html", FACTS, tmp_path)
-    notebooks = write_chapters(tmp_path / "c")
-    (notebooks / "05_classifier.ipynb").unlink()
-    with pytest.raises(ReportError, match=r"05_classifier\.ipynb is missing"):
-        build_html(notebooks, tmp_path / "html", FACTS, tmp_path)
-    assert not (tmp_path / "html").exists()
+def rows(page: str) -> dict[str, str]:
+    """The rows of all tables of a page."""
+    found = re.findall(r"<th>(.*?)</th>\s*<td>(.*?)</td>", page)
+    return {html.unescape(name): html.unescape(value) for name, value in found}
 
 
 def test_facts_page():
-    page = facts_page(FACTS)
-    assert "| duration | 1 h 2 min 3 s |" in page
-    assert "| seed | 7 |" in page
-    assert "## Versions" in page and "| keras | 3.15.1 |" in page
+    page = facts_page(RUN)
+    expected = {
+        "duration": "01:02:03",
+        "settings › seed": "7",
+        "seconds › 02 vanilla gan": "23",
+        "versions › keras": "3.15.1",
+    }
+    assert expected.items() <= rows(page).items()
     assert "Drawn here. See <https://example.org/licence> for it." in page
     assert BANNER in page
-    assert BANNER not in facts_page(FACTS | {"phantom": False})
+    assert BANNER not in facts_page(REAL)
 
 
-def test_facts_must_be_complete(tmp_path):
-    facts = {key: value for key, value in FACTS.items() if key != "phantom"}
-    with pytest.raises(ReportError, match="facts: no entry phantom"):
-        build_html(tmp_path, tmp_path / "html", facts, tmp_path)
+def test_results_page(recorded):
+    record(recorded)
+    page = results_page()
+    assert "Made by commit abc123." in page and CHANGED in page
+    expected = {
+        "profile": "pbc",
+        "date": "2026-02-03",
+        "data": "0123456789abcdef",
+        "device": "two | <cores>",
+        "d loss": "1.235",
+        "history": "(40 values, not shown)",
+        "seeds": "[1, 2]",
+        "expert › specificity › n": "50",
+        "one pool › real › weighted f1 › mean": "0.9534",
+        "settings › gan epochs": "30",
+        "seconds › 01 data": "12.3",
+    }
+    assert expected.items() <= rows(page).items()
+    record(recorded, code=chapter.chapters_hash())
+    assert CHANGED not in results_page()
 
 
-def test_results_page(tmp_path):
-    page = results_page(record(tmp_path))
-    assert "| pbc | pbc | 2026-02-03 | 0123456789abcdef | two \\| cores |" in page
-    assert "| d loss | 1.235 |" in page
-    assert "| history | *(120 values, not shown)* |" in page
-    assert "| seeds | 1, 2 |" in page
-    assert "| expert | value | n |" in page
-    assert "| recall | 0.88 | 50 |\n| specificity | 0.54 | 50 |" in page
-    assert "| one pool › real › weighted f1 › mean | 0.9534 |" in page
-    assert "| gan epochs | 30 |" in page
-    assert "Durations in seconds" in page and "| 01 data | 12.3 |" in page
-
-
-def test_results_must_be_readable(tmp_path):
-    record(tmp_path, chapters=[1])
-    with pytest.raises(ReportError, match=r"pbc/metrics\.json: expected an object"):
-        results_page(tmp_path)
-    (tmp_path / "pbc" / "metrics.json").write_text('{"profile": "pbc"}')
-    with pytest.raises(ReportError, match=r"metrics\.json: no entry date, settings, chapters"):
-        results_page(tmp_path)
-    (tmp_path / "pbc" / "metrics.json").write_text("{")
-    with pytest.raises(ReportError, match=r"metrics\.json is not JSON"):
-        results_page(tmp_path)
+def test_results_must_be_readable(recorded):
+    record(recorded)
+    (recorded / "pbc" / "metrics.json").write_text("{")
+    with pytest.raises(BookError, match=r"metrics\.json is not JSON"):
+        results_page()
+    (recorded / "pbc" / "metrics.json").unlink()
+    assert "No run has been recorded" in results_page()

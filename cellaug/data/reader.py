@@ -1,49 +1,36 @@
 """Feed images to Keras: shuffled, balanced, batched, in [-1, 1], read ahead of the training."""
 
 import os
-import threading
-import weakref
 from concurrent.futures import Future, ThreadPoolExecutor
+from contextlib import AbstractContextManager
+from threading import Lock
 from typing import Literal
 
-from cellaug.data.catalogue import Dataset
-from cellaug.data.errors import DataError
-from cellaug.data.images import read_images, to_float
+from cellaug.data.dataset import Dataset
+from cellaug.data.images import read_image, to_float
+from cellaug.errors import DataError
 
 import keras
 import numpy as np
 
-# Keras looks at up to this many batches before it begins an epoch.
-_TRIAL_BATCHES = 2
+_TRIAL_BATCHES = 2  # Keras looks at up to this many before it begins an epoch
 
 
-class Reader(keras.utils.PyDataset):
+class Reader(keras.utils.PyDataset, AbstractContextManager):
     """The data reader of the thesis's section 4.2, as a Keras dataset.
 
-    `reader[i]` is batch i of what is left of the current epoch: images (B, size, size, 3) and their
-    targets, int64 labels (B,) or, with `targets="images"`, the images themselves. Images are
-    float32 in [-1, 1] or, with `values="uint8"`, uint8 0–255 for a network that scales them on its
-    device (a quarter of the bytes to move). An epoch is a permutation of all images; it depends on
-    nothing but the dataset, the arguments and its number, so a run that was stopped goes on with
-    the images that it would have seen: see `seek`. `fit` advances `epoch` by one per epoch; give it
-    `shuffle=False`, the shuffling is done here.
-
-    With `balance` an epoch holds equally many images of every class, about N in all: each class
-    goes through its own permutations, one after another, so that its images are used equally often.
-    With `drop_last` an incomplete last batch is left out.
-
-    Images of a dataset with a store (`Dataset.stored`) are read from there, others from their
-    files; of these up to `memory_mb` MiB are kept decoded, as uint8. `workers` threads (one per
-    core if None) read up to `ahead` batches in advance, one each, and then wait (if None, one batch
-    more than there are threads, so that all have work while a batch is used). `close` ends them, as
-    does leaving a `with` block or forgetting the reader.
-
-    Of several processes that train together, number `process` of `processes` reads its own share:
-    shares are disjoint, together complete, and have the same number and sizes of batches; where
-    they do not come out even, a process sees one of its images twice. `batch_size` is that of one
-    process.
-
-    Raises `ValueError` for an argument out of range, `DataError` if there is not one batch.
+    `reader[i]` is batch i of what is left of the epoch: images (B, size, size, 3), float32 in
+    [-1, 1] or, with `values="uint8"`, uint8 0–255, and targets, int64 labels (B,) or, with
+    `targets="images"`, the images. An epoch is a permutation of all images that depends only on the
+    dataset, the arguments and its number, so a stopped run can `seek` to where it was. `fit`
+    advances `epoch`; give it `shuffle=False`. With `balance` an epoch holds equally many images of
+    every class, about N in all. With `drop_last` an incomplete last batch is left out. Images in
+    memory or in a store of this size are read from there, others from their files; up to
+    `memory_mb` MiB are kept decoded. `workers` threads (one per core if None) read up to `ahead`
+    batches in advance (one more than threads if None), until `close` or the end of a `with` block.
+    Of processes that train together, number `process` of `processes` reads its own share, disjoint
+    (but one image may repeat), together complete, with the same number and sizes of batches. Raises
+    `ValueError` for an argument out of range, `DataError` if there is not one batch.
     """
 
     def __init__(
@@ -64,45 +51,39 @@ class Reader(keras.utils.PyDataset):
         process: int = 0,
         processes: int = 1,
     ):
-        """See the class."""
-        # Keras's own workers stay off: they read ahead, so the end of an epoch could not be seen.
-        super().__init__()
-        if targets not in ("labels", "images"):
-            raise ValueError(f'targets must be "labels" or "images", not {targets!r}')
-        if values not in ("float32", "uint8"):
-            raise ValueError(f'values must be "float32" or "uint8", not {values!r}')
+        super().__init__()  # without Keras's own workers, which would hide the end of an epoch
+        if targets not in ("labels", "images") or values not in ("float32", "uint8"):
+            known = 'targets must be "labels" or "images", values "float32" or "uint8"'
+            raise ValueError(f"{known}, not {targets!r} and {values!r}")
         if size < 1 or batch_size < 1:
             raise ValueError(f"size and batch_size must be positive: {size}, {batch_size}")
         if not 0 <= process < processes:
             raise ValueError(f"process must be from 0 to {processes - 1}, not {process}")
-        self.dataset, self.size, self.batch_size = dataset, size, batch_size
-        self.seed, self.shuffle, self.balance = seed, shuffle, balance
-        self.targets, self.values, self.drop_last = targets, values, drop_last
+        self.dataset, self.size, self.batch_size, self.seed = dataset, size, batch_size, seed
+        self.shuffle, self.balance, self.drop_last = shuffle, balance, drop_last
+        self.targets, self.values = targets, values
         self.process, self.processes = process, processes
         self._threads = workers or min(8, os.cpu_count() or 1)
-        self.ahead = self._threads + 1 if ahead is None else max(0, ahead)
+        self.ahead = self._threads + 1 if ahead is None else ahead
         self._classes = [np.flatnonzero(dataset.labels == k) for k in np.unique(dataset.labels)]
-        self._store = dataset.store if dataset.store and dataset.store.size == size else None
-        if self._store:
-            self._places = self._store.find(dataset.digests)
-        image_bytes = size * size * 3
-        room = 0 if self._store else min(len(dataset), int(memory_mb * 2**20) // image_bytes)
-        self._kept = np.empty((room, size, size, 3), np.uint8)
-        self._filled = np.zeros(room, bool)
+        # The first images are kept in memory: all, if the set is there, else as many as may be.
+        self._kept = {} if dataset.images is None else dict(enumerate(dataset.read(size)))
+        self._room = int(memory_mb * 2**20) // (size * size * 3)
+        source = None if self._kept else dataset.store
+        self._store = source if source and source.size == size else None
+        self._rows = self._store.find(dataset.digests) if self._store else np.empty(0, int)
         self._pool: ThreadPoolExecutor | None = None
-        self._stop = threading.Event()
-        self._asked: dict[int, tuple[np.ndarray, Future]] = {}
-        self._changing = threading.Lock()
+        self._asked: dict[int, Future] = {}
+        self._changing = Lock()
         self.seek(0)
         if len(self) == 0:
-            raise DataError(
-                f"{dataset.name}: {len(dataset)} images are less than one batch of {batch_size}"
-                + (f" for each of {processes} processes" if processes > 1 else "")
-            )
+            what = f"{dataset.name}: {len(dataset)} images are less than one batch of {batch_size}"
+            each = f" for each of {processes} processes" if processes > 1 else ""
+            raise DataError(what + each)
 
     @property
     def epoch(self) -> int:
-        """The number of the current epoch, from 0; set it to resume at its beginning."""
+        """The current epoch, from 0; set it to resume at its beginning."""
         return self._epoch
 
     @epoch.setter
@@ -110,162 +91,109 @@ class Reader(keras.utils.PyDataset):
         self.seek(value)
 
     def seek(self, epoch: int, batch: int = 0) -> None:
-        """Go to a batch of an epoch, both counted from 0, as if all before it had been read.
+        """Go to a batch of an epoch, both from 0; `ValueError` if the epoch does not have it.
 
-        What is left of the epoch counts as the epoch: `len` is the number of batches from there on.
-        `fit` asks for the length once, so let one call of it end the epoch, and another go on.
-
-        Raises `ValueError` for a batch that the epoch does not have.
+        The rest then counts as the epoch. Keras reads its length once per `fit`: end it in a call.
         """
         with self._changing:
-            self._forget()
-            self._epoch, self._first = int(epoch), 0
+            self._forget(set(self._asked))
+            share, size = self._share_of(epoch), self.batch_size
+            end = len(share) - (size - 1 if self.drop_last else 0)
+            batches = [share[start : start + size] for start in range(0, end, size)]
+            if batch and not 0 <= batch < len(batches):
+                raise ValueError(f"batch {batch} of an epoch of {len(batches)}")
+            self._epoch, self._batches = epoch, batches[batch:]
             self._begun = self._read_out = False
-            self._share = self._share_of(self._epoch)
-            if batch and not 0 <= batch < len(self):
-                raise ValueError(f"batch {batch} of an epoch of {len(self)}")
-            self._first = int(batch)
 
     @property
     def memory_bytes(self) -> int:
-        """Bytes of decoded images now held in memory for later epochs."""
-        return int(self._filled.sum()) * self.size * self.size * 3
+        """Bytes of decoded images held in memory."""
+        return len(self._kept) * self.size * self.size * 3
 
     def __len__(self) -> int:
         """Return the number of batches in what is left of the epoch."""
-        whole, rest = divmod(len(self._share), self.batch_size)
-        return whole + (rest > 0 and not self.drop_last) - self._first
+        return len(self._batches)
 
     def __getitem__(self, index: int) -> tuple[np.ndarray, np.ndarray]:
         """Return batch `index` of what is left of the epoch: images and targets."""
         if not 0 <= index < len(self):
             raise IndexError(f"batch {index} of {len(self)}")
         with self._changing:
-            for i in range(index, min(index + 1 + self.ahead, len(self))):
-                if i not in self._asked:
-                    self._asked[i] = self._ask(self._indices(i))
-            for i in self._asked.keys() - range(index, index + 1 + self.ahead):
-                self._cancel(i)
-            images, done = self._asked.pop(index)
-            chosen = self._indices(index)
-        try:
-            done.result()
-        except BaseException:
-            with self._changing:
-                self._forget()  # what was read ahead may have failed alike; ask for it again
-            raise
-        if index == len(self) - 1 and (self._begun or index >= _TRIAL_BATCHES):
-            self._read_out = True
-        return images, images if self.targets == "images" else self.dataset.labels[chosen]
+            self._pool = self._pool or ThreadPoolExecutor(self._threads)
+            wanted = range(index, min(index + 1 + self.ahead, len(self)))
+            self._forget(self._asked.keys() - set(wanted))
+            for i in sorted(set(wanted) - self._asked.keys()):
+                self._asked[i] = self._pool.submit(self._read, self._batches[i])
+            try:
+                images = self._asked.pop(index).result()
+            except BaseException:
+                self._forget(set(wanted))  # they may have failed alike; ask for them again
+                raise
+            if index == len(self) - 1 and (self._begun or index >= _TRIAL_BATCHES):
+                self._read_out = True
+            labels = self.dataset.labels[self._batches[index]]
+        return images, images if self.targets == "images" else labels
 
     def on_epoch_begin(self) -> None:
         """Note that an epoch begins; Keras calls this."""
         self._begun = True
 
     def on_epoch_end(self) -> None:
-        """Go on to the next epoch's order if this one was read to its end; Keras calls this.
-
-        Keras also calls it before the first epoch, having looked at a batch or two; that must not
-        use up an epoch. (On JAX that look cannot be told from an epoch of one single batch, which
-        then counts; set `epoch` where that matters.)
-        """
+        """Advance to the next epoch's order if this one was read to its end; Keras calls this."""
+        # Also before the first epoch, after a look at a batch or two, which must not use it up.
+        # (On JAX that look cannot be told from an epoch of one batch: it counts.)
         if self._read_out:
             self.seek(self.epoch + 1)
 
     def close(self) -> None:
         """End the reading threads; they start again when a batch is asked for."""
         with self._changing:
-            self._forget()
-            if self._pool is not None:
-                self._stop.set()
-                self._pool.shutdown(cancel_futures=True)
-                self._pool = None
-
-    def __enter__(self) -> "Reader":
-        """Return the reader."""
-        return self
+            self._forget(set(self._asked))
+            pool, self._pool = self._pool, None
+            if pool:
+                pool.shutdown()
 
     def __exit__(self, *exception: object) -> None:
         """Close the reader."""
         self.close()
 
-    def _indices(self, index: int) -> np.ndarray:
-        start = (self._first + index) * self.batch_size
-        return self._share[start : start + self.batch_size]
+    def _forget(self, batches: set[int]) -> None:
+        for index in batches & self._asked.keys():
+            self._asked.pop(index).cancel()
 
-    def _ask(self, indices: np.ndarray) -> tuple[np.ndarray, Future]:
-        """Let a thread read images into a new array."""
-        if self._pool is None:
-            self._stop.clear()
-            self._pool = ThreadPoolExecutor(self._threads)
-            weakref.finalize(self, self._pool.shutdown, wait=False, cancel_futures=True)
-        images = np.empty((len(indices), self.size, self.size, 3), self.values)
-        return images, self._pool.submit(self._read, indices, images)
-
-    def _read(self, indices: np.ndarray, out: np.ndarray) -> None:
-        """Read images into `out`, which has the values that are delivered."""
-        if self._store:
-            plain = out if out.dtype == np.uint8 else np.empty(out.shape, np.uint8)
-            self._store.read(self._places[indices], plain)
-            if plain is not out:
-                to_float(plain, out)
-            return
-        room = len(self._kept)
-        new = [index >= room or not self._filled[index] for index in indices]
-        files = read_images([self.dataset.paths[index] for index in indices[new]], self.size)
-        for place, index in enumerate(indices):
-            if self._stop.is_set():
-                return
-            image = next(files) if new[place] else self._kept[index]
-            if new[place] and index < room:
-                self._kept[index] = image
-                self._filled[index] = True
-            if out.dtype == np.uint8:
-                out[place] = image
-            else:  # one by one, while the image is in the processor's cache
-                to_float(image, out[place])
-
-    def _forget(self) -> None:
-        for i in list(self._asked):
-            self._cancel(i)
-
-    def _cancel(self, index: int) -> None:
-        self._asked.pop(index)[1].cancel()
+    def _read(self, indices: np.ndarray) -> np.ndarray:
+        images = np.empty((len(indices), self.size, self.size, 3), np.uint8)
+        if self._store is not None:
+            self._store.read(self._rows[indices], images)
+        for place, index in enumerate([] if self._store else indices.tolist()):
+            if self._pool is None:
+                break  # the reader was closed
+            if (image := self._kept.get(index)) is None:
+                image = read_image(self.dataset.paths[index], self.size)
+                if index < self._room:
+                    self._kept[index] = image
+            images[place] = image
+        return images if self.values == "uint8" else to_float(images)
 
     def _share_of(self, epoch: int) -> np.ndarray:
-        """Return this process's images in the order of an epoch."""
-        order = self._order_of(epoch)
-        share = order[self.process :: self.processes]
-        # np.resize repeats the share's beginning; a process without an image has none to repeat.
-        longest = -(-len(order) // self.processes) if len(order) >= self.processes else 0
-        return np.resize(share, longest)
-
-    def _order_of(self, epoch: int) -> np.ndarray:
-        count = len(self.dataset)
+        """The images of this process in the order of an epoch."""
+        order = np.arange(len(self.dataset))
         if self.balance:
-            per_class = max(1, round(count / len(self._classes)))
-            start = epoch * per_class
-            order = np.stack(
-                [
-                    self._stretch(k, members, start, per_class)
-                    for k, members in enumerate(self._classes)
-                ],
-                axis=1,
-            ).ravel()
-        else:
-            order = np.arange(count)
-        if self.shuffle:
-            order = np.random.default_rng([self.seed, epoch]).permutation(order)
-        return order
+            count = max(1, round(len(order) / len(self._classes)))
+            rows = [self._stretch(k, epoch * count, count) for k in range(len(self._classes))]
+            order = np.stack(rows, axis=1).ravel()
+        order = self._permuted(order, epoch)
+        longest = -(-len(order) // self.processes) if len(order) >= self.processes else 0
+        return np.resize(order[self.process :: self.processes], longest)  # repeats the beginning
 
-    def _stretch(self, k: int, members: np.ndarray, start: int, length: int) -> np.ndarray:
-        """Return `length` images of class k from `start` on in its endless row of permutations."""
-        rounds = range(start // len(members), (start + length - 1) // len(members) + 1)
-        if self.shuffle:
-            # k + 1: with a zero at its end the seed would be that of the order of epoch r
-            seeds = ([self.seed, r, k + 1] for r in rounds)
-            row = [np.random.default_rng(seed).permutation(members) for seed in seeds]
-        else:
-            row = [members for _ in rounds]
-        offset = start - rounds[0] * len(members)
-        return np.concatenate(row)[offset : offset + length]
+    def _stretch(self, k: int, start: int, length: int) -> np.ndarray:
+        """`length` images of class k from `start` on in its endless row of permutations."""
+        members = self._classes[k]
+        first, last = start // len(members), (start + length - 1) // len(members)
+        # k + 1: with a zero at its end the seed would be that of the order of epoch r
+        row = [self._permuted(members, r, k + 1) for r in range(first, last + 1)]
+        return np.concatenate(row)[start - first * len(members) :][:length]
+
+    def _permuted(self, items: np.ndarray, *numbers: int) -> np.ndarray:
+        rng = np.random.default_rng([self.seed, *numbers])
+        return rng.permutation(items) if self.shuffle else items

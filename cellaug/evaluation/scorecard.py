@@ -1,20 +1,29 @@
-"""What a comparison of generated with real cells comes to: scorecard, notes, text and JSON."""
+"""The table of an evaluation, its scorecard, and both as text.
 
-import json
+The table has a row for each level ("overall" or "class"), group (empty or the class's name) and
+measure: the names in `MEASURES`; "grid 2", "grid 4", "grid 8", the grid texture by its period in
+pixels (`energy_ratio`: its energy over that of real images); "copies in features" and "in pixels",
+shares of copies (`real` of held-out images, `p` of Fisher's exact test); "nearest in ...", median
+distances to the nearest training image; "accuracy score" (by class: recall) and "macro F1" of a
+classifier trained on generated images (`real`: on as many training images).
+
+Columns: `value` (generated against real), `real` (real against real), `ratio` (of these) or, for
+shares, `gap` (their difference), each with its 95 % interval (`low`, `high`, `real_low`, ...);
+`training` (class agreement of training images), `compared` (images in each half, or to train on),
+and `reason`, why a value is missing.
+"""
+
 from collections.abc import Mapping, Sequence
-from dataclasses import fields
-from typing import TYPE_CHECKING
+from io import StringIO
+from typing import Any
 
-import numpy as np
+from cellaug.evaluation.memorisation import ALPHA
+
 import pandas as pd
 
-if TYPE_CHECKING:
-    from cellaug.evaluation.fidelity import Fidelity
+NAN = float("nan")
 
-FORMAT = 2
-"""Version of the JSON document."""
-
-MEASURES = {
+MEASURES = {  # over all and class by class
     "frechet": "Fréchet distance",
     "kernel": "kernel distance",
     "precision": "precision",
@@ -25,440 +34,158 @@ MEASURES = {
     "diversity_pixels": "diversity (grey levels)",
     "agreement": "class agreement",
 }
-"""What is measured over all and class by class, in words."""
 
-TARGETS = {
-    "frechet_ratio": (None, 3.0),
-    "coverage_ratio": (0.8, None),
-    "recall_ratio": (0.6, None),
-    "diversity_features_ratio": (0.8, 1.1),
-    "diversity_pixels_ratio": (0.8, 1.1),
-    "memorised": (None, 0),
-    "grid_ratio": (0.9, 1.1),
-    "agreement_gap": (-0.03, 0.03),
+_TARGETS = {  # in words, the lowest and the highest value that meet the target; None for none
+    "frechet_ratio": ("Fréchet distance", None, 3.0),
+    "coverage_ratio": ("coverage", 0.8, None),
+    "recall_ratio": ("recall", 0.6, None),
+    "diversity_features_ratio": ("diversity in features", 0.8, 1.1),
+    "diversity_pixels_ratio": ("diversity in grey levels", 0.8, 1.1),
+    "memorised": ("memorised", None, 0),
+    "grid_ratio": ("grid texture", 0.9, 1.1),
+    "agreement_gap": ("class agreement, less real", -0.03, 0.03),
 }
-"""The rows of the scorecard, with the lowest and the highest value that will do."""
+ROWS = {name: words for name, (words, _, _) in _TARGETS.items()}
+TARGETS = {name: tuple(ends) for name, (_, *ends) in _TARGETS.items()}
 
-ROWS = {
-    "frechet_ratio": "Fréchet distance",
-    "coverage_ratio": "coverage",
-    "recall_ratio": "recall",
-    "diversity_features_ratio": "diversity in features",
-    "diversity_pixels_ratio": "diversity in grey levels",
-    "memorised": "memorised",
-    "grid_ratio": "grid texture",
-    "agreement_gap": "class agreement, less real",
-}
-"""The rows in words."""
-
-_SPACES = ("features", "pixels")
-_TRAINED_ON = {"generated": "generated", "reference": "training"}
-_NO_JSON = ("nearness", "spectra", "pairs")  # arrays, for the figure
-
-
-def scorecard(found: "Fidelity") -> tuple[dict, dict]:
-    """The measures that have targets, each of the worst class; and why a row is None.
-
-    The rows are described under `Fidelity.scorecard`.
-    """
-    overall = {"over all": found.overall}
-    groups = found.classes or overall
-    periods = {f"period {period}": {"grid": row} for period, row in found.grid.items()}
-    card = {
-        "frechet_ratio": _row("frechet_ratio", overall),
-        **{f"{key}_ratio": _row(f"{key}_ratio", groups) for key in _PER_CLASS},
-        "memorised": None,
-        "grid_ratio": _row("grid_ratio", periods),
-        "agreement_gap": _row("agreement_gap", overall),
-    }
-    reasons = {}
-    if found.memorisation:
-        flagged = found.memorisation["flagged"]
-        card["memorised"] = {
-            "value": int(bool(flagged)),
-            "low": None,
-            "high": None,
-            "where": None,
-            "target": list(TARGETS["memorised"]),
-            "met": not flagged,
-            "measured": 1,
-            "of": 1,
-        }
-    else:
-        reasons["memorised"] = found.reasons["memorisation"]
-    if not periods:
-        size = found.settings["size"]
-        reasons["grid_ratio"] = f"images of {size} pixels are too small for any period"
-    if card["agreement_gap"] is None:
-        reasons["agreement_gap"] = found.overall["reasons"]["agreement"]
-    for name, row in card.items():
-        if row is None:
-            reasons.setdefault(name, "no class has enough images")
-    return card, reasons
-
-
+ENDS = {kind: (f"{kind}_low", f"{kind}_high") for kind in ("real", "ratio", "gap")}
+ENDS = {"value": ("low", "high")} | ENDS  # the columns of a value's interval
+NUMBERS = [*ENDS, *sum(ENDS.values(), ()), "energy_ratio", "training", "p", "compared"]
 _PER_CLASS = ("coverage", "recall", "diversity_features", "diversity_pixels")
 
 
-def _row(name: str, groups: Mapping[str, Mapping]) -> dict | None:
-    """The row of the group that is farthest out of its target, or nearest to leaving it."""
-    measure, _, kind = name.rpartition("_")
-    low, high = TARGETS[name]
-    rows = {
-        where: [group[measure][key] for key in (kind, f"{kind}_low", f"{kind}_high")]
-        for where, group in groups.items()
-        if group[measure] and group[measure][kind] is not None
-    }
-    if not rows:
-        return None
-    room = {
-        where: min(np.inf if low is None else value - low, np.inf if high is None else high - value)
-        for where, (value, _, _) in rows.items()
-    }
-    worst = min(room, key=room.get)
-    value, least, most = rows[worst]
-    return {
-        "value": value,
-        "low": least,
-        "high": most,
-        "where": worst,
-        "target": [low, high],
-        "met": None if low is None and high is None else bool(room[worst] >= 0),
-        "measured": len(rows),
-        "of": len(groups),
-    }
+def tidy(rows: Sequence[Mapping[str, Any]] | Sequence[str] | pd.DataFrame) -> pd.DataFrame:
+    """The table of some rows, or of CSV lines; missing numbers are NaN, missing texts empty."""
+    if not isinstance(rows, pd.DataFrame) and rows and isinstance(rows[0], str):
+        text = StringIO("\n".join(map(str, rows)))
+        rows = pd.read_csv(text, keep_default_na=False, na_values=[""])
+    table = pd.DataFrame(rows).reindex(columns=["level", "group", "measure", *NUMBERS, "reason"])
+    return table.astype(dict.fromkeys(NUMBERS, float)).fillna({"group": "", "reason": ""})
 
 
-def notes(found: "Fidelity") -> list[str]:
-    """Sentences on sample sizes and bias, and on what was not measured."""
-    settings, dimensions = found.settings, found.extractor["features"]
-    m = settings["compared"]
-    said = [
-        f"Sample sizes: over all, every distance compares {m:,} real with {m:,} generated images"
-        f"{' of the same classes' * bool(found.classes)}, {settings['resamples']} times at random"
-        f"{'; within a class, half of the images of the smaller set' * bool(found.classes)}. "
-        "Values are means of these, intervals hold 95 % of them.",
-        f"Bias: a Fréchet distance with {dimensions} features comes out too large for finite sets. "
-        f"Compare it with distances between {m:,} images only, such as that of two halves of the "
-        "real images. Precision, recall and coverage change with the number of images too, and "
-        "stand beside those of real halves of that size. The kernel distance has no bias.",
-        *_components_note(found),
-        f"Features are those of extractor {found.extractor['digest']}, right on "
-        f"{found.extractor['accuracy']:.1%} of its own test images. Images are compared at "
-        f"{settings['size']} pixels.",
-    ]
-    unknown = [name for name in found.classes if name not in found.extractor["classes"]]
-    if unknown and found.overall["agreement"]:
-        said.append(
-            "Class agreement over all is that of the classes the extractor knows; it does not know "
-            f"{', '.join(unknown)}."
-        )
-    if found.accuracy_score:
-        said.append(
-            f"The accuracy score is of one training each, {found.accuracy_score['steps']} steps; "
-            "its interval is over the test images only."
-        )
-    agreement = found.overall["agreement"]
-    if agreement and agreement["training"] is not None:
-        said.append(
-            "Class agreement of the training images, weighted as the real ones: "
-            f"{agreement['training']:.1%}, of the real ones {agreement['real']:.1%}. Where the "
-            "extractor learned from those training images, as the package's own did from PBC's, "
-            "a generator that draws what it has seen is named right more often than unseen cells."
-        )
-    few = [name for name, group in found.classes.items() if _half(group) < 2]
-    if few:
-        said.append(f"Too few images to count over all: {', '.join(few)}.")
-    said += [f"{name} was not compared: {reason}." for name, reason in found.left_out.items()]
-    return said
+def compact(table: pd.DataFrame) -> list[str]:
+    """The table as lines of CSV without empty columns, numbers with six digits; `tidy` reads it."""
+    table = table.replace("", NAN).dropna(axis=1, how="all")
+    return table.to_csv(index=False, float_format="%.6g").splitlines()
 
 
-def _components_note(found: "Fidelity") -> list[str]:
-    if not found.classes:
-        return []
-    settings = found.settings
-    return [
-        f"A class's Fréchet distance is taken in the first {settings['components']} principal "
-        f"components of all real images' features, {settings['components_variance']:.1%} of their "
-        "variance, since a covariance of all features takes more images than a class has; it is "
-        "no part of the distance over all."
-    ]
+def summary(table: pd.DataFrame) -> pd.DataFrame:
+    """Its rows over all, of classes those that the scorecard names, and a row "memorised"."""
+    card = scorecard(table)
+    worst = {(name.rpartition("_")[0], where) for name, where in card["where"].items()}
+    named = pd.MultiIndex.from_frame(table[["measure", "group"]]).isin(worst)
+    copies = {"level": "overall", "measure": "memorised"}
+    copies |= card.loc["memorised", ["value", "reason"]].to_dict()
+    return tidy([*table[(table["level"] == "overall") | named].to_dict("records"), copies])
 
 
-def _half(group: Mapping) -> int:
-    return min(group["real_images"], group["generated_images"]) // 2
+def alarms(table: pd.DataFrame) -> pd.DataFrame:
+    """The tests for copies that give an alarm: p below `ALPHA` over the number of tests."""
+    return table[table["p"] < ALPHA / max(table["p"].notna().sum(), 1)]
 
 
-# --- for people and machines ---------------------------------------------------------------------
+def scorecard(rows: Sequence[str] | pd.DataFrame) -> pd.DataFrame:
+    """Compare the measures that have a target with it, each for its worst class or period.
 
-
-def as_json(found: "Fidelity") -> str:
-    """One JSON document (ASCII) of what was found: the fields of `Fidelity` but its arrays."""
-    document = {"format": FORMAT}
-    for part in fields(found):
-        if part.name not in _NO_JSON:
-            document[part.name] = getattr(found, part.name)
-    document["table"] = json.loads(found.table.to_json(orient="records", double_precision=15))
-    return json.dumps(document, indent=2, allow_nan=False)
-
-
-def as_text(found: "Fidelity") -> str:
-    """What was found, for a terminal: the scorecard first."""
-    real, made, trained = (found.sets[key] for key in ("real", "generated", "reference"))
-    credits = dict.fromkeys(part["credit"] for part in (real, made, trained) if part)
-    against = f", training images {trained['name']} ({trained['images']:,})" if trained else ""
-    lines = [
-        f"{made['name']}: {made['images']:,} generated images against {real['images']:,} real ones "
-        f"of {real['name']}{against}",
-        *(credit for credit in credits if credit),
-        "",
-        scorecard_text(found.scorecard, found.reasons),
-        "",
-        *_overall_lines(found),
-        *_class_lines(found),
-        "",
-        *_copy_lines(found),
-        "",
-        *_grid_lines(found),
-        "",
-        *_accuracy_lines(found),
-        "",
-        *found.notes,
-    ]
-    return "\n".join(lines)
-
-
-def scorecard_table(card: Mapping[str, Mapping | None], reasons: Mapping[str, str]) -> pd.DataFrame:
-    """A `Fidelity`'s scorecard and reasons, or those of a model card, as a table of words.
-
-    One row for each measure, named as `ROWS` has it; the value is that of the worst class or
-    period, against what one half of the real images scores on the other.
+    `rows` is a table, or its lines of CSV as a model card has them. Returns for each name in
+    `TARGETS`: value, low, high (95 %), where (class or period), lowest and highest (the target),
+    met (None if not measured), measured and of (how many of how many classes or periods), reason.
     """
-    verdicts = {True: "met", False: "missed", None: ""}
-    rows = {}
-    for name, words in ROWS.items():
-        row = card[name]
-        if row is None:
-            rows[words] = ["–", "", reasons[name], "", ""]
-            continue
-        value = _yes(row["value"]) if name == "memorised" else _number(row["value"])
-        some = (
-            "" if row["measured"] == row["of"] else f" ({row['measured']} of {row['of']} measured)"
-        )
-        where = f"{row['where'] or ''}{some}"
-        target = "no" if name == "memorised" else _span(*row["target"])
-        rows[words] = [value, _span(row["low"], row["high"]), where, target, verdicts[row["met"]]]
-    columns = ["worst value", "95 %", "where", "target", ""]
-    return pd.DataFrame.from_dict(rows, "index", columns=columns)
+    table = tidy(rows)
+    card = pd.DataFrame({name: _row(name, table) for name in TARGETS}).T
+    return card.astype(dict.fromkeys(("value", "low", "high", "lowest", "highest"), float))
 
 
-def scorecard_text(card: Mapping[str, Mapping | None], reasons: Mapping[str, str]) -> str:
-    """`scorecard_table` as plain text."""
-    table = scorecard_table(card, reasons)
-    head = ["against real images' own", *table.columns]
-    return "\n".join(_table([head, *([name, *row] for name, row in table.T.items())]))
+def _row(name: str, table: pd.DataFrame) -> dict[str, Any]:
+    """The group that is farthest out of its target, or nearest to leaving it."""
+    low, high = (NAN if end is None else end for end in TARGETS[name])
+    measure, _, kind = name.rpartition("_")
+    level = "class" if measure in _PER_CLASS and "class" in set(table["level"]) else "overall"
+    own = table[(table["level"] == level) & table["measure"].str.startswith(measure)]
+    own = own.assign(where=own["group"].replace("", "over all"))
+    reason = own["reason"].iloc[0] if len(own) == 1 else "no class has enough images"
+    if measure == "grid":
+        own["where"] = "period " + own["measure"].str.removeprefix("grid ")
+        reason = "the images are too small for any period"
+    elif name == "memorised":
+        own, kind = _memorised(table).assign(where=""), "value"
+        reason = own["reason"].iloc[0]
+    known = own[own[kind].notna()]
+    row = {"value": NAN, "low": NAN, "high": NAN, "where": "", "lowest": low, "highest": high}
+    if known.empty:
+        return row | {"met": None, "measured": 0, "of": 0, "reason": reason}
+    room = pd.concat([known[kind] - low, high - known[kind]], axis=1).min(axis=1)
+    worst = known.loc[room.idxmin(), [kind, *ENDS[kind], "where"]]
+    row |= dict(zip(("value", "low", "high", "where"), worst, strict=True))
+    met = bool(room.min() >= 0)
+    return row | {"met": met, "measured": len(known), "of": len(own), "reason": ""}
 
 
-def _overall_lines(found: "Fidelity") -> list[str]:
-    rows = [["over all", "generated", "95 %", "real halves", "95 %", "ratio", "95 %"]]
-    for key, words in MEASURES.items():
-        measure = found.overall[key]
-        if measure is None:
-            rows.append([words, "–", found.overall["reasons"][key], "", "", "", ""])
-            continue
-        kind = "gap" if key == "agreement" else "ratio"
-        rows.append(
-            [
-                words,
-                _number(measure["value"]),
-                _span(measure["low"], measure["high"]),
-                _number(measure["real"]),
-                _span(measure["real_low"], measure["real_high"]),
-                f"{_number(measure[kind])}{' (gap)' * (kind == 'gap')}",
-                _span(measure[f"{kind}_low"], measure[f"{kind}_high"]),
-            ]
-        )
-    return _table(rows)
+def _memorised(table: pd.DataFrame) -> pd.DataFrame:
+    """One row, whose value is 1 if there is an alarm; a summary has it and lacks the tests."""
+    if "memorised" in set(table["measure"]):
+        return table[table["measure"] == "memorised"]
+    tests = table[table["measure"].str.startswith("copies")]
+    if tests["p"].notna().any():
+        return tidy([{"value": float(len(alarms(table)) > 0)}])
+    return tidy([{"reason": "".join(tests["reason"].head(1)) or "no training images were given"}])
 
 
-def _class_lines(found: "Fidelity") -> list[str]:
-    """A row for each class; a value with that of the real halves in brackets."""
-    if not found.classes:
-        return []
-    short = {
-        "frechet": "Fréchet",
-        "kernel": "kernel",
-        "precision": "precision",
-        "recall": "recall",
-        "density": "density",
-        "coverage": "coverage",
-        "diversity_features": "div. feat.",
-        "diversity_pixels": "div. grey",
-        "agreement": "agreement",
-    }
-    rows = [["by class (real halves)", "generated", "real", *short.values()]]
-    why: dict[str, list[str]] = {}
-    for name, group in found.classes.items():
-        cells = [f"{group['generated_images']:,}", f"{group['real_images']:,}"]
-        for key in short:
-            measure = group[key]
-            cells.append(
-                f"{_number(measure['value'])} ({_number(measure['real'])})" if measure else "–"
-            )
-        rows.append([name, *cells])
-        for key, reason in group["reasons"].items():
-            many = len(group["reasons"]) == len(MEASURES)
-            words = reason if many else f"no {MEASURES[key]}: {reason}"
-            why.setdefault(words, [])
-            if name not in why[words]:
-                why[words].append(name)
-    lines = [
-        f"  {'every class' if len(who) == len(found.classes) else ', '.join(who)}: {words}"
-        for words, who in why.items()
-    ]
-    return ["", *_table(rows), *lines]
-
-
-def _copy_lines(found: "Fidelity") -> list[str]:
-    copies = found.memorisation
-    if copies is None:
-        return [f"memorisation: not measured, {found.reasons['memorisation']}"]
-    rows = [["training images", "copies", "in real", "p", "median", "in real", "C_T"]]
-    for space in _SPACES:
-        part = copies[space]
-        tests = {"over all": part["overall"], **part["classes"]}
-        alarms = {name for name, test in tests.items() if test["p"] < copies["alpha"]}
-        shown = alarms | {"over all", min(tests, key=lambda name: tests[name]["p"])}
-        for name in (name for name in tests if name in shown):
-            test = tests[name]
-            rows.append(
-                [
-                    f"in {space}, {name}",
-                    f"{test['share']:.1%}",
-                    f"{test['held_out_share']:.1%}",
-                    f"{test['p']:.2g}",
-                    _number(test["generated"]),
-                    _number(test["held_out"]),
-                    _number(part["copying"]) if name == "over all" else "",
-                ]
-            )
-    pairs = []
-    for pair in copies["closest"]:
-        who = pair["file"] or f"image {pair['index']}"
-        whom = pair["training_file"] or f"image {pair['training_index']}"
-        pairs.append(
-            f"  {pair['space']}: {who} and {whom}, {_number(pair['distance'])} apart, "
-            f"{_number(pair['relative'])} of the distance to {copies['neighbours']} neighbours"
-        )
-    where = ", ".join(f"{row['group']} ({row['space']})" for row in copies["flagged"])
-    thresholds = " and ".join(_number(copies[space]["threshold"]) for space in _SPACES)
-    return [
-        f"memorised: {_yes(where)} (p below {copies['alpha']:.2g} {where or 'nowhere'})",
-        *_table(rows),
-        f"  Copy: its distance to the nearest training image is under {thresholds} of the mean to "
-        f"the {copies['neighbours']} nearest; {copies['quantile']:.0%} of held-out real images are "
-        f"under {1 / copies['margin']:.1f} times that. Median: of the plain distances, in features "
-        "or grey levels. C_T of these below −3: nearer than real images on the whole, as copies "
-        "are, and bland images too.",
-        "closest pairs:",
-        *pairs,
-    ]
-
-
-def _grid_lines(found: "Fidelity") -> list[str]:
-    if not found.grid:
-        return [f"grid texture: not measured, {found.reasons['grid_ratio']}"]
-    rows = [["grid texture", "generated", "real", "ratio", "95 %", "energy ratio"]]
-    for period, row in found.grid.items():
-        rows.append(
-            [
-                f"period {period} pixels",
-                _number(row["value"]),
-                _number(row["real"]),
-                _number(row["ratio"]),
-                _span(row["ratio_low"], row["ratio_high"]),
-                _number(row["energy_ratio"]),
-            ]
-        )
-    measured = {name: group["grid"] for name, group in found.classes.items() if group["grid"]}
-    if not measured:
-        return _table(rows)
-    heads = ["by class, ratio and 95 %", *(f"period {period}" for period in found.grid)]
-    by_class = [heads]
-    for name, grid in measured.items():
-        ratios = (
-            f"{_number(row['ratio'])} ({_span(row['ratio_low'], row['ratio_high'])})"
-            for row in grid.values()
-        )
-        by_class.append([name, *ratios])
-    return [*_table(rows), "", *_table(by_class)]
-
-
-def _accuracy_lines(found: "Fidelity") -> list[str]:
-    score = found.accuracy_score
-    if score is None:
-        return [f"accuracy score: not measured, {found.reasons['accuracy_score']}"]
-    images = sum(score["images"].values())
-    rows = [["classifier trained on", "accuracy", "95 %", "macro F1"]]
-    for what, words in _TRAINED_ON.items():
-        part = score[what]
-        if part:
-            rows.append(
-                [
-                    f"{images:,} {words} images",
-                    _number(part["accuracy"]),
-                    _span(part["low"], part["high"]),
-                    _number(part["macro_f1"]),
-                ]
-            )
-    lines = _table(rows)
-    if score["reference"] is None:
-        why = found.reasons["accuracy_score_reference"]
-        lines.append(f"  Nothing to compare it with: {why}.")
-    trained = {words: score[what] for what, words in _TRAINED_ON.items() if score[what]}
-    by_class = [["recall by class and 95 %", *trained]]
-    for name in score["images"]:
-        recalls = (
-            f"{_number(part['recall'][name])} ({_span(*part['recall_interval'][name])})"
-            for part in trained.values()
-        )
-        by_class.append([name, *recalls])
-    return [
-        *lines,
-        f"  Tested on {score['test_images']:,} real images.",
-        "",
-        *_table(by_class),
-    ]
-
-
-def _number(value: float | None) -> str:
-    if value is None:
-        return "–"
+def number(value: float) -> str:
+    """A number with two significant digits or more; a dash where there is none."""
     size = abs(value)
-    text = f"{value:.0f}" if size >= 100 else f"{value:.1f}" if size >= 10 else f"{value:.2f}"
-    if 0 < size < 0.095:
-        text = f"{value:.4f}" if size >= 0.0005 else f"{value:.1e}"
-    return text.replace("-", "−")
+    digits = ".0f" if size >= 100 else ".2f" if size >= 0.095 or not size else ".2g"
+    return "–" if pd.isna(value) else f"{value:{digits}}".replace("-", "−")
 
 
-def _span(low: float | None, high: float | None) -> str:
-    if low is None and high is None:
-        return ""
-    if high is None:
-        return f"from {_number(low)}"
-    if low is None:
-        return f"up to {_number(high)}"
-    return f"{_number(low)} to {_number(high)}"
+def span(low: float, high: float) -> str:
+    """An interval, which may have one end or none."""
+    if pd.isna(low) or pd.isna(high):
+        return f"from {number(low)}" * pd.notna(low) + f"up to {number(high)}" * pd.notna(high)
+    return f"{number(low)} to {number(high)}"
 
 
-def _yes(value: object) -> str:
-    return "yes" if value else "no"
+def scorecard_table(rows: Sequence[str] | pd.DataFrame) -> pd.DataFrame:
+    """The scorecard of a table in words, a row for each measure as `ROWS` names it."""
+    words = {}
+    for name, row in scorecard(rows).iterrows():
+        value, target = number(row["value"]), span(row["lowest"], row["highest"])
+        if name == "memorised":
+            value, target = {0: "no", 1: "yes"}.get(row["value"], "–"), "no"
+        some = f" ({row['measured']} of {row['of']} measured)" * (row["measured"] < row["of"])
+        within = row["reason"] or span(row["low"], row["high"])
+        met = {True: "met", False: "missed", None: ""}[row["met"]]
+        words[ROWS[str(name)]] = [value, within, row["where"] + some, target, met]
+    columns = ["worst value", "95 %", "where", "target", ""]
+    return pd.DataFrame.from_dict(words, "index", columns=columns)
 
 
-def _table(rows: Sequence[Sequence[str]]) -> list[str]:
-    """Rows of equal length as lines; columns stand under their heads, the last ones ragged."""
-    widths = [max(map(len, column)) for column in zip(*rows, strict=True)]
-    return [
-        "  ".join(cell.ljust(width) for cell, width in zip(row, widths, strict=True)).rstrip()
-        for row in rows
-    ]
+def as_text(table: pd.DataFrame) -> str:
+    """The table in words, for a terminal: the scorecard first."""
+    table = table.assign(group=table["group"].replace("", "over all"))
+    alarm = alarms(table)
+    where = ", ".join(alarm["group"] + " (" + alarm["measure"] + ")")
+    table["name"] = table["measure"].replace(MEASURES)
+    overall = table[(table["level"] == "overall") & table["value"].notna()]
+    kinds = {"value": "generated", "real": "real", "ratio": "ratio", "gap": "gap"}
+    columns = {"over all": overall["name"]}
+    columns |= {name: _cells(overall, kind) for kind, name in kinds.items()}
+    parts = [scorecard_table(table).to_string(), pd.DataFrame(columns).to_string(index=False)]
+    if table["p"].notna().any():
+        parts.append(f"copies: {where or 'nowhere more than in held-out real images'}")
+    classes = table[table["level"] == "class"]
+    for kind, name in (kinds | {"energy_ratio": "energy of the grid over real"}).items():
+        wide = classes.dropna(subset=kind).set_index(["name", "group"])[kind].unstack(sort=False)
+        wide = wide.rename_axis(index=None, columns=f"{name}, by class")
+        if len(wide):
+            parts.append(wide.to_string(float_format=number, na_rep="–", line_width=120))
+    for reason, rows in table[table["reason"] != ""].groupby("reason", sort=False):
+        what = ", ".join(rows["name"].unique())
+        what = "measures" if set(MEASURES) <= set(rows["measure"]) else what
+        parts.append(f"{', '.join(rows['group'].unique())}, no {what}: {reason}")
+    return "\n\n".join(parts)
+
+
+def _cells(table: pd.DataFrame, kind: str) -> list[str]:
+    rows = table[[kind, *ENDS[kind]]].itertuples(index=False)
+    return [f"{number(value)} ({span(*ends)})".removesuffix(" ()") for value, *ends in rows]

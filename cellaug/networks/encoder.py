@@ -10,12 +10,8 @@ def image_to_latent(
 ) -> Model:
     """Images (N, size, size, 3) in [-1, 1] to latent vectors (N, latent_dim).
 
-    The discriminator's body with ``latent_dim`` linear outputs in place of its one (Section 4.6).
-    Dropout is off unless asked for: Section 4.3 names it for the discriminator alone, and here each
-    dropped feature would shift the latent vector that is to be found.
-
-    Raises:
-        ValueError: for a size that is not a power of two of at least 16.
+    The discriminator's body with ``latent_dim`` linear outputs in place of its one. Dropout is off:
+    each dropped feature would shift the latent vector that is to be found.
     """
     image = Input((size, size, 3), name="image")
     features = discriminator_body(image, size, depth, kernel, dropout)

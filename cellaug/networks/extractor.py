@@ -4,20 +4,12 @@ from cellaug.networks.dcgan import SLOPE
 
 from keras import Input, KerasTensor, Model, layers
 
-FEATURES = 128
-
 
 def blood_extractor(classes: int, size: int = 64, width: int = 32) -> Model:
     """Images (N, size, size, 3) in [-1, 1] to ``[features (N, 128), class logits (N, classes)]``.
 
-    A small residual network (He et al. 2016): four stages that halve the side, a residual block in
-    each but the first, a mean over the image, and 128 linear features in front of the class head.
-    Plain convolutions, which processors do best; batch normalisation throughout.
-
-    Args:
-        classes: number of classes.
-        size: height and width of the images in pixels.
-        width: channels of the first stage; the last has six times as many.
+    A small residual network (He et al. 2016): four stages that halve the side, with `width` to six
+    times as many channels, a residual block in each but the first, a mean over the image.
     """
 
     def convolution(x: KerasTensor, channels: int, kernel: int, stride: int) -> KerasTensor:
@@ -34,6 +26,6 @@ def blood_extractor(classes: int, size: int = 64, width: int = 32) -> Model:
         inner = active(convolution(x, channels, 3, 1))
         x = active(layers.Add()([x, convolution(inner, channels, 3, 1)]))
     x = layers.GlobalAveragePooling2D(name="mean")(x)
-    features = layers.Dense(FEATURES, dtype="float32", name="features")(x)
+    features = layers.Dense(128, dtype="float32", name="features")(x)
     logits = layers.Dense(classes, dtype="float32", name="class")(active(features))
     return Model(image, [features, logits], name="blood_extractor")

@@ -1,8 +1,4 @@
-"""What is done to images on the device before a discriminator sees them.
-
-Each class draws what it needs outside the loss (`draw`) and applies it as a pure function (call),
-so that one drawing serves several losses and gradients flow through it on both backends.
-"""
+"""Changes of real images on the device, before a discriminator sees them."""
 
 from typing import Any
 
@@ -13,8 +9,7 @@ from keras import KerasTensor, ops
 class Symmetries:
     """One of a smear's eight symmetries for each image: flips and quarter turns.
 
-    A smear has no up and no left, so an image turned or mirrored is as real as it was; applied to
-    real images alone it makes eight of every one. Square images (N, H, H, C).
+    A smear has no up and no left: it makes eight real images (N, H, H, C) of every one.
     """
 
     def draw(self, count: Any, seed: keras.random.SeedGenerator) -> KerasTensor:
@@ -26,60 +21,3 @@ class Symmetries:
         images = ops.where(bits[0], ops.transpose(images, (0, 2, 1, 3)), images)
         images = ops.where(bits[1], ops.flip(images, 1), images)
         return ops.where(bits[2], ops.flip(images, 2), images)
-
-
-class DifferentiableAugmentation:
-    """Symmetries, small shifts and changes of colour, on real and generated images alike.
-
-    The discriminator never sees an image without, and the generator learns through them (Zhao et
-    al. 2020), each applied with a probability below one, so that what is done to real images does
-    not leak into generated ones (Karras et al. 2020). Nothing is cut out.
-
-    Args:
-        probability: that an image gets each of them, 0–1.
-        shift: largest shift as a share of the side; borders are repeated.
-        brightness: largest addition to all values of [-1, 1].
-        contrast: largest relative change of the distance from the image's mean.
-    """
-
-    def __init__(
-        self,
-        probability: float = 0.4,
-        shift: float = 0.1,
-        brightness: float = 0.2,
-        contrast: float = 0.2,
-    ):
-        if not 0 <= probability <= 1:
-            raise ValueError(f"probability: expected 0 to 1, got {probability}")
-        self.probability, self.shift = probability, shift
-        self.brightness, self.contrast = brightness, contrast
-        self.symmetries = Symmetries()
-
-    def draw(self, count: Any, seed: keras.random.SeedGenerator) -> list[KerasTensor]:
-        """The symmetries' bits, the shifts (N, 2) and the colour changes (2, N, 1, 1, 1)."""
-
-        def chosen(shape: tuple) -> KerasTensor:
-            return keras.random.uniform(shape, seed=seed) < self.probability
-
-        bits = self.symmetries.draw(count, seed) & chosen((1, count, 1, 1, 1))
-        shifts = keras.random.uniform((count, 2), -self.shift, self.shift, seed=seed)
-        colours = keras.random.uniform((2, count, 1, 1, 1), -1, 1, seed=seed)
-        shifts = ops.where(chosen((count, 1)), shifts, 0.0)
-        return [bits, shifts, ops.where(chosen((2, count, 1, 1, 1)), colours, 0.0)]
-
-    def __call__(self, images: KerasTensor, drawn: list[KerasTensor]) -> KerasTensor:
-        """The images (N, H, W, C) in [-1, 1], augmented; colours may leave the range."""
-        bits, shifts, colours = drawn
-        images = self.symmetries(images, bits)
-        images = ops.einsum("nij,njwc->niwc", _shifting(shifts[:, 0], images.shape[1]), images)
-        images = ops.einsum("nij,nhjc->nhic", _shifting(shifts[:, 1], images.shape[2]), images)
-        mean = ops.mean(images, axis=(1, 2, 3), keepdims=True)
-        images = mean + (images - mean) * (1 + self.contrast * colours[0])
-        return images + self.brightness * colours[1]
-
-
-def _shifting(share: KerasTensor, side: int) -> KerasTensor:
-    """Matrices (N, side, side) that move rows by a share of the side, in whole pixels."""
-    pixels = ops.cast(ops.round(share * side), "int32")
-    source = ops.clip(ops.arange(side, dtype="int32")[None] + pixels[:, None], 0, side - 1)
-    return ops.one_hot(source, side, dtype="float32")

@@ -1,15 +1,15 @@
 """All state of a training run in one file, so that a resumed run ends like an uninterrupted one."""
 
 import hashlib
-import io
 import json
-import os
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass, field
+from itertools import chain
 from pathlib import Path
 from typing import Any
 
-from cellaug.data.images import write_atomically
+from cellaug.files import write_npz
+from cellaug.training.backends import without
 
 import keras
 import numpy as np
@@ -18,12 +18,12 @@ PACKAGE = Path(__file__).parents[1]
 
 
 class Mismatch(ValueError):
-    """The checkpoint belongs to a run with other settings; ``keys`` names those that differ."""
+    """The checkpoint belongs to a run with other settings; `keys` names those that differ."""
 
     def __init__(self, path: Path, keys: list[str]):
         super().__init__(
-            f"{path} is of a run that differs in: {', '.join(keys)}. Use its settings to go on "
-            "with it, or another file, or remove it"
+            f"{path} is of a run that differs in: {', '.join(keys)}. Use its settings to resume "
+            "it, or another file, or remove it"
         )
         self.keys = keys
 
@@ -31,52 +31,36 @@ class Mismatch(ValueError):
 def source_hash(*parts: str) -> str:
     """A hash over the source of parts of this package, by default training and networks."""
     digest = hashlib.sha256()
-    parts = parts or ("training", "networks")
-    for path in sorted(path for part in parts for path in PACKAGE.glob(f"{part}/*.py")):
+    found = (PACKAGE.glob(f"{part}/*.py") for part in parts or ("training", "networks"))
+    for path in sorted(chain(*found)):
         digest.update(path.name.encode() + b"\0" + path.read_bytes() + b"\0")
     return digest.hexdigest()[:16]
 
 
 def variables_of(model: keras.Model) -> list[keras.Variable]:
-    """Everything that a training step changes: weights, running means, seeds, optimizers' state.
+    """All that a training step changes (weights, means, seeds, optimizers' state) but metrics."""
+    if not model.optimizer.built:
+        model.optimizer.build(model.trainable_variables)
+    found = chain(model.variables, *(x.variables for x in _optimizers(model).values()))
+    return without(list({id(v): v for v in found}.values()), model.metrics_variables)
 
-    Metrics are left out, since every epoch begins them anew.
-    """
-    optimizers = [model.optimizer, getattr(model, "d_optimizer", None)]
-    found = list(model.variables)
-    for optimizer in optimizers:
-        if optimizer is not None:
-            if not optimizer.built:
-                optimizer.build(model.trainable_variables)
-            found += optimizer.variables
-    metrics = {id(v) for v in model.metrics_variables}
-    return list({id(v): v for v in found if id(v) not in metrics}.values())
+
+def _optimizers(model: keras.Model) -> dict[str, keras.optimizers.Optimizer]:
+    return {name: x for name in ("optimizer", "d_optimizer") if (x := getattr(model, name, None))}
 
 
 def fingerprint(model: keras.Model, settings: Mapping[str, Any]) -> dict[str, Any]:
-    """What has to be the same for a run to be continued, as JSON would give it back.
+    """All that must be the same for a run to be resumed, as JSON has it.
 
-    The caller's settings and besides them, before them where names are the same, the `choices` of
-    an `Adversarial`; ``optimizer`` and ``d_optimizer``, with all of their settings; ``layers``,
-    their kinds, activations and the type that they compute in; ``variables`` (their shapes in
-    order; Keras's names for them depend on what else the process has built); ``backend`` (random
-    numbers differ between backends); ``source`` (`source_hash`).
-
-    Raises:
-        TypeError: for settings that are not plain values.
-        ValueError: for a model that is not built.
+    The variables go in by shape, since their names depend on what else the process has built.
+    Raises TypeError for settings that are not plain, ValueError for a model that is not built.
     """
     if not model.built:
         raise ValueError(f"'{model.name}' has no weights yet: build it before it is trained")
-    optimizers = {
-        name: {k: v for k, v in getattr(model, name).get_config().items() if k != "name"}
-        for name in ("optimizer", "d_optimizer")
-        if getattr(model, name, None) is not None
-    }
     facts = {
         **settings,
         **getattr(model, "choices", {}),
-        **optimizers,
+        **{name: {**x.get_config(), "name": ""} for name, x in _optimizers(model).items()},
         "layers": _layers(model),
         "backend": keras.backend.backend(),
         "source": source_hash(),
@@ -94,87 +78,49 @@ def _layers(layer: keras.Layer) -> list[str]:
 
 @dataclass
 class Position:
-    """How far a run has come.
+    """How far a run has come."""
 
-    Attributes:
-        epoch: epochs done.
-        batch: batches done of the epoch after them.
-        seconds: spent in that epoch so far.
-        history: one mapping of names to numbers for each epoch done.
-        metrics: values of the metrics' variables after that batch.
-        stopped: whether a callback has ended the run early.
-    """
-
-    epoch: int = 0
-    batch: int = 0
-    seconds: float = 0.0
-    history: list[dict[str, float]] = field(default_factory=list)
-    metrics: list[list[float]] = field(default_factory=list)
-    stopped: bool = False
+    epoch: int = 0  # complete epochs
+    batch: int = 0  # batches done of the next epoch
+    seconds: float = 0.0  # spent in that epoch so far
+    history: list[dict[str, float]] = field(default_factory=list)  # of each complete epoch
+    metrics: list[list[float]] = field(default_factory=list)  # their variables after that batch
+    stopped: bool = False  # a callback has ended the run early
 
 
 def save(path: Path, model: keras.Model, own: Mapping[str, Any], position: Position) -> None:
-    """Write the state to an .npz file, in place of what is there.
-
-    Args:
-        path: the file; its folder is made if it is missing.
-        model: compiled.
-        own: the run's `fingerprint`.
-        position: where the run is.
-    """
-    arrays = {
-        f"{index:05d}": keras.ops.convert_to_numpy(variable.value)
-        for index, variable in enumerate(variables_of(model))
-    }
+    """Write the state of a compiled model, the run's `fingerprint` and position to an .npz file."""
     record = {"settings": own, **asdict(position)}
+    values = [keras.ops.convert_to_numpy(variable.value) for variable in variables_of(model)]
+    arrays = {f"{index:05d}": value for index, value in enumerate(values)}
     write_npz(path, record=np.array(json.dumps(record)), **arrays)
 
 
 def restore(path: Path, model: keras.Model, own: Mapping[str, Any], epochs: int) -> Position:
     """Put a saved state into the model; returns how far it had come.
 
-    Raises:
-        Mismatch: if the run's `fingerprint`, here ``own``, is another, or more than ``epochs``
-            epochs are done. The model is then as it was.
-        ValueError: if the file is not a checkpoint.
+    Raises Mismatch if the run's `fingerprint` is not `own` or more than `epochs` epochs are done,
+    ValueError if it is no checkpoint; the model is then as it was.
     """
     try:
         with np.load(path, allow_pickle=False) as file:
             record = json.loads(file["record"].item())
             saved = record.pop("settings")
-            keys = sorted(
-                key
-                for key in own.keys() | saved.keys()
-                if key not in own or key not in saved or own[key] != saved[key]
-            )
             position = Position(**record)
-            if position.epoch + (position.batch > 0) > epochs:
-                keys.append("epochs")
-            if keys:
-                raise Mismatch(path, keys)
-            variables = variables_of(model)
-            values = [file[f"{index:05d}"] for index in range(len(variables))]
-    except Mismatch:
-        raise
+            values = [file[key] for key in sorted(file.files)[:-1]]  # "record" comes last
     except Exception as error:
         raise ValueError(f"{path} is not a checkpoint of cellaug: remove it ({error})") from error
-    for variable, value in zip(variables, values, strict=True):
+    keys = [k for k in sorted({**own, **saved}) if own.get(k, ...) != saved.get(k, ...)]
+    if position.epoch + (position.batch > 0) > epochs:
+        keys.append("epochs")
+    if keys:
+        raise Mismatch(path, keys)
+    for variable, value in zip(variables_of(model), values, strict=True):
         variable.assign(value)
     return position
 
 
-def write_npz(path: Path, **arrays: np.ndarray) -> None:
-    """`numpy.savez`, but the file appears under its name only when it is whole."""
-    path.parent.mkdir(parents=True, exist_ok=True)
-    buffer = io.BytesIO()
-    np.savez(buffer, **arrays)
-    write_atomically(path, buffer.getvalue())
-
-
 def _plain(value: Any) -> Any:
-    """What JSON does not know of by itself: NumPy's numbers and arrays, and paths."""
-    if isinstance(value, np.generic | np.ndarray):
-        return value.tolist()
-    if isinstance(value, os.PathLike):
-        return os.fspath(value)
+    if isinstance(value, np.generic | np.ndarray | Path):
+        return str(value) if isinstance(value, Path) else value.tolist()
     raise TypeError(f"setting {value!r}: expected plain values, as JSON holds them")

@@ -1,154 +1,109 @@
-"""The class-conditional recipe in one call, every choice an argument."""
+"""The conditional GAN with every choice in one place."""
 
-from typing import Any
+from dataclasses import dataclass
+from typing import Any, ClassVar
 
-from cellaug.backend import accelerated
 from cellaug.networks.conditional import conditional_discriminator, conditional_generator
-from cellaug.training.adversarial import Adversarial
-from cellaug.training.augment import DifferentiableAugmentation, Symmetries
-from cellaug.training.losses import CrossEntropy, Relativistic, Wasserstein, WrongLabels
-from cellaug.training.penalties import R1, UnitGradient
+from cellaug.training.augment import Symmetries
+from cellaug.training.backends import accelerators
+from cellaug.training.gan import Adversarial
+from cellaug.training.losses import R1, CrossEntropy, Relativistic, WrongLabels
 
 import keras
-
-OBJECTIVES = ("relativistic", "cross-entropy", "wasserstein", "wasserstein-gp")
-CRITIC_STEPS, CLIP = 5, 0.01  # of Arjovsky et al. (2017), the first for WGAN-GP too
-
-
-def critic_steps(objective: str) -> int:
-    """How many steps the discriminator takes for one of the generator in a game of `conditional`.
-
-    A batch is dealt out among them.
-    """
-    return CRITIC_STEPS if objective.startswith("wasserstein") else 1
+from keras import Model
+from keras.optimizers.schedules import CosineDecay
 
 
-def conditional(
-    size: int,
-    classes: int,
-    *,
-    generator_depth: int = 256,
-    discriminator_depth: int = 32,
-    latent_dim: int = 100,
-    kernel: int = 4,
-    modulation: bool = True,
-    resize: bool = True,
-    narrowest: int = 1,
-    projection: bool = True,
-    deviation: str = "class",
-    spectral: bool = False,
-    objective: str = "relativistic",
-    wrong_labels: float = 0.5,
-    gamma: float = 0.02,
-    penalty_every: int = 8,
-    r2: bool = True,
-    symmetries: bool = True,
-    augmentation: float = 0.0,
-    half_life: int = 10_000,
-    ramp_up: float = 0.05,
-    learning_rate: float = 2e-4,
-    beta_1: float = 0.5,
-    decay_steps: tuple[int, int] | None = None,
-    mixed_precision: bool | None = None,
-    seed: int = 0,
-) -> Adversarial:
-    """A class-conditional pair, compiled and ready for `fit` on balanced batches.
+@dataclass(frozen=True)
+class Recipe:
+    """All choices of a class-conditional GAN; the defaults suit small sets of cells at 64 px."""
 
-    The defaults are what small sets of cells favour at 64 px; for each choice the value that
-    switches it off is named.
+    generator_depth: int = 256  # channels at 4×4 pixels in the generator
+    discriminator_depth: int = 32  # channels after the discriminator's first convolution
+    latent_dim: int = 100  # length of a latent vector
+    kernel: int = 4  # height and width of the kernels at stride 2; the thesis's 5 does not fit it
+    modulation: bool = True  # latent vector and class scale and shift every layer of the generator
+    resize: bool = True  # end the generator in a resize-convolution: no grid of period 2
+    narrowest: int = 1  # minimum of channels of the generator's layers, all but the last
+    projection: bool = True  # projection head; False gives the class as planes beside the colours
+    deviation: str = "class"  # a feature of the discriminator: ClassDeviation, or "none"
+    objective: str = "relativistic"  # pairs of a real and a generated image, or "cross-entropy"
+    wrong_labels: float = 0.5  # weight of WrongLabels, which needs projection; 0 for none
+    gamma: float = 0.02  # γ of R1; 0 for none
+    penalty_every: int = 8  # on which steps R1 is computed; 1 for all
+    r2: bool = True  # the same penalty at generated images
+    symmetries: bool = True  # show each real image in one of its eight symmetries
+    half_life: int = 10_000  # of the generator's moving average, in images; 0 for none
+    ramp_up: float = 0.05  # of that half-life, as a fraction of the images seen
+    batch_size: int = 32  # real images in a step
+    learning_rate: float = 2e-4  # of both Adams
+    beta_1: float = 0.5  # of both Adams; beta_2 is 0.99
+    decay: float = 0.0  # last fraction of the training: rates fall to zero along half a cosine
+    mixed_precision: bool | None = None  # bfloat16 in the networks alone; None: on an accelerator
+    seed: int = 0  # of weights and of all that is drawn in training; becomes Keras's global seed
 
-    Args:
-        size: height and width of the images in pixels, a power of two of at least 16.
-        classes: number of classes.
-        generator_depth: channels at 4×4 pixels in the generator.
-        discriminator_depth: channels after the discriminator's first convolution.
-        latent_dim: length of a latent vector.
-        kernel: height and width of the kernels at stride 2; the thesis's 5 does not fit it.
-        modulation: latent vector and class scale and shift every layer of the generator, not the
-            first alone.
-        resize: a resize-convolution at the generator's end; False for a transposed one, which can
-            leave a grid of period 2.
-        narrowest: channels that the generator's layers have at least, all but the last.
-        projection: projection head; False gives the class as planes beside the colours.
-        deviation: minibatch deviation as a feature of the discriminator, among the images of one
-            class ("class") or of all ("batch"); "none" for none.
-        spectral: spectral normalisation of the discriminator.
-        objective: "relativistic" (pairs of a real and a generated image), "cross-entropy"
-            (non-saturating logistic), "wasserstein" (weights clipped) or "wasserstein-gp"; the last
-            two take five discriminator steps for one of the generator, so that batches must be five
-            times as large.
-        wrong_labels: weight of `WrongLabels`, by which the discriminator learns that real images
-            with a wrong label are not real; 0 for none. Not used without the projection head.
-        gamma: γ of `R1`; 0 for none. Not used by the two Wasserstein games.
-        penalty_every: on which steps R1 is computed; 1 for all.
-        r2: the same penalty at generated images.
-        symmetries: show each real image in one of its eight symmetries.
-        augmentation: probability of each part of `DifferentiableAugmentation`; 0 for none.
-        half_life: of the generator's moving average, in images; 0 for none.
-        ramp_up: of that half-life, as a share of the images seen.
-        learning_rate: of both Adams.
-        beta_1: of both Adams; beta_2 is 0.99.
-        decay_steps: the step of the generator from which both learning rates fall, along half a
-            cosine, and the one at which they are zero; None for constant rates.
-        mixed_precision: bfloat16 in the networks, float32 in weights, losses and penalty; None for
-            where it pays, on an accelerator. On a processor `make bench-train` says what it saves.
-        seed: of weights and of all that is drawn in training; Keras's global seed is set to it.
+    gan: ClassVar[type[Adversarial]] = Adversarial
+    objectives: ClassVar[dict] = {"relativistic": Relativistic, "cross-entropy": CrossEntropy}
 
-    Raises:
-        ValueError: for another objective, and what the networks raise.
-    """
-    if objective not in OBJECTIVES:
-        raise ValueError(f"objective '{objective}': expected one of {', '.join(OBJECTIVES)}")
-    keras.utils.set_random_seed(seed)
-    wrong_labels = wrong_labels if projection else 0.0
-    before = keras.config.dtype_policy()
-    if accelerated() if mixed_precision is None else mixed_precision:
-        keras.config.set_dtype_policy("mixed_bfloat16")
-    try:
+    @property
+    def d_steps(self) -> int:
+        """Discriminator steps for one of the generator, each on a batch of its own."""
+        return 1
+
+    def build(self, size: int, classes: int, steps: int | None = None) -> Adversarial:
+        """Fresh networks, compiled and ready for `fit` on balanced batches; `size` is in pixels.
+
+        `steps`, which time the `decay`, are all those of the generator. Raises ValueError for an
+        unknown objective, a decay without `steps`, a size or depth that the networks do not take.
+        """
+        if self.decay and steps is None:
+            raise ValueError("steps: a learning rate that falls needs the number of all steps")
+        parts = self.parts()
+        keras.utils.set_random_seed(self.seed)
+        before, mixed = keras.config.dtype_policy(), self.mixed_precision
+        if mixed or (mixed is None and accelerators()):
+            keras.config.set_dtype_policy("mixed_bfloat16")
+        try:
+            networks = self.networks(size, classes)
+        finally:
+            keras.config.set_dtype_policy(before)
+        gan = self.gan(*networks, **parts)
+
+        def adam(own_steps: int) -> keras.optimizers.Adam:
+            rate: float | CosineDecay = self.learning_rate
+            if steps is not None and self.decay:
+                first, last = own_steps * round((1 - self.decay) * steps), own_steps * steps
+                # The warm-up from the rate to itself keeps it constant until the fall.
+                rate = CosineDecay(rate, last - first, warmup_target=rate, warmup_steps=first)
+            return keras.optimizers.Adam(rate, self.beta_1, 0.99)
+
+        gan.compile(adam(1), adam(self.d_steps))
+        return gan
+
+    def networks(self, size: int, classes: int, **layers: Any) -> tuple[Model, Model]:
+        """Generator and discriminator; `layers` are kinds of layers for the discriminator."""
+        layers = {"deviation": self.deviation, "every_label": self._asks_labels, **layers}
         generator = conditional_generator(
-            size, generator_depth, latent_dim, classes, kernel, modulation, resize, narrowest
-        )
-        discriminator = conditional_discriminator(
-            size,
-            discriminator_depth,
-            classes,
-            kernel,
-            projection,
-            deviation,
-            spectral,
-            wrong_labels > 0,
-        )
-    finally:
-        keras.config.set_dtype_policy(before)
-    wasserstein = objective.startswith("wasserstein")
-    penalty = R1(gamma, penalty_every, r2) if gamma and not wasserstein else None
-    if objective == "wasserstein-gp":
-        penalty = UnitGradient()
-    losses = {"cross-entropy": CrossEntropy, "relativistic": Relativistic}
-    source = losses.get(objective, Wasserstein)()
-    game = Adversarial(
-        generator,
-        discriminator,
-        WrongLabels(source, wrong_labels) if wrong_labels > 0 else source,
-        latent_dim,
-        seed,
-        real_augmentation=Symmetries() if symmetries else None,
-        augmentation=DifferentiableAugmentation(augmentation) if augmentation else None,
-        penalty=penalty,
-        half_life=half_life,
-        ramp_up=ramp_up,
-        d_steps=critic_steps(objective),
-        clip=CLIP if objective == "wasserstein" else 0.0,
-    )
-
-    def rate(own_steps: int) -> Any:
-        if decay_steps is None:
-            return learning_rate
-        first, last = (own_steps * step for step in decay_steps)
-        # Keras's warm-up, from the rate to itself, keeps it constant until the fall begins.
-        return keras.optimizers.schedules.CosineDecay(
-            learning_rate, last - first, warmup_target=learning_rate, warmup_steps=first
+            size, self.generator_depth, self.latent_dim, classes,
+            self.kernel, self.modulation, self.resize, self.narrowest,
+        )  # fmt: skip
+        return generator, conditional_discriminator(
+            size, self.discriminator_depth, classes, self.kernel, self.projection, **layers
         )
 
-    game.compile(*(keras.optimizers.Adam(rate(k), beta_1, 0.99) for k in (1, game.d_steps)))
-    return game
+    def parts(self) -> dict[str, Any]:
+        """The arguments of `Adversarial` besides the networks."""
+        if self.objective not in self.objectives:
+            expected = ", ".join(self.objectives)
+            raise ValueError(f"objective '{self.objective}': expected one of {expected}")
+        source = self.objectives[self.objective]()
+        return {
+            "objective": WrongLabels(source, self.wrong_labels) if self._asks_labels else source,
+            "real_augmentation": Symmetries() if self.symmetries else None,
+            "penalty": R1(self.gamma, self.penalty_every, self.r2) if self.gamma else None,
+            **{key: getattr(self, key) for key in ("latent_dim", "seed", "half_life", "ramp_up")},
+        }
+
+    @property
+    def _asks_labels(self) -> bool:
+        return self.projection and self.wrong_labels > 0

@@ -1,0 +1,298 @@
+"""Run the book's notebooks through papermill, in order, and only those that need it.
+
+doit finds what has changed since: code, parameters, data, weights, recorded and earlier results.
+"""
+
+import hashlib
+import io
+import json
+import os
+import re
+import shutil
+import sys
+import time
+from collections import ChainMap
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from contextlib import contextmanager, redirect_stderr
+from pathlib import Path
+from typing import Any, TextIO
+
+from cellaug.book import chapter as book
+from cellaug.book.chapter import CHAPTERS, build_folder, declared_parameters, pages
+from cellaug.book.source import PACKAGE, code_of
+from cellaug.errors import BookError, ChapterFailed, DataError
+
+import pandas as pd
+import yaml
+from doit.control import TaskControl
+from doit.dependency import Dependency, JsonDB
+from doit.reporter import ZeroReporter
+from doit.runner import Runner
+from doit.task import Task
+
+# Which chapters' artifacts a chapter reads. Pages on record read none.
+NEEDS = {"02_vanilla_gan": CHAPTERS[:1], "06_discussion": CHAPTERS[:-1]}
+NEEDS |= {"03_ac_gan": CHAPTERS[:2], "04_latent_space": CHAPTERS[:2]}
+NEEDS |= {"05_classifier": ("01_data", "03_ac_gan")}
+# Which files of book/results and which shipped weights a notebook shows or draws with.
+RESULTS = {"06_discussion": ["*/metrics.json", "ladder-*", "weights-*"]}
+RESULTS |= {"record/ladder": ["ladder-*"], "record/weights": ["weights-*"]}
+RESULTS |= {"record/benchmarks": ["*-benchmark.json"]}
+WEIGHTS = ("05_classifier", "record/weights")
+# White space, and what TensorFlow says on being loaded, whatever the log level.
+_NOTHING = re.compile(r"(\s*\n|WARNING: All log messages before absl.*\n|[IW]\d{4} .*\n)*")
+
+Values = dict[str, Any]  # of a notebook's parameters or results
+
+
+def load_profile(source: str, settings: Iterable[str] = (), study: str = "") -> tuple[str, Values]:
+    """A profile's name and parameters; `BookError` for what no notebook can use.
+
+    `source`, a file in ``notebooks/profiles`` without its ending, or the path of a YAML file, may
+    give keys of all studies; ``key=value`` `settings` only those of `study`, "studies/ladder".
+    """
+    folder = book.project_root() / "notebooks"
+    own = source.endswith((".yaml", ".yml"))
+    path = Path(source) if own else folder / "profiles" / f"{source}.yaml"
+    if not path.is_file():
+        names = ", ".join(sorted(p.stem for p in folder.glob("profiles/*.yaml")))
+        raise BookError(f"no profile '{source}': give one of {names}, or the path of a YAML file")
+    profile = _yaml(path.read_text(), str(path)) or {}
+    if not isinstance(profile, dict):
+        raise BookError(f"{path}: expected lines of the form 'key: value'")
+    known = ChainMap(*map(declared_parameters, filter(None, (*pages(), study))))
+    studies = (f"studies/{file.stem}" for file in folder.glob("studies/*.py"))
+    every = ChainMap(*known.maps, *map(declared_parameters, studies))
+    accepted = {*known, *(set(profile) & set(every))}
+    for pair in settings:
+        key, equals, value = pair.partition("=")
+        if not equals:
+            raise BookError(f"--set {pair}: expected key=value")
+        profile[key.strip()] = _yaml(value, f"--set {pair}")
+    profile["profile"] = path.stem
+    if unknown := ", ".join(sorted(set(profile) - accepted)):
+        raise BookError(f"no chapter declares {unknown}: the keys are {', '.join(sorted(known))}")
+    for key, value in profile.items():
+        if type(value) is int and type(every[key]) is float:
+            profile[key] = float(value)
+        elif type(value) is not type(every[key]):
+            found = f"found {value!r}; numbers like 1e-5 are written 1.0e-5 in YAML"
+            raise BookError(f"{key}: expected a value such as {every[key]!r}, {found}")
+    return path.stem, profile
+
+
+def _yaml(text: str, place: str) -> Any:
+    try:
+        return yaml.safe_load(text)
+    except yaml.YAMLError as error:
+        raise BookError(f"{place} is not YAML: {error}") from error
+
+
+def notebook_parameters(name: str, profile: Mapping[str, Any]) -> dict[str, Any]:
+    """The profile's values for the keys that this notebook declares."""
+    return {key: profile[key] for key in declared_parameters(name) if key in profile}
+
+
+def data_state(profile: Mapping[str, Any]) -> list[tuple[str, int, int]]:
+    """Names, sizes and times of the files of the profile's data set; none if it is drawn."""
+    from cellaug.data import locate
+
+    source = profile.get("data", declared_parameters(CHAPTERS[0])["data"])
+    if source == "phantom":
+        return []
+    place = locate(source)
+    files = filter(Path.is_file, sorted((place.parent if place.is_file() else place).rglob("*")))
+    return [(str(file), file.stat().st_size, file.stat().st_mtime_ns) for file in files]
+
+
+def state_of(name: str, profile: Mapping[str, Any]) -> str:
+    """A hash over all that a notebook depends on, but for the results of earlier chapters."""
+    files = code_of(book.notebook_file(name))
+    for pattern in RESULTS.get(name, ()):
+        files += book.result_file("").glob(pattern)
+    files += (PACKAGE / "weights").rglob("*.[nj]*") if name in WEIGHTS else []
+    found: list[Any] = [notebook_parameters(name, profile), book.versions()]
+    found += data_state(profile) if name == CHAPTERS[0] else []
+    found += sorted((path.name, hashlib.sha256(path.read_bytes()).hexdigest()) for path in files)
+    return hashlib.sha256(json.dumps(found).encode()).hexdigest()
+
+
+def _task(name: str, profile: Mapping[str, Any], force: bool = False) -> Task:
+    """A notebook in doit's terms; doit finds from ``file_dep`` which chapters come first."""
+    build = build_folder(profile["profile"])
+
+    def current(task: Task, values: Mapping[str, Any]) -> bool:
+        state = state_of(name, profile)  # before the run, so that a change during it counts
+        task.value_savers.append(lambda: {"state": state})
+        return values.get("state") == state and not force
+
+    made = [str(build / "notebooks" / f"{name}.ipynb")]
+    made += [str(build / "artifacts" / name / "metrics.json")] if name in CHAPTERS else []
+    read = [str(build / "artifacts" / each / "metrics.json") for each in NEEDS.get(name, ())]
+    return Task(name, None, file_dep=read, targets=made, uptodate=[current], meta=profile)
+
+
+class _Runner(Runner):
+    """doit's runner with papermill as the action; says what happens, as it happens."""
+
+    def select_task(self, node: Any, tasks_dict: Mapping[str, Task]) -> bool:
+        selected = super().select_task(node, tasks_dict)
+        if node.run_status == "up-to-date":
+            print(f"{node.task.name}: nothing has changed, kept as it is", flush=True)
+        return selected
+
+    def execute_task(self, task: Task) -> None:
+        self.dep_manager.remove(task.name)  # a run that is killed leaves no success behind,
+        self.dep_manager.backend.dump()  # but those of the notebooks before it
+        started = time.monotonic()
+        print(f"{task.name}: running", flush=True)
+        execute(task.name, task.meta)
+        print(f"{task.name}: done in {time.monotonic() - started:.0f} s", flush=True)
+
+
+def run(name: str, profile: Values, chapters: Sequence[str] = (), force: bool = False) -> Values:
+    """Run a profile's notebooks, and those that they need, and return what `merge_metrics` does.
+
+    `chapters` are names such as "record/ladder" or numbers such as "03", none for all of them;
+    `force` runs these even where nothing has changed. ChapterFailed ends the run.
+    """
+    asked: list[str] = []
+    for text in chapters or pages():
+        asked += (found := [page for page in pages() if text in (page, page[:2], page[1:2])])
+        if not found:
+            raise BookError(f"no chapter '{text}': there are {', '.join(pages())}")
+    (known := build_folder(name) / ".doit.json").parent.mkdir(parents=True, exist_ok=True)
+    control = TaskControl([_task(page, profile, force and page in asked) for page in pages()])
+    control.process(asked)
+    runner = _Runner(Dependency(JsonDB, str(known)), ZeroReporter(sys.stdout, {}))
+    runner.run_all(control.task_dispatcher())
+    return book.merge_metrics(name)
+
+
+def outdated(name: str, profile: Mapping[str, Any]) -> list[str]:
+    """The notebooks that `run` would run, but for those that only wait for another."""
+    state = Dependency(JsonDB, str(build_folder(name) / ".doit.json"))
+    tasks = [_task(page, profile) for page in pages()]
+    return [t.name for t in tasks if state.get_status(t, None).status != "up-to-date"]
+
+
+def execute(name: str, profile: Mapping[str, Any]) -> Path:
+    """Execute a notebook; it appears, whole, in ``build/<profile>``, under ``failed/`` if it fails.
+
+    Raises ChapterFailed where a cell raises.
+    """
+    import jupytext
+    import nbformat
+    import papermill
+
+    build = build_folder(profile["profile"])
+    final, failed = (build / kind / f"{name}.ipynb" for kind in ("notebooks", "failed"))
+    running = build / "running" / name / "running.ipynb"
+    for path in (final, running):
+        path.parent.mkdir(parents=True, exist_ok=True)
+    failed.unlink(missing_ok=True)
+    notebook = jupytext.read(book.notebook_file(name))
+    kernel = {"name": "python3", "display_name": "Python 3", "language": "python"}
+    notebook.metadata["kernelspec"] = kernel
+    # Notebooks import the studies beside them.
+    places = [book.project_root() / "notebooks", *filter(None, [os.environ.get("PYTHONPATH")])]
+    os.environ["PYTHONPATH"] = os.pathsep.join(dict.fromkeys(map(str, places)))
+    # Of a progress line only its last state stays.
+    options = {"progress_bar": False, "cwd": book.project_root(), "coalesce_streams": True}
+    try:
+        with _quiet(running.with_suffix(".log")) as terminal:
+            if terminal.isatty():
+                options["progress_bar"] = {"file": terminal, "leave": False, "desc": name}
+                options["stdout_file"] = _LastLine(terminal)
+            given = notebook_parameters(name, profile)
+            executed = papermill.execute_notebook(notebook, running, given, **options)
+    except papermill.PapermillExecutionError as error:
+        failed.parent.mkdir(parents=True, exist_ok=True)
+        running.replace(failed)
+        cell, begins = error.exec_count or error.cell_index, error.source.strip().split("\n")[0]
+        words = f"chapter {name} failed in cell {cell}, which begins\n    {begins}\n{error.ename}: "
+        words += f"{error.evalue}\nThe notebook up to there, with the traceback: {failed}"
+        raise ChapterFailed(words) from error
+    _tidy(executed)
+    nbformat.write(executed, running)
+    running.replace(final)
+    shutil.rmtree(running.parent)
+    return final
+
+
+def run_study(name: str, values: Mapping[str, Any]) -> str:
+    """Execute a study; returns what its last cell printed. DataError for refused data, options."""
+    import nbformat
+
+    try:
+        outputs = nbformat.read(execute(name, values), as_version=4).cells[-1].outputs
+    except ChapterFailed as failed:
+        cause: Any = failed.__cause__
+        if cause.ename in ("BookError", "DataError", "FileNotFoundError", "PermissionError"):
+            raise DataError(cause.evalue) from failed
+        raise
+    return "".join(out.text for out in outputs if out.output_type == "stream").strip()
+
+
+class _LastLine(io.TextIOBase):
+    """Shows the latest line written to it in place on a terminal."""
+
+    def __init__(self, terminal: TextIO) -> None:
+        self.terminal = terminal
+
+    def write(self, text: str) -> int:
+        if line := re.split(r"[\r\n]", text.strip())[-1]:
+            shown = line[: shutil.get_terminal_size().columns - 1]
+            print(f"\r\x1b[K{shown}", end="", file=self.terminal, flush=True)
+        return len(text)
+
+
+@contextmanager
+def _quiet(log: Path) -> Iterator[TextIO]:
+    """Send what a kernel's libraries say on loading into a file; yields the real standard error."""
+    with os.fdopen(os.dup(2), "w") as terminal, log.open("w") as file, redirect_stderr(terminal):
+        os.dup2(file.fileno(), 2)
+        try:
+            yield terminal
+        finally:
+            terminal.write("\r\x1b[K" if terminal.isatty() else "")
+            os.dup2(terminal.fileno(), 2)
+
+
+def _tidy(notebook: Any) -> None:
+    """Drop what libraries say on loading and papermill's paths and times, in place."""
+    for key in ("papermill", "widgets"):  # a form is of use only to a running kernel
+        notebook.metadata.pop(key, None)
+    for cell in notebook.cells:
+        cell.metadata.pop("papermill", None)
+        if "outputs" in cell:
+            cell.outputs = [o for o in cell.outputs if not _NOTHING.fullmatch(o.get("text", "-"))]
+
+
+def build_book(name: str, profile: Mapping[str, Any]) -> Path:
+    """Render the executed notebooks to ``build/<profile>/html``; returns its index page."""
+    from cellaug.book.report import build_html
+
+    require_current(name, profile)
+    return build_html(build_folder(name), book.merge_metrics(name))
+
+
+def require_current(name: str, profile: Mapping[str, Any]) -> None:
+    """Raise `BookError` unless every notebook was run with the present code, data and settings."""
+    if late := ", ".join(outdated(name, profile)):
+        reason = "not run with the present code, data and settings"
+        raise BookError(f"{late} {reason}: 'cellaug run --profile {name}' first")
+
+
+def summary(merged: Mapping[str, Any]) -> str:
+    """One line a chapter with its duration, for the terminal."""
+    took = merged["durations"] | {"all": sum(merged["durations"].values())}
+    return "\n".join(f"{chapter:<18}{seconds:8.0f} s" for chapter, seconds in took.items())
+
+
+def parameters_help() -> str:
+    """All keys of a profile with their default values and the chapters that declare them."""
+    declared = [(chapter[:2], declared_parameters(chapter).items()) for chapter in CHAPTERS]
+    rows = [(key, json.dumps(value), number) for number, found in declared for key, value in found]
+    table = pd.DataFrame(rows, columns=["key", "default", "chapters"])
+    return table.groupby("key").agg({"default": "first", "chapters": " ".join}).to_string()

@@ -1,0 +1,189 @@
+"""Classifiers: train them, report on them, compare them; the accuracy score, the machine expert."""
+
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from itertools import chain, count, islice
+from typing import TYPE_CHECKING, Any
+
+from cellaug.data import to_float
+from cellaug.data.images import turned
+from cellaug.evaluation.expert import binomial_interval
+from cellaug.files import progress
+
+import numpy as np
+import pandas as pd
+from numpy import ndarray as Array
+from scipy import stats
+from sklearn import metrics
+
+if TYPE_CHECKING:
+    import keras
+
+Batch = tuple[np.ndarray, np.ndarray]
+
+STEPS, BATCH = 400, 32
+"""Training steps of a classifier, and images in each."""
+
+
+def classification_report(truth: Array, predicted: Array, class_names: Sequence[str]) -> dict:
+    """Score predicted class numbers (N,) against the true ones; the result can go into JSON.
+
+    Scores are 0–1: `accuracy` (Eq. 34), `weighted_f1` (Eq. 38 per class, averaged by support: Table
+    4), `macro_f1` (of the classes that occur or are predicted); by class name `precision` (Eq. 35),
+    `recall` (Eq. 36) and `f1`, None where undefined, and `support`, the number of true images. Rows
+    of `confusion` are true classes, columns predicted ones.
+    """
+    every = range(len(class_names))
+    for name, labels in (("truth", truth), ("predicted", predicted)):
+        if len(labels) != len(truth) or not len(labels) or not np.isin(labels, every).all():
+            wanted = f"class numbers from 0 to {every[-1]}, one for each image"
+            raise ValueError(f"{name}: expected {wanted}, such as the argmax of logits")
+    options = {"labels": every, "zero_division": np.nan}
+    *scores, support = metrics.precision_recall_fscore_support(truth, predicted, **options)
+    table = pd.DataFrame(dict(zip(("precision", "recall", "f1"), scores, strict=True)), class_names)
+    missing = table.isna() | (support == 0)[:, None] & (table.columns == "f1")
+    return {
+        "accuracy": float(np.equal(truth, predicted).mean()),
+        "weighted_f1": float(table["f1"].fillna(0) @ support / len(truth)),
+        "macro_f1": float(table["f1"].mean()),
+        **table.astype(object).mask(missing, None).to_dict(),
+        "support": dict(zip(class_names, support.tolist(), strict=True)),
+        "confusion": metrics.confusion_matrix(truth, predicted, labels=every).tolist(),
+        "class_names": list(class_names),
+    }
+
+
+def per_class_change(baseline: Mapping, other: Mapping) -> pd.Series:
+    """Change of each class's recall between two reports, in percentage points (section 5.4)."""
+    before, after = (pd.Series(report["recall"], dtype=float) for report in (baseline, other))
+    return (100 * (after - before)).reindex(baseline["class_names"]).rename("change")
+
+
+def summarise_seeds(reports: Sequence[Mapping]) -> dict:
+    """Mean, standard deviation (n − 1 in the denominator) and n over reports of several seeds.
+
+    By metric "mean", "std", "n" for accuracy, weighted and macro F1, and the same by class under
+    `recall`. `std` is None for a single seed, all but `n` for a class without images.
+    """
+    table = pd.DataFrame(reports)
+    found: dict = {key: _spread(table[key]) for key in ("accuracy", "weighted_f1", "macro_f1")}
+    recall = pd.DataFrame(table["recall"].tolist(), dtype=float)
+    return found | {"recall": {name: _spread(recall[name]) for name in recall}}
+
+
+def _spread(values: pd.Series) -> dict:
+    found = {"mean": values.mean(), "std": values.std(), "n": int(values.count())}
+    return {key: None if pd.isna(value) else value for key, value in found.items()}
+
+
+def paired_difference(baseline: Sequence[float], other: Sequence[float]) -> dict:
+    """Mean of `other − baseline` over the same seeds in the same order, with its 95 % t interval.
+
+    `mean`, `low`, `high` in the unit of the values, and `n`; no interval (None) with one seed.
+    """
+    change = pd.Series([b - a for a, b in zip(baseline, other, strict=True)], dtype=float)
+    mean, half = change.mean(), stats.t.ppf(0.975, len(change) - 1) * change.sem()
+    low, high = (None, None) if pd.isna(half) else (mean - half, mean + half)
+    return {"mean": mean, "low": low, "high": high, "n": len(change)}
+
+
+def train_classifier(
+    batches: Iterable[Batch],
+    size: int,
+    classes: int,
+    steps: int,
+    *,
+    kind: str = "compact",
+    augment: bool = False,
+    learning_rate: float = 2e-3,
+    decay: bool = True,
+    seed: int = 0,
+    title: str = "classifier",
+    fit: Callable[..., Any] | None = None,
+) -> "keras.Model":
+    """Train a classifier, images in [-1, 1] to logits (B, classes), with Adam on cross-entropy.
+
+    `batches` is a `Reader`, trained on for whole epochs by `fit` (`training.fit`), or yields uint8
+    images (B, S, S, 3) with class numbers (B,); `steps` counts them. `kind` is that of
+    `networks.classifier`; `augment` adds classical augmentation; `decay` is along a cosine to 0.
+    """
+    from cellaug import training
+    from cellaug.data.reader import Reader
+    from cellaug.networks import classifier
+
+    import keras
+
+    model = classifier(kind, size, classes, augment=augment, seed=seed)
+    rate = keras.optimizers.schedules.CosineDecay(learning_rate, steps) if decay else learning_rate
+    loss = keras.losses.SparseCategoricalCrossentropy(from_logits=True)
+    adam = keras.optimizers.Adam(rate)
+    model.compile(adam, loss, metrics=["accuracy"], jit_compile=training.use_xla())
+    if isinstance(batches, Reader):
+        (fit or training.fit)(model, batches, steps // len(batches), label=title)
+    else:
+        for images, labels in progress(islice(batches, steps), title, total=steps):
+            model.train_on_batch(to_float(images), labels)
+    return model
+
+
+def predicted(model: "keras.Model", images: np.ndarray) -> np.ndarray:
+    """Class numbers (N,) that a classifier gives to uint8 images."""
+    return np.asarray(model.predict(to_float(images), batch_size=BATCH, verbose=0)).argmax(1)
+
+
+def accuracy_score(
+    train: Batch, test: Batch, class_names: Sequence[str], *, steps: int = STEPS, seed: int = 0
+) -> pd.DataFrame:
+    """Classification accuracy score: train a compact Xception on some images, test it on others.
+
+    Both are uint8 images N×S×S×3 and class numbers (N,), with every class. In a batch all classes
+    are equally likely; each image is turned or mirrored at random. Returns
+    `value`, `low` and `high` (exact 95 % interval over test images, not over seeds), 0–1: a row ""
+    for the accuracy, one for each class's recall, and "macro F1", without an interval.
+    """
+    (images, labels), (test_images, test_labels) = train, test
+    rng = np.random.default_rng(seed)
+    members = [np.flatnonzero(labels == number) for number in range(len(class_names))]
+
+    def balanced() -> Iterator[Batch]:
+        while True:
+            asked = rng.integers(len(members), size=BATCH)
+            chosen = [turned(images[rng.choice(members[c])], int(rng.integers(8))) for c in asked]
+            yield np.stack(chosen), asked
+
+    model = train_classifier(balanced(), images.shape[1], len(class_names), steps, seed=seed)
+    answers = predicted(model, test_images)
+    right = answers == test_labels
+    parts = {"": right} | {n: right[test_labels == k] for k, n in enumerate(class_names)}
+    macro = classification_report(test_labels, answers, class_names)["macro_f1"]
+    rows = [[hit.mean(), *binomial_interval(int(hit.sum()), len(hit))] for hit in parts.values()]
+    rows.append([macro, np.nan, np.nan])
+    return pd.DataFrame(rows, [*parts, "macro F1"], ["value", "low", "high"])
+
+
+def machine_expert(
+    real: Array, fake: Array, trial: Array, seed: int = 0, steps: int = 300, batch_size: int = BATCH
+) -> Array:
+    """Train a compact Xception on images `real` against `fake`, then let it take the trial.
+
+    All images are uint8 RGB of one size. A batch is half real, half generated, so that neither
+    answer is likelier beforehand. Returns bool (N,), True where the machine says real: see
+    `expert.score`. Raises ValueError where the trial shows an image that is also trained on.
+    """
+    seen = {image.tobytes() for image in (*real, *fake)}
+    if known := sum(image.tobytes() in seen for image in trial):
+        shared = f"{known} of the trial's {len(trial)} images are among those to train on"
+        raise ValueError(f"{shared}: take them out of real and fake")
+    rng, half = np.random.default_rng(seed), batch_size // 2
+    fakes, reals = _endless(fake, half, rng), _endless(real, half, rng)
+    labels = np.repeat([0, 1], half)
+    batches = ((np.concatenate([next(fakes), next(reals)]), labels) for _ in range(steps))
+    rate: dict[str, Any] = {"learning_rate": 1e-3, "decay": False}
+    model = train_classifier(batches, trial.shape[1], 2, steps, seed=seed, **rate)
+    return predicted(model, trial) == 1
+
+
+def _endless(images: np.ndarray, size: int, rng: np.random.Generator) -> Iterator[np.ndarray]:
+    """Batches without end, in which every image comes up equally often."""
+    order = chain.from_iterable(rng.permutation(len(images)) for _ in count())
+    while True:
+        yield images[list(islice(order, size))]

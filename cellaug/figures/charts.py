@@ -1,0 +1,168 @@
+"""Charts: bars, curves, matrices, and values with their intervals."""
+
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+from cellaug.figures import style
+
+import numpy as np
+import pandas as pd
+import seaborn as sns
+from matplotlib.axes import Axes
+from matplotlib.figure import Figure, SubFigure
+from matplotlib.ticker import MaxNLocator, NullFormatter
+from numpy.typing import ArrayLike
+
+
+def stacked_bars(ax: Axes, counts: pd.DataFrame) -> None:
+    """Draw images per class as stacked bars, with the total at each bar's end."""
+    counts.T.plot.barh(stacked=True, width=0.72, ax=ax, legend=False)
+    for i, total in enumerate(counts.sum()):
+        ax.text(total, i, f" {total:,}", va="center", fontsize=style.SMALL)
+    if len(counts) > 1:
+        style.legend_above(ax)
+    style.class_axis(ax, counts.columns)
+    ax.set(xlim=(0, 1.15 * max(counts.sum().max(), 1)), xlabel="images")
+    ax.xaxis.set_major_formatter("{x:,.0f}")
+
+
+def class_distribution(counts: pd.DataFrame) -> Figure:
+    """Draw images per class (Fig. 10, Table 6); a row of `counts` is a split, a column a class."""
+    fig = style.new_figure(style.WIDTH, 0.9 + 0.27 * counts.shape[1], layout="constrained")
+    stacked_bars(fig.add_subplot(), counts)
+    return fig
+
+
+def loss_curves(
+    history: pd.DataFrame, columns: Mapping[str, str], ylabel: str = "loss", xlabel: str = "epoch"
+) -> Figure:
+    """Draw columns of a training history, with their words in the legend, by epoch (Fig. 14)."""
+    fig = style.new_figure(style.WIDTH, 3, layout="constrained")
+    ax, table = fig.add_subplot(), history[list(columns)].rename(columns=columns)
+    sns.lineplot(table, markers=len(table) <= 25, markersize=5, errorbar=None, linewidth=1.4, ax=ax)
+    ax.set(xlabel=xlabel, ylabel=ylabel)
+    ax.xaxis.set_major_locator(MaxNLocator(integer=True))
+    ax.xaxis.set_major_formatter("{x:,.0f}")
+    style.legend_above(ax)
+    return fig
+
+
+def memory_curve(held: pd.DataFrame, label: str = "images held (MiB)") -> Figure:
+    """Draw memory in MiB against the images read so far (the index), a line for each column."""
+    fig = loss_curves(held, {name: name for name in held}, label, "images read")
+    fig.axes[0].set_ylim(0, None)
+    return fig
+
+
+def confusion_matrix(matrix: ArrayLike, class_names: Sequence[str]) -> Figure:
+    """Draw counts of actual (rows) by predicted classes, with per cent of the row (Fig. 20–21)."""
+    counts = pd.DataFrame(matrix, class_names, class_names)
+    share = 100 * counts.div(counts.sum(axis=1).clip(lower=1), axis=0)
+    percent = share.map("{:.0f}".format).where(share >= 0.5, "<1")
+    words = (percent + "\n" + counts.map("{:,}".format)).where(counts > 0, "")
+    side, left = 0.45 * len(counts), 0.7 + max(style.text_width(name, 8) for name in class_names)
+    fig = style.new_figure(side + left, side + 0.8 * left, layout="constrained")
+    ax, look = fig.add_subplot(), {"vmin": 0, "vmax": 100, "cmap": "Blues", "linewidths": 0.6}
+    look |= {"annot_kws": {"size": style.SMALL}, "square": True, "cbar": False, "fmt": ""}
+    sns.heatmap(share, annot=words, ax=ax, linecolor=style.PALE, **look)
+    ax.set(xlabel="predicted", ylabel="actual")
+    ax.set_xticks(ax.get_xticks(), class_names, rotation=45, ha="right", rotation_mode="anchor")
+    ax.tick_params(axis="y", rotation=0)
+    return fig
+
+
+def panels(fig: Figure | SubFigure, rows: pd.DataFrame, shared: bool = False) -> list[Axes]:
+    """Draw a panel for each measure of `rows` (see `interval_plot`) and the legend of the kinds."""
+    names, kinds = list(rows["name"].unique()), list(rows["kind"].unique())
+    measures = rows.groupby("measure", sort=False)
+    axes = fig.subplots(1, len(measures), sharey=True, sharex=shared, squeeze=False)[0]
+    for ax, (measure, part) in zip(axes, measures, strict=True):
+        crowded = part["name"].duplicated().any() and part["low"].notna().any()
+        for k, kind in enumerate(kinds):
+            own, colour = part[part["kind"] == kind], style.PALETTE[k]
+            y = own["name"].map(names.index).astype(float)
+            y += crowded * 0.72 * ((k + 0.5) / len(kinds) - 0.5)
+            ax.hlines(y, own["low"], own["high"], color=colour, linewidth=1.6)
+            ax.plot(own["value"], y, style.MARKERS[k], color=colour, markersize=5, label=kind)
+        style.class_axis(ax, names)
+        ax.margins(x=0.08)
+        ax.set_title(measure, fontsize=9 if len(axes) < 5 else style.TINY)
+    if len(kinds) > 1:
+        fig.legend(*axes[0].get_legend_handles_labels(), loc="outside upper left", ncols=5)
+    return list(axes)
+
+
+def interval_plot(
+    rows: pd.DataFrame,
+    xlabel: str = "",
+    reference: float | Mapping[str, float] | None = None,
+    number: str = ".3f",
+) -> Figure:
+    """Draw values with their intervals, the first on top.
+
+    Args:
+        rows: columns `name`, `value`, `low`, `high`; optionally `measure` (panel), `kind` (mark).
+        xlabel: the quantity and its unit; panels of several measures then share their axis.
+        reference: place of a dashed line; by measure if they differ.
+        number: format of the values written beside the marks of a single kind.
+    """
+    rows = pd.DataFrame({"measure": "", "kind": ""}, rows.index).assign(**rows)
+    rows = rows.astype(dict.fromkeys(("value", "low", "high"), float))
+    names, several = list(rows["name"].unique()), rows["kind"].nunique() > 1
+    fig = style.new_figure(style.WIDTH, 0.9 + 0.27 * max(len(names), 2), layout="constrained")
+    for ax in (axes := panels(fig, rows, bool(xlabel))):
+        for row in rows[(rows["measure"] == ax.get_title()) & (not several)].itertuples():
+            text = f"{row.value:{number}}" if np.isfinite(row.value) else ""
+            if len(axes) == 1 and np.isfinite([row.low, row.high]).all():
+                text += f"  ({row.low:{number}} to {row.high:{number}})"
+            look: dict[str, Any] = {"va": "center", "transform": ax.get_yaxis_transform()}
+            ax.text(1.01, names.index(row.name), text.replace("-", "−"), size=style.TINY, **look)
+        line = reference.get(ax.get_title()) if isinstance(reference, Mapping) else reference
+        if line is not None:
+            ax.axvline(line, color=style.GREY, linestyle="--", linewidth=1)
+    fig.supxlabel(xlabel, fontsize=9)
+    return fig
+
+
+def per_class_change(changes: Mapping[str, pd.DataFrame]) -> Figure:
+    """Draw the change of each class's recall in percentage points, a panel per arm (section 5.4).
+
+    `changes` has a row per seed and a column per class; lines are the mean ± a standard deviation.
+    """
+    tall = pd.concat(changes, names=["measure"]).melt(var_name="name", ignore_index=False)
+    groups = tall.groupby(["measure", "name"], sort=False)["value"]
+    mean, deviation = groups.mean(), groups.std()
+    rows = pd.DataFrame({"value": mean, "low": mean - deviation, "high": mean + deviation})
+    return interval_plot(rows.reset_index(), "change in percentage points", 0, "+z.1f")
+
+
+def diversity(generated: pd.DataFrame, real: pd.Series) -> Figure:
+    """Draw mean distances of images of a class (grey levels), real and of each generator."""
+    table = pd.concat([real.rename("real"), generated.reindex(real.index)], axis=1)
+    rows = table.rename_axis("name").reset_index().melt("name", var_name="kind")
+    rows[["low", "high"]] = np.nan
+    fig = interval_plot(rows, "mean distance between two images of a class (grey levels)")
+    fig.axes[0].set_xlim(0, None)
+    return fig
+
+
+def ladder(runs: pd.DataFrame, steps: int) -> Figure:
+    """Draw an ablation study: a row for each recipe (arm), a panel for each measure of a run.
+
+    A row of `runs` is a training: arm, seed, measures; the first `steps` arms are steps, the others
+    variants. Marks are means, lines the range over the seeds, real cells the dashed line.
+    """
+    tall = runs.drop(columns="seed").melt("arm", var_name="measure").dropna()
+    groups = tall.groupby(["arm", "measure"], sort=False)["value"]
+    rows = groups.agg(value="mean", low="min", high="max").reset_index()
+    place = rows["arm"].map({arm: i for i, arm in enumerate(runs["arm"].unique())})
+    rows["kind"] = np.where(place < steps, "step", "variant")
+    rows["name"] = (place + 1).astype(str).where(place < steps, "") + "  " + rows["arm"]
+    rows = rows.iloc[place.argsort(kind="stable")]
+    fig = interval_plot(rows, "", {name: int("points" not in name) for name in rows["measure"]})
+    for ax in fig.axes:
+        if ax.get_title() in ("Fréchet distance", "grid texture"):
+            ax.set_xscale("log")
+            ax.xaxis.set_major_formatter("{x:g}")
+            ax.xaxis.set_minor_formatter(NullFormatter())
+    return fig

@@ -1,0 +1,133 @@
+# ---
+# jupyter:
+#   kernelspec:
+#     display_name: Python 3
+#     language: python
+#     name: python3
+# ---
+
+# %% [markdown]
+# # Benchmarks
+#
+# How fast do this package's reader and training step work beside others? Both benchmarks were
+# recorded on real cells or on noise and are shown here as they were recorded; nothing on this page
+# was run again. Rates depend on the machine, so compare ratios, and only those of the same run.
+#
+# **You will see:** images per second of several readers, the memory of a reader that reads more than
+# fits in memory, and the speed of a training step beside PyTorch's.
+
+# %% tags=["hide-input"]
+from statistics import median
+
+from cellaug import figures
+from cellaug.book import recorded_benchmark
+
+import pandas as pd
+from IPython.display import Markdown
+
+figures.use_style()
+pd.set_option("display.max_colwidth", None)
+readers, steps = recorded_benchmark("data"), recorded_benchmark("train")
+
+
+# %% tags=["hide-input"]
+def circumstances(bench):
+    """When and on what a benchmark was recorded, in a line."""
+    machine = bench["machine"]
+    packages = ", ".join(f"{name} {bench['versions'][name]}" for name in ("tensorflow", "torch")
+                         if name in bench["versions"])  # fmt: skip
+    return Markdown(
+        f"*Recorded {bench['date']}, commit {bench.get('commit', 'unknown')[:7]}: "
+        f"{machine['processor']}, {machine['cores']} cores, {machine['memory_gib']} GiB; {packages}; "
+        f"batches of {bench['batch']}, medians of {bench['rounds']} rounds.*"
+    )
+
+
+# %% [markdown]
+# ## Readers
+#
+# How does our reader compare? `make bench-data` times each reader in turn on the same images of PBC;
+# the table shows the last recorded run in images per second, the median over epochs.
+
+# %% tags=["hide-input"]
+circumstances(readers)
+
+# %% tags=["nbval-check-output", "hide-input"]
+rates = pd.DataFrame(
+    {f"{size} px": {arm: median(of_arm) for arm, of_arm in arms.items()}
+     for size, arms in readers["rates"].items()}
+)  # fmt: skip
+rates = rates.reindex([arm for arm in readers["arms"] if arm in rates.index])
+rates.rename(readers["arms"]).round().astype("Int64")
+
+# %% [markdown]
+# The same as a multiple of the fastest other reader that also resizes with antialiasing:
+
+# %% tags=["nbval-check-output", "hide-input"]
+peers = [arm for arm in readers["antialiased_peers"] if arm in rates.index]
+(rates / rates.loc[peers].max()).rename(readers["arms"]).round(1)
+
+# %% tags=["hide-input"]
+building = readers["building"].values()
+of_bare = [
+    median(ours / bare for ours, bare in zip(arms["files"], arms["bare-batch"], strict=True))
+    for arms in readers["rates"].values()
+]
+Markdown(
+    f"Opening a folder of {readers['many']:,} files took "
+    f"{readers['start_up']['first_seconds']:.0f} s the first time and "
+    f"{readers['start_up']['second_seconds']:.1f} s the second. Building a store had at least "
+    f"{min(row['of_bare_decoding'] for row in building):.0%} of the speed of decoding and resizing "
+    "alone, and kept the cores at least "
+    f"{min(row['cores_busy'] / row['cores_busy_bare'] for row in building):.0%} as busy. Reading "
+    f"files, our reader had at least {min(of_bare):.0%} of the speed of two threads that make the "
+    "same batches and do nothing else, and at least "
+    f"{(rates.loc['files'] / rates.loc['bare']).min():.0%} of that of decoding alone: resizing with "
+    "antialiasing takes longer than decoding where the images stay large."
+)
+
+# %% mystnb={"figure": {"caption": "Memory of the process above its start while it reads a store of 250,000 images of 256 pixels, as recorded. The curve of a reader that kept what it has read would rise.", "name": "fig-benchmark-memory"}} tags=["hide-input"]
+curve = pd.Series(dict(readers["memory_mib"]), name="process").to_frame()
+figures.memory_curve(curve, label="memory above the start (MiB)")
+
+# %% [markdown]
+# ## The training step
+#
+# `make bench-train` lets this package and PyTorch take the same train step of a DCGAN of 64 px in
+# turn, on noise, and counts the operations that the step needs. Matrix products show what the
+# processor can do at best.
+
+# %% tags=["hide-input"]
+circumstances(steps)
+
+# %% tags=["nbval-check-output", "hide-input"]
+table = pd.DataFrame(
+    {
+        "images per second": {arm: median(of_arm) for arm, of_arm in steps["rates"].items()},
+        "10⁹ operations per second": steps["operations_per_second"],
+    }
+).reindex(steps["arms"])
+table.loc[table.index.str.endswith("products"), "images per second"] = float("nan")
+table.rename(steps["arms"]).round().astype("Int64")
+
+# %% [markdown]
+# The targets, and whether they were met:
+
+# %% tags=["nbval-check-output", "hide-input"]
+pd.DataFrame(steps["verdicts"]).T[["ratio", "target", "met"]].infer_objects().round(2)
+
+# %% tags=["hide-input"]
+parts = {name: steps["shares"][name] for name in ("ours", "ours-bfloat16")}
+convolving = {name: row["convolutions"] for name, row in parts.items()}
+reached = steps["verdicts"]
+Markdown(
+    f"On one thread {convolving['ours']:.0%} of our step's time goes into convolutions in float32 "
+    f"and {convolving['ours-bfloat16']:.0%} in bfloat16. Both libraries call oneDNN for "
+    "convolutions. If everything else took no time, the ratios would be about "
+    f"{reached['float32']['ratio'] / convolving['ours']:.2f} and "
+    f"{reached['bfloat16']['ratio'] / convolving['ours-bfloat16']:.2f}. Drawing the random numbers "
+    f"of dropout takes {parts['ours']['random numbers']:.0%} and "
+    f"{parts['ours-bfloat16']['random numbers']:.0%}. Two things make the step fast: both networks "
+    "use the same generated images, and TensorFlow's input autotuner is switched off, so no epoch "
+    "waits for it."
+)

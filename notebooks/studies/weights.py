@@ -1,0 +1,345 @@
+# ---
+# jupyter:
+#   kernelspec:
+#     display_name: Python 3
+#     language: python
+#     name: python3
+# ---
+
+# %% [markdown]
+# # Study: the shipped generators
+#
+# This study trains the generators that come with cellaug: a conditional one for each image size, and
+# the thesis's GAN without classes. They are trained on the training split and evaluated on the test
+# split. `cellaug study weights` runs it for hours and resumes after an interruption; `cellaug study
+# cards` evaluates generators again that are already trained.
+
+# %% tags=["parameters"]
+profile = "pbc"
+data = "pbc-fine"
+image_size = 64
+out = ""  # by default build/study/weights; for cards the weights in the package
+arms = ()  # "conditional", "vanilla"; by default both
+seeds = (1,)
+images = 850_000
+cards = False  # only evaluate again what is in `out`
+resamples = 200
+classifiers = True  # train classifiers on generated images, which takes minutes
+
+# %%
+import json
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict, replace
+from pathlib import Path
+from typing import Any
+
+from cellaug.book.chapter import device, project_root, read_result, result_file, versions
+from cellaug.data import DataError, Dataset
+from cellaug.data.images import write_png
+from cellaug.evaluation.features import load_extractor
+from cellaug.evaluation.fidelity import evaluate
+from cellaug.evaluation.finding import as_text
+from cellaug.evaluation.scorecard import ROWS, compact, scorecard, summary, tidy
+from cellaug.evaluation.sources import read_generated
+from cellaug.files import write_atomically, write_json
+from cellaug.generators import CARD, SHIPPED, load_generator, save_generator
+from cellaug.training import Recipe
+from cellaug.training.backends import accelerators
+from cellaug.training.fit import duration
+from studies.common import SPLIT_SEED, build, stored_splits, train_on, vanilla
+
+import numpy as np
+
+CONDITIONAL = Recipe(decay=0.3, seed=1)
+"""The recipe at 64 px."""
+
+LARGER: Mapping[int, Mapping[str, Any]] = {
+    128: {"latent_dim": 64, "narrowest": 32, "batch_size": 64, "gamma": 0.04},
+    256: {"latent_dim": 64, "narrowest": 32, "batch_size": 64, "gamma": 0.16,
+          "discriminator_depth": 16},
+}  # fmt: skip
+"""Other choices for larger images, by size in pixels. R1's weight grows with the pixels of an image
+and falls with the images of a batch (as in the published code of Karras et al. 2020); the others
+keep files small and steps fast."""
+
+VANILLA = (
+    "generator_depth", "discriminator_depth", "latent_dim", "kernel", "symmetries", "half_life",
+    "learning_rate", "beta_1", "seed", "batch_size",
+)  # fmt: skip
+"""The choices of a recipe that the GAN without classes has."""
+
+# %% [markdown]
+# ## Training
+#
+# A generator is saved with its model card. The GAN without classes keeps its discriminator too, so
+# that an AC-GAN can be built on both.
+
+
+# %%
+def train(
+    out: Path, splits: Mapping[str, Dataset], images: int, size: int, kind: str = "conditional",
+    measured: Mapping[str, Any] | None = None, **choices: Any,
+) -> None:  # fmt: skip
+    """Train a generator on about `images` real images, evaluate it, and write it to `out`.
+
+    Args:
+        out: the generator directory. Its checkpoint is `<out>.checkpoint.npz`.
+        splits: the images to train on ("train") and to evaluate with ("test").
+        images: real images that it sees, up to whole epochs.
+        size: height and width of the images in pixels.
+        kind: "conditional" or "vanilla".
+        measured: options of `measure`.
+        choices: of `cellaug.training.Recipe`, other than `CONDITIONAL`.
+    """
+    recipe, cells, conditional = replace(CONDITIONAL, **choices), splits["train"], kind != "vanilla"
+    if conditional:
+        if recipe.mixed_precision is None:
+            recipe = replace(recipe, mixed_precision=bool(accelerators()))
+        gan = build(recipe, cells, size, images)
+        noted = {"recipe": "cellaug.training.Recipe", **asdict(recipe)}
+    else:
+        gan = vanilla(size, recipe)
+        noted = {"recipe": "the thesis's GAN without classes, with the first changes of the study"}
+        noted |= {key: getattr(recipe, key) for key in VANILLA}
+    history, seen = train_on(
+        cells, gan, size, recipe.batch_size, images, seed=recipe.seed, balance=conditional,
+        checkpoint=out.with_name(f"{out.name}.checkpoint.npz"),
+        settings={**noted, "images": images}, label=out.name,
+    )  # fmt: skip
+    save_generator(
+        gan.trained_generator,
+        out,
+        class_names=cells.class_names if conditional else (),
+        dataset=cells,
+        discriminator=None if conditional else gan.discriminator,
+        training={
+            "recipe": noted,
+            "images_seen": seen,
+            "training_images": len(cells),
+            "split_seed": SPLIT_SEED,
+            "seconds": round(float(history["seconds"].sum())),
+            "device": device(),
+            "versions": versions(),
+        },
+    )
+    measure(out, splits, **measured or {})
+
+
+# %% [markdown]
+# ## Evaluation
+#
+# The card gets the measures on the test split, a picture of the first cells that the generator draws,
+# and a text. The card's field `seen`, which a person has written, stays: weaknesses that no measure
+# shows.
+
+
+# %%
+def measure(
+    folder: Path, splits: Mapping[str, Dataset], resamples: int = 200, cas: bool = True
+) -> None:
+    """Evaluate a trained generator; write its card and picture again.
+
+    Raises:
+        DataError: if it was trained on other images than those of `splits`.
+    """
+    card = json.loads((folder / CARD).read_text())
+    if card["data_hash"] != splits["train"].fingerprint:
+        raise DataError(
+            f"{folder.name} was trained on {card['data_name']} ({card['data_hash']}), not on "
+            f"{splits['train'].name} ({splits['train'].fingerprint}): name the profile of its data"
+        )
+    size, names = card["image_size"], card["class_names"]
+    seed = card["training"]["recipe"]["seed"]
+    found = evaluate(
+        splits["test"].in_memory(size),
+        read_generated(folder, splits["test"].counts().to_dict(), seed=seed),
+        splits["train"].in_memory(size),
+        cas=cas and bool(names),
+        resamples=resamples,
+        seed=seed,
+    )
+    card["fidelity"] = found.card()
+    write_atomically(folder / CARD, (json.dumps(card, indent=1) + "\n").encode())
+    columns = min(10, 640 // size)
+    cells = load_generator(folder).generate(names or None, columns if names else 3 * columns)
+    rows = [np.concatenate(cells[k : k + columns], 1) for k in range(0, len(cells), columns)]
+    write_png(folder / "samples.png", np.concatenate(rows))
+    text = model_card(folder.name, card, as_text(found))
+    write_atomically(folder / "README.md", text.encode())
+
+
+# %%
+def model_card(name: str, card: dict[str, Any], fidelity: str) -> str:
+    """The card as Markdown: purpose, training, evaluation, weaknesses."""
+    training, names, size = card["training"], card["class_names"], card["image_size"]
+    choices = ", ".join(f"{k} {v}" for k, v in training["recipe"].items() if k != "recipe")
+    classes = f"of {len(names)} classes" if names else "without a class"
+    rows = f"a row for each class ({', '.join(names)}), the" if names else "the"
+    pair = ""
+    if "discriminator" in card:
+        pair = f', `cellaug.load_discriminator("{name}")` its discriminator'
+    fine = "at this size the texture of chromatin cannot be seen"
+    if size > (sees := load_extractor().size):
+        fine = f"features are computed at {sees} pixels; of finer detail only the grid is measured"
+    seen = f" By eye: {card['seen']}" if "seen" in card else ""
+    return f"""# {name}
+
+Generates blood cells {classes}, {size}×{size} pixels.
+`cellaug.load_generator("{name}")` loads it{pair}.
+
+![Generated cells.](samples.png)
+
+*Generated, not real: {rows} first latent vectors of seed 0, not selected.*
+
+- **Trained on**: {training["training_images"]:,} training images of {card["data_name"]} (split
+  seed {training["split_seed"]}), none of the test images. {card["credit"]}
+- **Licence of the weights**: CC BY 4.0, with the credit above.
+- **Recipe**: {training["recipe"]["recipe"]}, {choices}.
+- **Images seen**: {training["images_seen"]:,} in {duration(training["seconds"])} on
+  {training["device"]}.
+- **Format**: float16 arrays; SHA-256 {card["sha256"]}.
+
+## Fidelity on the test split
+
+```text
+{fidelity.strip()}
+```
+
+## Known weaknesses
+
+Cells from one laboratory and one stain; {fine}.
+{weaknesses(card["fidelity"])}{seen} Not for diagnosis.
+"""
+
+
+def weaknesses(fidelity: Mapping[str, Any]) -> str:
+    """The targets that were missed and the worst classes, from a card's fidelity."""
+    table = tidy(fidelity["table"])
+    card = scorecard(table)
+    missed = [
+        ROWS[str(name)] + (f" ({row['where']})" if row["where"] else "")
+        for name, row in card[card["met"].eq(False)].iterrows()
+    ]
+    said = [f"Targets missed: {', '.join(missed) or 'none of those measured'}."]
+    overall = table[table["level"] == "overall"].set_index("measure")["energy_ratio"].dropna()
+    if len(overall):
+        energies = ", ".join(f"{value:.2f} at {name[5:]}" for name, value in overall.items())
+        said.append(f"Energy relative to real images, by period in pixels: {energies}.")
+    classes = table[table["level"] == "class"].set_index("group")
+    far = classes.loc[classes["measure"] == "frechet", "ratio"].dropna()
+    if len(far):
+        said.append(
+            f"Farthest from the real cells of its class: {far.idxmax()}, at {far.max():.1f} times "
+            f"the Fréchet distance between their halves (median of the classes {far.median():.1f})."
+        )
+    seen = classes[(classes["measure"] == "agreement") & classes["gap"].notna()]
+    if len(seen):
+        oddest = seen["gap"].abs().idxmax()
+        said.append(
+            f"Class accuracy differs most for {oddest}: the extractor recognises "
+            f"{seen['value'][oddest]:.0%} of the generated cells and {seen['real'][oddest]:.0%} of "
+            "the real ones."
+        )
+    return " ".join(said)
+
+
+# %% [markdown]
+# ## Records
+#
+# The measures of conditional generators are recorded for the book to show. A run takes hours, so
+# seeds are recorded one after the other: a run replaces an earlier one of the same seed, and removes
+# those that differ in more than the seed.
+
+
+# %%
+def record(folder: Path, name: str) -> Path:
+    """Add the measures of a conditional generator to ``book/results/weights-<name>.json``."""
+    path = result_file(f"weights-{name}.json")
+    card = json.loads((folder / CARD).read_text())
+    training, fidelity = card["training"], card["fidelity"]
+    run = {"arm": name, "seed": training["recipe"]["seed"], **training}
+    run |= {key: card[key] for key in ("data_name", "data_hash", "credit", "image_size", "sha256")}
+    run |= {
+        "date": card["created"][:10],
+        "test_images": fidelity["sets"]["real"]["images"],
+        "extractor": fidelity["extractor"]["digest"],
+        "evaluation": {k: v for k, v in fidelity["settings"].items() if k != "seed"},
+        "table": compact(summary(tidy(fidelity["table"]))),
+    }
+    others = recorded(name) if path.is_file() else []
+    runs = {old["seed"]: old for old in others if shared(old) == shared(run)} | {run["seed"]: run}
+    write_json(path, {"runs": [runs[seed] for seed in sorted(runs)]})
+    return path
+
+
+def shared(run: Mapping[str, Any]) -> tuple:
+    """The facts in which runs of different seeds must agree."""
+    recipe = {key: value for key, value in run["recipe"].items() if key != "seed"}
+    same = ("data_hash", "images_seen", "image_size", "test_images", "extractor", "evaluation")
+    return recipe, *(run.get(key) for key in same)
+
+
+def recorded(name: str) -> list[dict[str, Any]]:
+    """The recorded runs, by seed; `BookError` if there are none."""
+    return read_result(f"weights-{name}.json", "cellaug study weights")["runs"]
+
+
+# %% [markdown]
+# ## Run
+
+
+# %%
+def run(
+    out: Path,
+    splits: Mapping[str, Dataset],
+    images: int,
+    size: int,
+    arms: Sequence[str] = (),
+    seeds: Sequence[int] = (1,),
+    **measured: Any,
+) -> Path:
+    """Train generators in subfolders of `out` and record the conditional ones.
+
+    A conditional generator is called ``<data>-<size>``, or ``<data>-<size>-seed-<seed>`` for another
+    seed than 1; the one without classes ``<set>-vanilla-<size>``, with the first seed.
+
+    Returns:
+        The record, or `out` if none was made.
+    """
+    if unknown := set(arms) - {"conditional", "vanilla"}:
+        raise DataError(f"no arm {', '.join(sorted(unknown))}: there are conditional, vanilla")
+    chosen, data = arms or ("conditional", "vanilla"), splits["train"].name
+    kept, name = out, f"{data}-{size}"
+    for seed in seeds if "conditional" in chosen else ():
+        folder = out / (name if seed == 1 else f"{name}-seed-{seed}")
+        choices = {"seed": seed, **LARGER.get(size, {})}
+        train(folder, splits, images, size, measured=measured, **choices)
+        kept = record(folder, name)
+    if "vanilla" in chosen:
+        folder = out / f"{data.partition('-')[0]}-vanilla-{size}"
+        train(folder, splits, images, size, "vanilla", measured, seed=seeds[0])
+    return kept
+
+
+def measure_again(folder: Path, splits: Mapping[str, Dataset], **measured: Any) -> Path:
+    """Evaluate every generator in a folder again."""
+    if not (found := sorted(folder.glob(f"*/{CARD}"))):
+        raise DataError(f"{folder} holds no folder with a {CARD}: 'cellaug study weights' first")
+    for card in found:
+        measure(card.parent, splits, **measured)
+    return folder
+
+
+# %%
+if __name__ == "__main__":
+    folder = Path(out) if out else SHIPPED if cards else project_root() / "build/study/weights"
+    splits = stored_splits(data, image_size)
+    options = {"resamples": resamples, "cas": classifiers}
+    if cards:
+        place = measure_again(folder, splits, **options)
+    else:
+        place = run(folder, splits, images, image_size, arms, seeds, **options)
+
+# %%
+if __name__ == "__main__":
+    print(place)

@@ -1,0 +1,71 @@
+"""The package stays thin and its layers stay apart."""
+
+import ast
+import io
+import subprocess
+import sys
+import tokenize
+from pathlib import Path
+
+import cellaug
+from cellaug.book.chapter import project_root
+
+import pytest
+
+PACKAGE = Path(cellaug.__file__).parent
+MODULES = sorted(PACKAGE.rglob("*.py"))
+NO_CODE = {
+    tokenize.COMMENT,
+    tokenize.NL,
+    tokenize.NEWLINE,
+    tokenize.INDENT,
+    tokenize.DEDENT,
+    tokenize.ENCODING,
+    tokenize.ENDMARKER,
+}
+
+
+def raw_lines(path):
+    return len(path.read_text().splitlines())
+
+
+def code_lines(text):
+    """How many lines hold code: neither blank, nor a comment, nor part of a docstring."""
+    lines = set()
+    for token in tokenize.generate_tokens(io.StringIO(text).readline):
+        if token.type not in NO_CODE:
+            lines.update(range(token.start[0], token.end[0] + 1))
+    for node in ast.walk(ast.parse(text)):
+        match node:
+            case ast.Module() | ast.ClassDef() | ast.FunctionDef() if ast.get_docstring(node):
+                docstring = node.body[0]
+                lines -= set(range(docstring.lineno, docstring.end_lineno + 1))
+    return len(lines)
+
+
+def test_code_lines_are_counted_without_words():
+    text = '"""Words.\n\nMore."""\n\n# A comment.\ndef f(x):  # why\n    """F."""\n    return (\n'
+    assert code_lines(text + '        x,\n        """kept""",\n    )\n') == 5
+
+
+@pytest.mark.parametrize("path", MODULES, ids=lambda path: str(path.relative_to(PACKAGE)))
+def test_no_module_or_function_is_long(path):
+    assert raw_lines(path) <= 480
+    for node in ast.walk(ast.parse(path.read_text())):
+        if isinstance(node, ast.FunctionDef):
+            assert node.end_lineno - node.lineno + 1 <= 60, node.name
+
+
+def test_the_package_is_thin():
+    assert sum(map(raw_lines, MODULES)) <= 8_000
+    assert sum(code_lines(path.read_text()) for path in MODULES) <= 5_600
+
+
+def test_no_layer_imports_upward_and_no_modules_import_in_a_circle():
+    command = [
+        sys.executable,
+        "-c",
+        "from importlinter.cli import lint_imports_command as main; main()",
+    ]
+    done = subprocess.run(command, cwd=project_root(), capture_output=True, text=True)
+    assert done.returncode == 0, done.stdout + done.stderr

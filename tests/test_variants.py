@@ -1,0 +1,201 @@
+"""Variants that only the ablation study trains: by hand and on both backends."""
+
+from cellaug.training.checkpoint import fingerprint
+from studies.variants import (
+    CriticGAN,
+    DifferentiableAugmentation,
+    MinibatchDeviation,
+    SpectralConv2D,
+    SpectralDense,
+    UnitGradient,
+    Variant,
+    Wasserstein,
+)
+
+import keras
+import numpy as np
+import pytest
+import test_conditional
+from processes import python
+from test_conditional import (
+    CLASSES,
+    IMAGES,
+    SIZE,
+    SMALL,
+    array,
+    check_both_backends,
+    check_rates,
+    everything_on,
+    linear_game,
+)
+
+latents = test_conditional.latents  # a fixture
+
+
+def variant(seed: int, **options) -> CriticGAN:
+    return everything_on(seed, Variant, **{"augmentation": 0.5} | options)
+
+
+def spectral_discriminator() -> keras.Model:
+    keras.utils.set_random_seed(0)
+    return Variant(**SMALL, spectral=True).networks(SIZE, CLASSES)[1]
+
+
+def test_deviation_by_hand():
+    images = np.random.default_rng(0).normal(size=(8, 2, 2, 3)).astype("float32")
+    labels = np.zeros(8, int)  # not used
+    out = array(MinibatchDeviation(group=4)([images, labels]))
+    assert out.shape == (8, 2, 2, 4)
+    np.testing.assert_array_equal(out[..., :3], images)
+    for k in range(2):  # images k, k + 2, k + 4, k + 6 are a group
+        expected = images[k::2].std(axis=0).mean()
+        np.testing.assert_allclose(out[k::2, ..., 3], expected, rtol=1e-5)
+    whole = array(MinibatchDeviation(group=3)([images, labels]))
+    np.testing.assert_allclose(whole[..., 3], images.std(axis=0).mean(), rtol=1e-5)
+    same = np.repeat(images[:1], 4, axis=0)
+    assert array(MinibatchDeviation()([same, labels]))[..., 3].max() < 1e-3
+
+
+def test_spectral_normalisation_bounds_every_kernel():
+    """And leaves the kernel itself alone; out of training the estimate stays where it is."""
+    discriminator = spectral_discriminator()
+    inputs = [np.zeros((4, SIZE, SIZE, 3), "float32"), np.zeros(4, int)]
+    before = [array(v) for v in discriminator.trainable_variables]
+    for _ in range(50):
+        discriminator(inputs, training=True)
+    for old, new in zip(before, discriminator.trainable_variables, strict=True):
+        np.testing.assert_array_equal(old, array(new))
+    seen = 0
+    for layer in discriminator.layers:
+        if isinstance(layer, SpectralConv2D | SpectralDense):
+            kernel = array(layer.kernel).reshape(-1, layer.kernel.shape[-1])
+            norm = np.linalg.norm(kernel, 2)
+            found = array(layer._normalised(False)).reshape(kernel.shape)
+            np.testing.assert_allclose(found, kernel / norm, rtol=0.02, atol=1e-4)
+            seen += 1
+    assert seen == 4
+    state = [array(v) for v in discriminator.non_trainable_variables]
+    discriminator(inputs, training=False)
+    for old, new in zip(state, discriminator.non_trainable_variables, strict=True):
+        np.testing.assert_array_equal(old, array(new))
+
+
+def test_augmentation_with_probability_zero_does_nothing():
+    images = np.random.default_rng(4).uniform(-1, 1, (8, 8, 8, 3)).astype("float32")
+    off = DifferentiableAugmentation(0.0)
+    drawn = off.draw(8, keras.random.SeedGenerator(1))
+    np.testing.assert_allclose(array(off(images, drawn)), images, atol=1e-6)
+
+
+def test_augmentation_applies_what_was_drawn():
+    images = np.random.default_rng(5).uniform(-1, 1, (2, 10, 10, 3)).astype("float32")
+    bits = np.zeros((3, 2, 1, 1, 1), bool)
+    shifts = np.array([[0.2, 0], [0, -0.1]], "float32")  # two rows up; one column to the right
+    colours = np.zeros((2, 2, 1, 1, 1), "float32")
+    colours[0, 1], colours[1, 0] = -1, 0.5
+    out = array(DifferentiableAugmentation(1.0)(images, [bits, shifts, colours]))
+    first = np.concatenate([images[0, 2:], images[0, -1:], images[0, -1:]]) + 0.5 * 0.2
+    np.testing.assert_allclose(out[0], first, atol=1e-5)
+    second = np.concatenate([images[1, :, :1], images[1, :, :-1]], axis=1)
+    np.testing.assert_allclose(out[1], second.mean() + (second - second.mean()) * 0.8, atol=1e-5)
+
+
+def test_augmentation_acts_as_often_as_asked():
+    images = np.random.default_rng(6).uniform(-1, 1, (600, 4, 4, 3)).astype("float32")
+    half = DifferentiableAugmentation(0.5, shift=0.0)
+    bits, _, colours = half.draw(600, keras.random.SeedGenerator(2))
+    assert array(colours != 0).mean() == pytest.approx(0.5, abs=0.06)
+    # one of eight symmetries changes nothing
+    changed = array(bits).any(axis=0).mean()
+    assert changed == pytest.approx(0.5 * 7 / 8, abs=0.06)
+    assert array(half(images, half.draw(600, keras.random.SeedGenerator(3)))).shape == images.shape
+
+
+def test_unit_gradient_by_calculus(latents):
+    """The gradient is w everywhere, so the penalty is λ (‖w‖ − 1)², wherever it is taken."""
+    game = linear_game(UnitGradient(10.0), Wasserstein())
+    w, v = np.array([0.3, -0.4, 1.2]), np.diag([1.0, 2.0, 3.0])
+    norm = np.linalg.norm(w)
+    slope = (latents @ v).mean(0) - IMAGES.reshape(3, 3).mean(0) + 20 * (norm - 1) * w / norm
+    game.train_on_batch(IMAGES, np.zeros(3, int))
+    found = game.discriminator.get_weights()[0][:, 0]
+    np.testing.assert_allclose(found, w - 0.1 * slope, rtol=1e-5)
+
+
+def test_unit_gradient_lies_between_real_and_generated():
+    real, fake = np.ones((2, 1, 1, 3)), np.zeros((2, 1, 1, 3))
+    mix = np.array([0.25, 1.0]).reshape(2, 1, 1, 1)
+    (points,) = UnitGradient().points(real, fake, mix)
+    np.testing.assert_array_equal(points[:, 0, 0, 0], [0.25, 1.0])
+
+
+def test_clipping_and_several_steps_by_calculus(latents):
+    """Three steps of the critic on a third of the batch each, then one of the generator."""
+    game = linear_game(objective=Wasserstein(), kind=CriticGAN, clip=0.35, d_steps=3)
+    w, v = np.array([0.3, -0.4, 1.2]), np.diag([1.0, 2.0, 3.0])
+    for image in IMAGES.reshape(3, 3):
+        w = np.clip(w - 0.1 * (latents[0] @ v - image), -0.35, 0.35)
+    v = v + 0.1 * np.outer(latents[0], w)
+    game.train_on_batch(IMAGES, np.zeros(3, int))
+    np.testing.assert_allclose(game.discriminator.get_weights()[0][:, 0], w, rtol=1e-5)
+    np.testing.assert_allclose(game.generator.get_weights()[0], v, rtol=1e-5)
+
+
+def test_each_choice_reaches_the_networks():
+    kinds = [type(x).__name__ for x in spectral_discriminator().layers]
+    assert kinds.count("SpectralConv2D") == 2 + 1 and kinds.count("SpectralDense") == 1
+    assert "MinibatchDeviation" not in kinds and "ClassDeviation" in kinds
+    batch = Variant(**SMALL, deviation="batch").networks(SIZE, CLASSES)[1].layers
+    assert isinstance(batch[[x.name for x in batch].index("deviation")], MinibatchDeviation)
+
+
+def test_wasserstein_losses_by_hand():
+    real, fake = np.array([[2.0], [-0.5]], "float32"), np.array([[-1.0], [0.7]], "float32")
+    assert float(Wasserstein().discriminator(real, fake)) == pytest.approx(-0.15 - 0.75, rel=1e-6)
+    assert float(Wasserstein().generator(fake)) == pytest.approx(0.15, rel=1e-6)
+
+
+def test_the_learning_rates_fall_together_over_several_critic_steps():
+    check_rates(Variant(**SMALL, objective="wasserstein", learning_rate=3e-4, decay=0.5))
+
+
+@pytest.mark.parametrize(
+    "options",
+    [{}, {"spectral": True, "gamma": 0.0}, {"objective": "wasserstein-gp"}],
+    ids=["augmentation", "spectral", "wasserstein-gp"],
+)
+def test_variants_agree_on_both_backends(tmp_path, options):
+    check_both_backends(
+        tmp_path, "test_variants", f"variant(0, **{options!r})", variant(8, **options)
+    )
+
+
+@pytest.mark.parametrize("backend", ["tensorflow", "jax"])
+def test_spectral_kernels_are_not_rounded_before_they_are_divided(backend):
+    code = """
+import numpy as np, test_variants as t
+game = t.variant(1, mixed_precision=True, spectral=True)
+images = np.random.default_rng(0).uniform(-1, 1, (8, t.SIZE, t.SIZE, 3)).astype("float32")
+labels = np.arange(8) % t.CLASSES
+logs = game.train_on_batch(images, labels, return_dict=True)
+assert all(np.isfinite(value) for value in logs.values()), logs
+found, summary = [], game.discriminator.get_layer("summary")
+normalised = summary._normalised
+summary._normalised = lambda training: found.append(summary.kernel.dtype) or normalised(training)
+game.discriminator([images, labels])
+assert found == ["float32"] and summary.compute_dtype == "bfloat16"
+print(game.generate(np.zeros((3, t.SMALL["latent_dim"])), np.arange(3)).dtype)
+"""
+    done = python(code, backend, JAX_DISABLE_MOST_OPTIMIZATIONS="1")
+    assert done.stdout.strip() == "uint8", done.stderr
+
+
+def test_a_checkpoint_of_another_variant_is_refused():
+    def own(**choices) -> dict:
+        return fingerprint(Variant(**SMALL, **choices).build(SIZE, CLASSES), {})
+
+    before = own()
+    # The deviation over all classes has no weight of its own, and yet it is another GAN.
+    for key, choice in {"augmentation": 0.2, "layers": None}.items():
+        other = own(augmentation=choice) if choice else own(deviation="batch")
+        assert {name for name in before if before[name] != other[name]} == {key}
