@@ -171,7 +171,10 @@ def run(name: str, profile: Values, chapters: Sequence[str] = (), force: bool = 
 
 def outdated(name: str, profile: Mapping[str, Any]) -> list[str]:
     """The notebooks that `run` would run, but for those that only wait for another."""
-    state = Dependency(JsonDB, str(build_folder(name) / ".doit.json"))
+    known = build_folder(name) / ".doit.json"
+    if not known.is_file():  # also where the data are not there
+        return list(pages())
+    state = Dependency(JsonDB, str(known))
     tasks = [_task(page, profile) for page in pages()]
     return [t.name for t in tasks if state.get_status(t, None).status != "up-to-date"]
 

@@ -109,7 +109,8 @@ def _find(name: str) -> Path:
             make(cache_home() / name, known, file)
             return cache_home() / name
     what = f"the unpacked folder {PBC_TOP}" if pbc else f"the published file {known.file}"
-    fix = f"run `cellaug fetch {name}`, or put {what} into a folder that CELLAUG_DATA names"
+    fetch = f"cellaug fetch {'pbc' if pbc else name}"
+    fix = f"run `{fetch}`, or put {what} into a folder that CELLAUG_DATA names"
     raise DataError(f"{name} is not under {' or '.join(map(str, places))}: {fix}")
 
 
