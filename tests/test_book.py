@@ -66,10 +66,10 @@ def test_every_chapter_was_run_to_its_end(smoke):
 def test_figures_of_merit_are_what_the_artifacts_say(smoke):
     chapters = json.loads((smoke / "metrics.json").read_text())["chapters"]
     splits = load_splits(smoke / "artifacts/01_data")
-    assert chapters["01_data"]["sides"] == {side: len(part) for side, part in splits.items()}
+    assert chapters["01_data"]["splits"] == {side: len(part) for side, part in splits.items()}
     classes = chapters["05_classifier"]
     assert classes["test_images"] == len(splits["test"])
-    added = classes["training_images"]["synthetic"] - classes["training_images"]["original"]
+    added = classes["training_images"]["AC-GAN"] - classes["training_images"]["original"]
     assert added == pytest.approx(0.5 * classes["training_images"]["original"], abs=4)
 
 
@@ -132,11 +132,11 @@ def test_generate(smoke, tmp_path):
     cellaug(*words, "--count", 3, "--seed", 5, "--out", again)
     rows = list(csv.DictReader((out / "manifest.csv").open()))
     assert [(r["label"], r["seed"]) for r in rows] == [("phantom eosinophil", "5")] * 3
-    images = [cv2.imread(str(out / row["file"])) for row in rows]
+    images = [cv2.imread(str(out / row["path"])) for row in rows]
     assert all(image.shape == (32, 32, 3) for image in images)
     assert np.abs(images[0].astype(int) - images[1]).max() > 0
     for row in rows:
-        assert (out / row["file"]).read_bytes() == (again / row["file"]).read_bytes()
+        assert (out / row["path"]).read_bytes() == (again / row["path"]).read_bytes()
     complaint = cellaug(
         "generate", "--generator", smoke / GENERATOR, "--label", "eosinophile",
         "--count", 1, "--out", tmp_path / "new", status=2,

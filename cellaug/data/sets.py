@@ -16,7 +16,6 @@ from pathlib import Path
 
 from cellaug.data import published
 from cellaug.data.dataset import REPORT_COLUMNS, Dataset, as_table, printable
-from cellaug.data.fetch import make
 from cellaug.data.phantom import phantom
 from cellaug.data.published import MANIFEST, NAMES, PBC_FINE, PBC_FOLDERS, PBC_TOP
 from cellaug.data.scan import scan
@@ -106,6 +105,8 @@ def _find(name: str) -> Path:
     known = published.SETS["pbc" if pbc else name]
     for file in (place / known.file for place in places):
         if file.is_file() and not pbc:
+            from cellaug.data.fetch import make  # here: pooch warns when a notebook imports it
+
             make(cache_home() / name, known, file)
             return cache_home() / name
     what = f"the unpacked folder {PBC_TOP}" if pbc else f"the published file {known.file}"
