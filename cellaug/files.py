@@ -3,7 +3,6 @@
 import io
 import json
 import os
-import shutil
 import tempfile
 import threading
 from collections.abc import Iterable, Iterator
@@ -34,15 +33,17 @@ def write_atomically(path: str | Path, data: bytes) -> None:
 def atomic_folder(target: Path) -> Iterator[Path]:
     """Yield an empty folder beside `target`; it takes its place once the block has ended well."""
     target.parent.mkdir(parents=True, exist_ok=True)
-    part = Path(tempfile.mkdtemp(prefix=f".{target.name}.", suffix=".part", dir=target.parent))
-    part.chmod(0o755)
-    try:
-        yield part
+    with tempfile.TemporaryDirectory(".part", f".{target.name}.", target.parent) as place:
+        new, old = Path(place, "new"), Path(place, "old")
+        new.mkdir()
+        yield new
         if target.is_dir():
-            shutil.rmtree(target)
-        part.replace(target)
-    finally:
-        shutil.rmtree(part, ignore_errors=True)
+            target.replace(old)
+        try:
+            new.replace(target)
+        finally:
+            if old.exists() and not target.exists():  # the new one could not be moved
+                old.replace(target)
 
 
 def progress(items: Iterable[T] | None = None, words: str = "", **options: Any) -> tqdm:
