@@ -9,7 +9,7 @@ the terminal, and with the machine's description to `book/results/train-benchmar
 PyTorch to the terminal alone.
 
 PyTorch gets its best: channels-last memory, activations in place, the fused Adam, one pass through
-the generator for both players, and no gradient that is not used.
+the generator for both networks, and no gradient that is not used.
 """
 
 import argparse
@@ -95,15 +95,15 @@ def multiply_adds(network: Any) -> dict[str, int]:
     }
 
 
-def step_multiply_adds(game: Any) -> dict[str, float]:
-    """Multiply-adds for each image of the batch that one step of a game has to do at the least.
+def step_multiply_adds(gan: Any) -> dict[str, float]:
+    """Multiply-adds for each image of the batch that one training step has to do at the least.
 
     Going forward a layer costs what `multiply_adds` says; going back as much again for the gradient
     of its input and as much again for that of its weights. Nothing is counted twice that has the
     same value twice, whatever the step really does. With G and D for one image through all layers
     of a network, and G₁ and D₁ for its first layer:
 
-    - G forward once: both players see the same images;
+    - G forward once: both networks see the same images;
     - D forward on real and on generated images, and back to all its weights, but not to the images:
       2 D and 2 (2 D - D₁);
     - for the generator, the improved D forward and back to the images, but not to its weights: 2 D,
@@ -115,21 +115,21 @@ def step_multiply_adds(game: Any) -> dict[str, float]:
       one product for each layer's weights.
 
     Raises:
-        ValueError: for a game with a penalty other than `R1`, or more than one discriminator step.
+        ValueError: for a GAN with a penalty other than `R1`, or more than one discriminator step.
     """
     from cellaug.training import R1
 
-    if game.d_steps != 1 or not (game.penalty is None or isinstance(game.penalty, R1)):
-        raise ValueError("expected a game of one discriminator step, with R1 or no penalty")
-    g, d = (list(multiply_adds(n).values()) for n in (game.generator, game.discriminator))
-    paired = getattr(game.objective, "paired", False)
+    if gan.d_steps != 1 or not (gan.penalty is None or isinstance(gan.penalty, R1)):
+        raise ValueError("expected a GAN with one discriminator step, with R1 or no penalty")
+    g, d = (list(multiply_adds(n).values()) for n in (gan.generator, gan.discriminator))
+    paired = getattr(gan.objective, "paired", False)
     return {
         "generator forward": sum(g),
         "discriminator forward": 2 * sum(d),
         "discriminator back": 2 * (2 * sum(d) - d[0]),
         "discriminator for the generator": (3 if paired else 2) * sum(d),
         "generator back": 2 * sum(g) - g[0],
-        "penalty": 3 * sum(d) * (1 + game.penalty.r2) / game.penalty.every if game.penalty else 0,
+        "penalty": 3 * sum(d) * (1 + gan.penalty.r2) / gan.penalty.every if gan.penalty else 0,
     }
 
 
@@ -138,7 +138,7 @@ def noise_images(count: int) -> np.ndarray:
     return np.random.default_rng(0).uniform(-1, 1, (count, SIZE, SIZE, 3)).astype("float32")
 
 
-def fitting(game: Any) -> Callable[[int], None]:
+def fitting(gan: Any) -> Callable[[int], None]:
     """Steps as every chapter takes them, by `cellaug.training.fit`."""
     from cellaug.training import fit
 
@@ -163,7 +163,7 @@ def fitting(game: Any) -> Callable[[int], None]:
         def __getitem__(self, index: int) -> tuple[np.ndarray, np.ndarray]:
             return images, labels
 
-    return lambda count: fit(game, InMemory(count), 1)
+    return lambda count: fit(gan, InMemory(count), 1)
 
 
 def our_dcgan(policy: str) -> tuple[Callable[[int], None], dict]:
@@ -173,7 +173,7 @@ def our_dcgan(policy: str) -> tuple[Callable[[int], None], dict]:
     import keras
 
     keras.config.set_dtype_policy(policy)
-    game = vanilla(
+    gan = vanilla(
         SIZE,
         Recipe(
             generator_depth=G_DEPTH,
@@ -184,18 +184,18 @@ def our_dcgan(policy: str) -> tuple[Callable[[int], None], dict]:
             half_life=0,
         ),
     )
-    networks = game.generator, game.discriminator
+    networks = gan.generator, gan.discriminator
     parameters = [sum(math.prod(v.shape) for v in n.trainable_variables) for n in networks]
-    facts = {"parameters": parameters, "multiply_adds": step_multiply_adds(game)}
-    return fitting(game), facts
+    facts = {"parameters": parameters, "multiply_adds": step_multiply_adds(gan)}
+    return fitting(gan), facts
 
 
 def our_conditional(half: bool) -> tuple[Callable[[int], None], dict]:
     from cellaug.training import Recipe
 
     recipe = Recipe(generator_depth=G_DEPTH, discriminator_depth=D_DEPTH, mixed_precision=half)
-    game = recipe.build(SIZE, CLASSES)
-    return fitting(game), {"multiply_adds": step_multiply_adds(game)}
+    gan = recipe.build(SIZE, CLASSES)
+    return fitting(gan), {"multiply_adds": step_multiply_adds(gan)}
 
 
 def torch_dcgan(half: bool) -> tuple[Callable[[int], None], dict]:
@@ -222,9 +222,9 @@ def torch_dcgan(half: bool) -> tuple[Callable[[int], None], dict]:
     judge.extend([nn.Flatten(), nn.Linear(4 * 4 * depths[-1], 1)])
     for network in (up, judge):
         network.to(memory_format=torch.channels_last)
-    players = [*project.parameters(), *up.parameters()], list(judge.parameters())
+    parameters = [*project.parameters(), *up.parameters()], list(judge.parameters())
     g_adam, d_adam = (
-        torch.optim.Adam(own, 2e-4, (0.5, 0.999), eps=1e-7, fused=True) for own in players
+        torch.optim.Adam(own, 2e-4, (0.5, 0.999), eps=1e-7, fused=True) for own in parameters
     )
     real = torch.from_numpy(noise_images(BATCH)).permute(0, 3, 1, 2)  # channels last in memory
     ones, zeros = torch.ones(BATCH, 1), torch.zeros(BATCH, 1)
@@ -243,14 +243,14 @@ def torch_dcgan(half: bool) -> tuple[Callable[[int], None], dict]:
         with torch.autocast("cpu", torch.bfloat16, enabled=half):
             g_loss = cost(fake, ones)
         g_adam.zero_grad()
-        g_loss.backward(inputs=players[0])
+        g_loss.backward(inputs=parameters[0])
         g_adam.step()
 
     def work(count: int) -> None:
         for _ in range(count):
             step()
 
-    return work, {"parameters": [sum(p.numel() for p in own) for own in players]}
+    return work, {"parameters": [sum(p.numel() for p in own) for own in parameters]}
 
 
 def factors() -> np.ndarray:

@@ -80,7 +80,7 @@ def test_the_conditional_recipe_can_be_counted():
 
 @pytest.mark.parametrize("options", [{"d_steps": 5}, {"penalty": UnitGradient()}])
 def test_steps_that_the_count_does_not_describe_are_refused(options):
-    with pytest.raises(ValueError, match="expected a game of one discriminator step"):
+    with pytest.raises(ValueError, match="expected a GAN with one discriminator step"):
         step_multiply_adds(tiny_game(**options))
 
 

@@ -61,12 +61,12 @@ def everything_on(seed: int, recipe: type[Recipe] = Recipe, **options) -> Advers
     return recipe(**SMALL | choices | options).build(SIZE, CLASSES, steps=12)
 
 
-def plain_game(seed: int) -> Adversarial:
+def plain_gan(seed: int) -> Adversarial:
     """The same networks with nothing else: quick to compile."""
     keras.utils.set_random_seed(seed)
-    game = Adversarial(*pair(), CrossEntropy(), LATENT, seed)
-    game.compile(*(keras.optimizers.Adam(1e-3) for _ in range(2)))
-    return game
+    gan = Adversarial(*pair(), CrossEntropy(), LATENT, seed)
+    gan.compile(*(keras.optimizers.Adam(1e-3) for _ in range(2)))
+    return gan
 
 
 # Layers and networks
@@ -246,7 +246,7 @@ class Linear:
         return -ops.mean(fake_out)
 
 
-def linear_game(penalty=None, objective=None, kind=Adversarial, **options) -> Adversarial:
+def linear_gan(penalty=None, objective=None, kind=Adversarial, **options) -> Adversarial:
     """D(x) = w·x and G(z) = v·z on images of one pixel, with plain gradient steps of 0.1."""
     latent, image = keras.Input((3,)), keras.Input((1, 1, 3))
     generator = keras.Model(
@@ -258,9 +258,9 @@ def linear_game(penalty=None, objective=None, kind=Adversarial, **options) -> Ad
     generator.set_weights([np.diag([1.0, 2.0, 3.0])])
     discriminator.set_weights([np.array([[0.3], [-0.4], [1.2]])])
     objective = objective or Linear()
-    game = kind(generator, discriminator, objective, 3, seed=0, penalty=penalty, **options)
-    game.compile(*(keras.optimizers.SGD(0.1) for _ in range(2)))
-    return game
+    gan = kind(generator, discriminator, objective, 3, seed=0, penalty=penalty, **options)
+    gan.compile(*(keras.optimizers.SGD(0.1) for _ in range(2)))
+    return gan
 
 
 @pytest.fixture
@@ -279,7 +279,7 @@ IMAGES = np.array([[1.0, 2, 3], [-1, 0, 1], [0.5, 0.5, -2]], "float32").reshape(
 def test_r1_by_calculus(latents):
     """Two steps: the penalty, γ/2 ‖w‖², counts on the first, threefold, and not on the second."""
     gamma, every = 0.2, 3
-    game = linear_game(R1(gamma, every))
+    gan = linear_gan(R1(gamma, every))
     w, v = np.array([0.3, -0.4, 1.2]), np.diag([1.0, 2.0, 3.0])
     for step in range(2):
         fake, real = (latents @ v).mean(0), IMAGES.reshape(3, 3).mean(0)
@@ -288,12 +288,12 @@ def test_r1_by_calculus(latents):
         expected = w @ (fake - real) + penalty
         w = w - 0.1 * slope
         v = v + 0.1 * np.outer(latents.mean(0), w)
-        game.reset_metrics()
-        logs = game.train_on_batch(IMAGES, np.zeros(3, int), return_dict=True)
+        gan.reset_metrics()
+        logs = gan.train_on_batch(IMAGES, np.zeros(3, int), return_dict=True)
         assert logs["d_loss"] == pytest.approx(expected, rel=1e-5)
         assert logs["penalty"] == pytest.approx(penalty, rel=1e-5)
-        np.testing.assert_allclose(game.discriminator.get_weights()[0][:, 0], w, rtol=1e-5)
-        np.testing.assert_allclose(game.generator.get_weights()[0], v, rtol=1e-5)
+        np.testing.assert_allclose(gan.discriminator.get_weights()[0][:, 0], w, rtol=1e-5)
+        np.testing.assert_allclose(gan.generator.get_weights()[0], v, rtol=1e-5)
 
 
 def test_r2_is_the_same_at_generated_images():
@@ -312,47 +312,47 @@ def test_r2_is_the_same_at_generated_images():
     assert len(R1().points(IMAGES, fake, None)) == 1
 
 
-def test_the_penalty_of_a_game_with_r2_counts_twice_where_the_slope_is_the_same(latents):
+def test_the_penalty_of_a_gan_with_r2_counts_twice_where_the_slope_is_the_same(latents):
     logs = [
-        linear_game(R1(0.2, 1, r2)).train_on_batch(IMAGES, np.zeros(3, int), return_dict=True)
+        linear_gan(R1(0.2, 1, r2)).train_on_batch(IMAGES, np.zeros(3, int), return_dict=True)
         for r2 in (False, True)
     ]
     assert logs[1]["penalty"] == pytest.approx(2 * logs[0]["penalty"], rel=1e-5)
 
 
 def test_relativistic_step_by_calculus(latents):
-    game = linear_game(objective=Relativistic())
+    gan = linear_gan(objective=Relativistic())
     w, v = np.array([0.3, -0.4, 1.2]), np.diag([1.0, 2.0, 3.0])
     real = IMAGES.reshape(3, 3)
     weight = 1 / (1 + np.exp(-(latents @ v - real) @ w))  # derivative of softplus
     w = w - 0.1 * (weight[:, None] * (latents @ v - real)).mean(0)
     weight = 1 / (1 + np.exp(-(real - latents @ v) @ w))
     v = v + 0.1 * np.einsum("n,ni,j->ij", weight, latents, w) / 3
-    game.train_on_batch(IMAGES, np.zeros(3, int))
-    np.testing.assert_allclose(game.discriminator.get_weights()[0][:, 0], w, rtol=1e-5)
-    np.testing.assert_allclose(game.generator.get_weights()[0], v, rtol=1e-5)
+    gan.train_on_batch(IMAGES, np.zeros(3, int))
+    np.testing.assert_allclose(gan.discriminator.get_weights()[0][:, 0], w, rtol=1e-5)
+    np.testing.assert_allclose(gan.generator.get_weights()[0], v, rtol=1e-5)
 
 
 def test_moving_average_by_hand(latents):
     """Half-life 6 images, batches of 3: kept share 2^(−3/min(6, 0.5 · images so far))."""
-    game = linear_game(half_life=6, ramp_up=0.5)
+    gan = linear_gan(half_life=6, ramp_up=0.5)
     mean = np.diag([1.0, 2.0, 3.0])
     for step in range(1, 7):
-        game.train_on_batch(IMAGES, np.zeros(3, int))
+        gan.train_on_batch(IMAGES, np.zeros(3, int))
         kept = 0.5 ** (3 / min(6, 0.5 * 3 * step))
-        mean = kept * mean + (1 - kept) * game.generator.get_weights()[0]
-        np.testing.assert_allclose(game.averaged.get_weights()[0], mean, rtol=1e-5)
-    assert game.trained_generator is game.averaged
-    assert not game.averaged.trainable_variables
-    off = linear_game()
+        mean = kept * mean + (1 - kept) * gan.generator.get_weights()[0]
+        np.testing.assert_allclose(gan.averaged.get_weights()[0], mean, rtol=1e-5)
+    assert gan.trained_generator is gan.averaged
+    assert not gan.averaged.trainable_variables
+    off = linear_gan()
     assert off.averaged is None and off.trained_generator is off.generator
 
 
 def test_the_average_takes_running_statistics_along():
-    game = everything_on(0)
+    gan = everything_on(0)
     images = np.random.default_rng(0).uniform(-1, 1, (8, SIZE, SIZE, 3)).astype("float32")
-    game.train_on_batch(images, np.arange(8) % CLASSES)
-    for mean, variable in zip(game.averaged.variables, game.generator.variables, strict=True):
+    gan.train_on_batch(images, np.arange(8) % CLASSES)
+    for mean, variable in zip(gan.averaged.variables, gan.generator.variables, strict=True):
         if "moving_mean" in variable.path:
             assert 0 < np.abs(array(mean)).max() <= np.abs(array(variable)).max() * 1.0001
 
@@ -391,21 +391,21 @@ def test_gradients_are_computed_in_float32_under_mixed_precision():
     keras.utils.set_random_seed(3)
     _, plain = pair()
     plain.set_weights(discriminator.get_weights())
-    game = Adversarial(generator, discriminator, CrossEntropy(), LATENT, 0, penalty=R1(every=1))
+    gan = Adversarial(generator, discriminator, CrossEntropy(), LATENT, 0, penalty=R1(every=1))
     images = np.random.default_rng(0).uniform(-1, 1, (4, SIZE, SIZE, 3)).astype("float32")
     images, labels = ops.convert_to_tensor(images), ops.convert_to_tensor([0, 1, 2, 0])
     exact = array(gradient_at(images, labels, lambda x, y: plain([x, y])))
     np.testing.assert_allclose(
-        array(gradient_at(images, labels, game._critic)), exact, rtol=1e-4, atol=1e-7
+        array(gradient_at(images, labels, gan._critic)), exact, rtol=1e-4, atol=1e-7
     )
     rough = array(gradient_at(images, labels, lambda x, y: discriminator([x, y])))
     assert np.abs(rough - exact).max() > 1e-4 * np.abs(exact).max()
     # the copy's weights are not trained, saved or counted besides the discriminator's own
-    counted = {id(v) for v in game.variables}
+    counted = {id(v) for v in gan.variables}
     expected = {id(v) for v in [*generator.variables, *discriminator.variables]}
     assert len(counted) == len(expected) + 1  # and the random state
-    game.compile(*(keras.optimizers.Adam(1e-3) for _ in range(2)))
-    logs = game.train_on_batch(array(images), array(labels), return_dict=True)
+    gan.compile(*(keras.optimizers.Adam(1e-3) for _ in range(2)))
+    logs = gan.train_on_batch(array(images), array(labels), return_dict=True)
     assert all(np.isfinite(v) for v in logs.values())
 
 
@@ -413,16 +413,16 @@ def test_gradients_are_computed_in_float32_under_mixed_precision():
 def test_the_recipe_runs_in_mixed_precision(backend):
     code = """
 import keras, numpy as np, test_conditional as t
-game = t.everything_on(1, mixed_precision=True)
+gan = t.everything_on(1, mixed_precision=True)
 assert keras.config.dtype_policy().name == "float32"
-layers = [*game.generator.layers, *game.discriminator.layers]
+layers = [*gan.generator.layers, *gan.discriminator.layers]
 assert sum(layer.compute_dtype == "bfloat16" for layer in layers) > len(layers) / 2
-assert {v.dtype for v in game.trainable_variables} == {"float32"}
+assert {v.dtype for v in gan.trainable_variables} == {"float32"}
 images = np.random.default_rng(0).uniform(-1, 1, (8, t.SIZE, t.SIZE, 3)).astype("float32")
 for _ in range(2):
-    logs = game.train_on_batch(images, np.arange(8) % t.CLASSES, return_dict=True)
+    logs = gan.train_on_batch(images, np.arange(8) % t.CLASSES, return_dict=True)
 assert all(np.isfinite(value) for value in logs.values()), logs
-print(game.generate(np.zeros((3, t.LATENT)), np.arange(3)).dtype)
+print(gan.generate(np.zeros((3, t.LATENT)), np.arange(3)).dtype)
 """
     done = python(code, backend, JAX_DISABLE_MOST_OPTIMIZATIONS="1")
     assert done.stdout.strip() == "uint8", done.stderr
@@ -442,12 +442,12 @@ def cells() -> Dataset:
 
 
 def test_diversity_is_logged_and_a_collapsed_run_is_stopped(cells, capsys):
-    game = plain_game(1)
+    gan = plain_gan(1)
     real = cells.read(SIZE)
     reader = Reader(cells, SIZE, 24, seed=0, drop_last=True)
     watch = Diversity(real, cells.labels, LATENT, images=4, floor=0.0)
-    history = fit(game, reader, 2, callbacks=[watch])
-    images = game.generate(watch.latents, watch.which)
+    history = fit(gan, reader, 2, callbacks=[watch])
+    images = gan.generate(watch.latents, watch.which)
     from cellaug.evaluation import diversity
 
     names = ["0", "1", "2"]
@@ -455,10 +455,10 @@ def test_diversity_is_logged_and_a_collapsed_run_is_stopped(cells, capsys):
     assert history["diversity"].iloc[-1] == pytest.approx(expected.mean(), rel=1e-6)
     assert len(history) == 2
     # a floor that nothing reaches: after the first epoch, two low ones on end
-    game = plain_game(1)
+    gan = plain_gan(1)
     watch = Diversity(real, cells.labels, LATENT, images=4, floor=50.0, patience=2, after=1)
     capsys.readouterr()
-    history = fit(game, reader, 9, callbacks=[watch])
+    history = fit(gan, reader, 9, callbacks=[watch])
     assert len(history) == 3
     text = capsys.readouterr().out
     assert "stopped after epoch 3: the generator has collapsed" in text and "as real ones" in text
@@ -470,28 +470,28 @@ def test_a_run_that_was_stopped_stays_stopped(cells, tmp_path):
     def run():
         real = cells.read(SIZE)
         watch = Diversity(real, cells.labels, LATENT, images=4, floor=50.0, patience=1, after=1)
-        game = plain_game(1)
-        return fit(game, reader, 6, checkpoint=tmp_path / "run.npz", callbacks=[watch]), game
+        gan = plain_gan(1)
+        return fit(gan, reader, 6, checkpoint=tmp_path / "run.npz", callbacks=[watch]), gan
 
-    first, game = run()
+    first, gan = run()
     again, other = run()
     assert len(first) == 2 and again.equals(first)
-    for a, b in zip(variables_of(game), variables_of(other), strict=True):
+    for a, b in zip(variables_of(gan), variables_of(other), strict=True):
         np.testing.assert_array_equal(array(a), array(b))
 
 
 def test_a_generator_without_classes_is_compared_over_all(cells):
     keras.utils.set_random_seed(0)
-    game = Adversarial(
+    gan = Adversarial(
         networks.generator(SIZE, 8, LATENT),
         networks.discriminator(SIZE, 4),
         CrossEntropy(),
         LATENT,
         0,
     )
-    game.compile(*(keras.optimizers.Adam(1e-3) for _ in range(2)))
+    gan.compile(*(keras.optimizers.Adam(1e-3) for _ in range(2)))
     watch = Diversity(cells.read(SIZE), cells.labels, LATENT, images=8)
-    history = fit(game, Reader(cells, SIZE, 24, drop_last=True), 1, callbacks=[watch])
+    history = fit(gan, Reader(cells, SIZE, 24, drop_last=True), 1, callbacks=[watch])
     assert len(watch.latents) == 8 and 0 < history["diversity"].iloc[0] < 2
 
 
@@ -535,12 +535,12 @@ def run_to_the_end(folder: str, kill: str = "", count: int = 0) -> None:
     files.write_atomically = half
     cells = drawn_cells()
     reader = Reader(cells, SIZE, 24, seed=4, balance=True, drop_last=True)
-    game = everything_on(2)
+    gan = everything_on(2)
     watch = Diversity(
         cells.read(SIZE), cells.labels, LATENT, images=4, floor=50.0, after=0, patience=3
     )
     history = fit(
-        game,
+        gan,
         reader,
         9,
         checkpoint=Path(folder) / "run.npz",
@@ -548,7 +548,7 @@ def run_to_the_end(folder: str, kill: str = "", count: int = 0) -> None:
         callbacks=[watch, Kill()],
         save_seconds=0,
     )
-    values = {f"{k:03d}": array(v) for k, v in enumerate(variables_of(game))}
+    values = {f"{k:03d}": array(v) for k, v in enumerate(variables_of(gan))}
     table = history.drop(columns="seconds").to_numpy()
     np.savez(Path(folder) / "end.npz", history=table, **values)
 
@@ -585,9 +585,9 @@ def test_a_run_that_is_killed_again_and_again_ends_with_the_same_bits(tmp_path, 
             np.testing.assert_array_equal(a[key], b[key], err_msg=key)
 
 
-def check_both_backends(folder: Path, module: str, call: str, game: Adversarial) -> None:
+def check_both_backends(folder: Path, module: str, call: str, gan: Adversarial) -> None:
     """Three steps from the same weights and the same drawn numbers end with the same values."""
-    start = [array(v) for v in floats_of(game)]
+    start = [array(v) for v in floats_of(gan)]
     np.savez(folder / "start.npz", **{f"{k:03d}": v for k, v in enumerate(start)})
     for backend in ("tensorflow", "jax"):
         steps = f"test_conditional.three_steps({str(folder)!r}, {module}.{call})"
@@ -603,23 +603,23 @@ def test_the_recipe_agrees_on_both_backends(tmp_path):
     check_both_backends(tmp_path, "test_conditional", "everything_on(0)", everything_on(8))
 
 
-def floats_of(game: Adversarial) -> list[keras.Variable]:
-    both = game.generator.variables + game.discriminator.variables
+def floats_of(gan: Adversarial) -> list[keras.Variable]:
+    both = gan.generator.variables + gan.discriminator.variables
     return [v for v in both if "float" in v.dtype]
 
 
-def three_steps(folder: str, game: Adversarial) -> None:
+def three_steps(folder: str, gan: Adversarial) -> None:
     """The part of `check_both_backends` that runs in a process of its own."""
     rng, name = np.random.default_rng(0), keras.backend.backend()
     # Adam would turn the rounding of small gradients into whole steps, and so would large steps
     # against WGAN-GP's steep penalty.
-    game.compile(*(keras.optimizers.SGD(0.05 / game.d_steps**2) for _ in range(2)))
+    gan.compile(*(keras.optimizers.SGD(0.05 / gan.d_steps**2) for _ in range(2)))
     with np.load(Path(folder) / "start.npz") as file:
         values = [file[key] for key in sorted(file.files)]
-    floats = floats_of(game)
+    floats = floats_of(gan)
     for variable, value in zip(floats, values, strict=True):
         variable.assign(value)
-    game.averaged.set_weights(game.generator.get_weights())
+    gan.averaged.set_weights(gan.generator.get_weights())
 
     def uniform(shape, minval=0.0, maxval=1.0, seed=None):
         drawn = np.random.default_rng(len(shape)).uniform(minval, maxval, tuple(map(int, shape)))
@@ -630,18 +630,18 @@ def three_steps(folder: str, game: Adversarial) -> None:
         return ops.convert_to_tensor(drawn.astype("float32"))
 
     keras.random.uniform, keras.random.normal = uniform, normal
-    count = 8 * game.d_steps
+    count = 8 * gan.d_steps
     images = rng.uniform(-1, 1, (count, SIZE, SIZE, 3)).astype("float32")
     labels = np.arange(count) % CLASSES
     logs = []
     images, labels = ops.convert_to_tensor(images), ops.convert_to_tensor(labels)
     for _ in range(3):
         # On TensorFlow step by step, since the numbers above need the batch's size.
-        step = game.step if name == "tensorflow" else game.train_on_batch
-        game.reset_metrics()
+        step = gan.step if name == "tensorflow" else gan.train_on_batch
+        gan.reset_metrics()
         step(images, labels)
-        logs.append([float(tracker.result()) for tracker in game.trackers.values()])
-    found = [array(v) for v in floats] + [array(v) for v in game.averaged.variables]
+        logs.append([float(tracker.result()) for tracker in gan.trackers.values()])
+    found = [array(v) for v in floats] + [array(v) for v in gan.averaged.variables]
     np.savez(
         Path(folder) / f"{name}.npz",
         logs=np.array(logs),
@@ -652,9 +652,9 @@ def three_steps(folder: str, game: Adversarial) -> None:
 def test_a_mismatch_names_the_setting_and_how_to_fix_it(cells, tmp_path):
     reader = Reader(cells, SIZE, 24, seed=0, drop_last=True)
     path = tmp_path / "run.npz"
-    fit(plain_game(1), reader, 1, checkpoint=path, settings={"gamma": 0.1, "seed": 1})
+    fit(plain_gan(1), reader, 1, checkpoint=path, settings={"gamma": 0.1, "seed": 1})
     with pytest.raises(ValueError, match=r"run\.npz is of a run that differs in: gamma\. Use its"):
-        fit(plain_game(1), reader, 2, checkpoint=path, settings={"gamma": 0.2, "seed": 1})
+        fit(plain_gan(1), reader, 2, checkpoint=path, settings={"gamma": 0.2, "seed": 1})
     # What the model shows of itself need not be given.
     recipe = Recipe(**SMALL, mixed_precision=False)
 

@@ -72,9 +72,9 @@ def small_game(seed: int = 0, dropout: float = 0.3, rate: float = 0.01) -> Adver
     image = keras.Input((4, 4, 3))
     x = layers.Dropout(dropout)(layers.Dense(8, activation="tanh")(layers.Flatten()(image)))
     discriminator = keras.Model(image, layers.Dense(1)(x), name="discriminator")
-    game = Adversarial(generator, discriminator, CrossEntropy(), LATENT, seed=seed)
-    game.compile(keras.optimizers.Adam(rate, 0.5), keras.optimizers.Adam(rate, 0.5))
-    return game
+    gan = Adversarial(generator, discriminator, CrossEntropy(), LATENT, seed=seed)
+    gan.compile(keras.optimizers.Adam(rate, 0.5), keras.optimizers.Adam(rate, 0.5))
+    return gan
 
 
 def state(model: keras.Model) -> list[np.ndarray]:
@@ -164,12 +164,12 @@ def linear_steps() -> dict[str, np.ndarray]:
     discriminator = keras.Model(image, layers.Dense(1)(layers.Flatten()(image)))
     generator.set_weights([np.array([[0.5, -1.0, 0.2], [0.1, 0.4, -0.3]])])
     discriminator.set_weights([np.array([[0.3], [-0.2], [0.6]]), np.array([0.1])])
-    game = Adversarial(generator, discriminator, CrossEntropy(), 2, seed=7)
-    game.compile(keras.optimizers.SGD(0.1), keras.optimizers.SGD(0.2))
+    gan = Adversarial(generator, discriminator, CrossEntropy(), 2, seed=7)
+    gan.compile(keras.optimizers.SGD(0.1), keras.optimizers.SGD(0.2))
     noise = keras.random.SeedGenerator(7)
     latents = [np.asarray(keras.random.normal((4, 2), seed=noise)) for _ in range(2)]
     images = np.random.default_rng(3).uniform(-1, 1, (8, 1, 1, 3)).astype("float32")
-    log = game.fit(images, np.zeros(8), batch_size=4, shuffle=False, verbose=0).history
+    log = gan.fit(images, np.zeros(8), batch_size=4, shuffle=False, verbose=0).history
     return {
         "latents": np.stack(latents),
         "images": images,
@@ -218,18 +218,18 @@ def convolutional_steps(start: Path) -> list[np.ndarray]:
     with np.load(start) as file:
         generator.set_weights([file[f"g{i}"] for i in range(len(generator.weights))])
         discriminator.set_weights([file[f"d{i}"] for i in range(len(discriminator.weights))])
-    game = Adversarial(generator, discriminator, CrossEntropy(), LATENT, seed=0)
+    gan = Adversarial(generator, discriminator, CrossEntropy(), LATENT, seed=0)
     # Adam's epsilon keeps rounding in near-zero gradients from deciding the sign of a step.
-    game.compile(*(keras.optimizers.Adam(1e-3, 0.5, epsilon=1e-4) for _ in range(2)))
+    gan.compile(*(keras.optimizers.Adam(1e-3, 0.5, epsilon=1e-4) for _ in range(2)))
     reader = Images(size=16)
     original = keras.random.normal
     keras.random.normal = constant_latents
     try:
-        game.fit(reader, shuffle=False, verbose=0)
+        gan.fit(reader, shuffle=False, verbose=0)
     finally:
         keras.random.normal = original
-    steps = [np.asarray(o.iterations) for o in (game.optimizer, game.d_optimizer)]
-    moments = [np.asarray(o.variables[2]) for o in (game.optimizer, game.d_optimizer)]
+    steps = [np.asarray(o.iterations) for o in (gan.optimizer, gan.d_optimizer)]
+    moments = [np.asarray(o.variables[2]) for o in (gan.optimizer, gan.d_optimizer)]
     return [*generator.get_weights(), *discriminator.get_weights(), *moments, *steps]
 
 
@@ -319,12 +319,12 @@ def test_frozen_variables_do_not_move():
     keras.utils.set_random_seed(0)
     vanilla = networks.generator(16, 4, LATENT), networks.discriminator(16, 4)
     pair = networks.acgan_generator(vanilla[0], 3), networks.acgan_discriminator(vanilla[1], 3)
-    game = Adversarial(*pair, AuxiliaryClassifier(), LATENT, seed=0)
-    game.compile(keras.optimizers.Adam(0.01), keras.optimizers.Adam(0.01))
+    gan = Adversarial(*pair, AuxiliaryClassifier(), LATENT, seed=0)
+    gan.compile(keras.optimizers.Adam(0.01), keras.optimizers.Adam(0.01))
     weights = {v.path: v for network in pair for v in network.weights}
     trainable = {v.path for network in pair for v in network.trainable_variables}
     before = {path: np.array(v) for path, v in weights.items()}
-    history = fit(game, Images(size=16), 2)
+    history = fit(gan, Images(size=16), 2)
     still = {path for path, v in weights.items() if (np.array(v) == before[path]).all()}
     assert still == set(weights) - trainable and len(trainable) == 7 + 10
     assert {"c_real", "c_fake", "d_loss", "g_loss", "d_real", "d_fake"} < set(history)
@@ -341,10 +341,10 @@ def test_agreement_with_the_label_is_a_share_of_images():
     heads = layers.Dense(1)(flat), layers.Dense(3, kernel_initializer="zeros", name="class")(flat)
     discriminator = keras.Model(image, heads)
     discriminator.get_layer("class").bias.assign([0.0, 5.0, 0.0])
-    game = Adversarial(generator, discriminator, AuxiliaryClassifier(), 2, seed=0)
-    game.compile(keras.optimizers.SGD(0.0), keras.optimizers.SGD(0.0))
+    gan = Adversarial(generator, discriminator, AuxiliaryClassifier(), 2, seed=0)
+    gan.compile(keras.optimizers.SGD(0.0), keras.optimizers.SGD(0.0))
     labels = np.array([1, 0, 1, 2, 1, 1, 0, 2])
-    log = game.fit(np.zeros((8, 1, 1, 3)), labels, batch_size=4, verbose=0).history
+    log = gan.fit(np.zeros((8, 1, 1, 3)), labels, batch_size=4, verbose=0).history
     assert log["c_real"] == log["c_fake"] == [0.5]
 
 
@@ -357,13 +357,13 @@ def test_xla_is_left_to_jax():
 
 
 def test_generate_images():
-    game = small_game()
+    gan = small_game()
     latents = np.random.default_rng(0).standard_normal((5, LATENT))
-    images = generate_images(game.generator, latents, batch_size=2)
+    images = generate_images(gan.generator, latents, batch_size=2)
     assert images.shape == (5, 4, 4, 3) and images.dtype == np.uint8
-    raw = np.asarray(game.generator(latents.astype("float32"), training=False))
+    raw = np.asarray(gan.generator(latents.astype("float32"), training=False))
     np.testing.assert_array_equal(images, np.rint(raw * 127.5 + 127.5).astype("uint8"))
-    assert game.generate(latents[:0]).shape == (0, 4, 4, 3)
+    assert gan.generate(latents[:0]).shape == (0, 4, 4, 3)
 
 
 def test_generate_images_wants_labels_where_the_generator_does():
@@ -431,9 +431,9 @@ def test_other_settings_start_anew_where_asked_and_say_so(tmp_path, capsys):
     path = tmp_path / "run.npz"
     fit(small_game(), Images(), 2, checkpoint=path, settings={"rate": 0.01, "data": "a", "kind": 1})
     capsys.readouterr()
-    game = small_game()
+    gan = small_game()
     history = fit(
-        game,
+        gan,
         Images(),
         1,
         checkpoint=path,
@@ -448,15 +448,15 @@ def test_other_settings_start_anew_where_asked_and_say_so(tmp_path, capsys):
     assert len(history) == 1
     reference = small_game()
     fit(reference, Images(), 1)
-    for a, b in zip(state(game), state(reference), strict=True):
+    for a, b in zip(state(gan), state(reference), strict=True):
         np.testing.assert_array_equal(a, b)
 
 
 def test_restore_refuses_another_run_and_leaves_the_model_alone(tmp_path, monkeypatch):
     path = tmp_path / "run.npz"
-    game = small_game()
+    gan = small_game()
     place = Position(3, 2, 0.5, [{"d_loss": 1.5}], [[0.1], [0.2]])
-    save(path, game, fingerprint(game, {"numbers": (1, np.int64(2)), "path": path}), place)
+    save(path, gan, fingerprint(gan, {"numbers": (1, np.int64(2)), "path": path}), place)
     other = small_game(seed=4)
     own = fingerprint(other, {"numbers": [1, 2], "path": path})
     before = state(other)
@@ -473,7 +473,7 @@ def test_restore_refuses_another_run_and_leaves_the_model_alone(tmp_path, monkey
     with pytest.raises(Mismatch, match="differs in: epochs"):  # three are done, and a part
         restore(path, other, own, 3)
     assert restore(path, other, own, 5) == place
-    for a, b in zip(state(game), state(other), strict=True):
+    for a, b in zip(state(gan), state(other), strict=True):
         np.testing.assert_array_equal(a, b)
 
 
@@ -643,19 +643,19 @@ def test_samples_are_taken_kept_and_cleared(tmp_path):
     folder, path = tmp_path / "samples", tmp_path / "run.npz"
 
     def run(epochs: int) -> tuple[Adversarial, dict[int, np.ndarray]]:
-        game = small_game()
+        gan = small_game()
         take = SampleImages(latents, epochs=[0, 1, 3], folder=folder)
-        fit(game, Images(), epochs, checkpoint=path, callbacks=[take], save_seconds=0)
-        return game, load_samples(folder)
+        fit(gan, Images(), epochs, checkpoint=path, callbacks=[take], save_seconds=0)
+        return gan, load_samples(folder)
 
-    game, samples = run(2)
+    gan, samples = run(2)
     assert list(samples) == [0, 1]
     np.testing.assert_array_equal(samples[0], small_game().generate(latents))
     first = samples[1]
-    game, samples = run(3)  # goes on after two epochs
+    gan, samples = run(3)  # goes on after two epochs
     assert list(samples) == [0, 1, 3]
     np.testing.assert_array_equal(samples[1], first)
-    np.testing.assert_array_equal(samples[3], game.generate(latents))
+    np.testing.assert_array_equal(samples[3], gan.generate(latents))
     assert not (samples[3] == samples[0]).all()
     path.unlink()
     _, samples = run(1)  # from the beginning

@@ -113,12 +113,12 @@ def test_augmentation_acts_as_often_as_asked():
 
 def test_unit_gradient_by_calculus(latents):
     """The gradient is w everywhere, so the penalty is λ (‖w‖ − 1)², wherever it is taken."""
-    game = linear_game(UnitGradient(10.0), Wasserstein())
+    gan = linear_game(UnitGradient(10.0), Wasserstein())
     w, v = np.array([0.3, -0.4, 1.2]), np.diag([1.0, 2.0, 3.0])
     norm = np.linalg.norm(w)
     slope = (latents @ v).mean(0) - IMAGES.reshape(3, 3).mean(0) + 20 * (norm - 1) * w / norm
-    game.train_on_batch(IMAGES, np.zeros(3, int))
-    found = game.discriminator.get_weights()[0][:, 0]
+    gan.train_on_batch(IMAGES, np.zeros(3, int))
+    found = gan.discriminator.get_weights()[0][:, 0]
     np.testing.assert_allclose(found, w - 0.1 * slope, rtol=1e-5)
 
 
@@ -131,14 +131,14 @@ def test_unit_gradient_lies_between_real_and_generated():
 
 def test_clipping_and_several_steps_by_calculus(latents):
     """Three steps of the critic on a third of the batch each, then one of the generator."""
-    game = linear_game(objective=Wasserstein(), kind=CriticGAN, clip=0.35, d_steps=3)
+    gan = linear_game(objective=Wasserstein(), kind=CriticGAN, clip=0.35, d_steps=3)
     w, v = np.array([0.3, -0.4, 1.2]), np.diag([1.0, 2.0, 3.0])
     for image in IMAGES.reshape(3, 3):
         w = np.clip(w - 0.1 * (latents[0] @ v - image), -0.35, 0.35)
     v = v + 0.1 * np.outer(latents[0], w)
-    game.train_on_batch(IMAGES, np.zeros(3, int))
-    np.testing.assert_allclose(game.discriminator.get_weights()[0][:, 0], w, rtol=1e-5)
-    np.testing.assert_allclose(game.generator.get_weights()[0], v, rtol=1e-5)
+    gan.train_on_batch(IMAGES, np.zeros(3, int))
+    np.testing.assert_allclose(gan.discriminator.get_weights()[0][:, 0], w, rtol=1e-5)
+    np.testing.assert_allclose(gan.generator.get_weights()[0], v, rtol=1e-5)
 
 
 def test_each_choice_reaches_the_networks():
@@ -174,17 +174,17 @@ def test_variants_agree_on_both_backends(tmp_path, options):
 def test_spectral_kernels_are_not_rounded_before_they_are_divided(backend):
     code = """
 import numpy as np, test_variants as t
-game = t.variant(1, mixed_precision=True, spectral=True)
+gan = t.variant(1, mixed_precision=True, spectral=True)
 images = np.random.default_rng(0).uniform(-1, 1, (8, t.SIZE, t.SIZE, 3)).astype("float32")
 labels = np.arange(8) % t.CLASSES
-logs = game.train_on_batch(images, labels, return_dict=True)
+logs = gan.train_on_batch(images, labels, return_dict=True)
 assert all(np.isfinite(value) for value in logs.values()), logs
-found, summary = [], game.discriminator.get_layer("summary")
+found, summary = [], gan.discriminator.get_layer("summary")
 normalised = summary._normalised
 summary._normalised = lambda training: found.append(summary.kernel.dtype) or normalised(training)
-game.discriminator([images, labels])
+gan.discriminator([images, labels])
 assert found == ["float32"] and summary.compute_dtype == "bfloat16"
-print(game.generate(np.zeros((3, t.SMALL["latent_dim"])), np.arange(3)).dtype)
+print(gan.generate(np.zeros((3, t.SMALL["latent_dim"])), np.arange(3)).dtype)
 """
     done = python(code, backend, JAX_DISABLE_MOST_OPTIMIZATIONS="1")
     assert done.stdout.strip() == "uint8", done.stderr
