@@ -36,7 +36,7 @@ bench-data: .venv/tested
 # The training step beside PyTorch's and beside matrix products, on noise.
 bench-train: .venv/tested
 	$(BIN)/python -m pip install --quiet --constraint requirements.lock 'torch>=2.6' psutil
-	$(BIN)/python tests/bench_train.py
+	PYTHONPATH="$(CURDIR)/notebooks" $(BIN)/python tests/bench_train.py
 
 lock:
 	uv pip compile --universal --python-version 3.11 --fork-strategy fewest --extra test \
