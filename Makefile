@@ -9,16 +9,12 @@ book: .venv/installed
 	$(BIN)/cellaug run --profile $(PROFILE)
 	$(BIN)/cellaug book --profile $(PROFILE)
 
-# Style and types; unit tests in two processes, with their coverage; then the chapters beside the book
-# and the command line, each with a build folder of its own.
+# Style, then all tests in two processes, with the coverage of the unit tests.
 test: .venv/tested
 	PATH="$(CURDIR)/$(BIN):$$PATH" sh tests/install_browser.sh
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
-	$(BIN)/mypy
-	$(BIN)/python -m pytest --numprocesses 2 --dist loadfile --cov --ignore tests/reference --ignore tests/test_book.py
-	CELLAUG_BUILD="$(CURDIR)/build/references" $(BIN)/python -m pytest tests/reference & chapters=$$!; \
-	$(BIN)/python -m pytest tests/test_book.py; book=$$?; wait $$chapters && exit $$book
+	$(BIN)/python -m pytest --numprocesses 2 --dist loadfile --no-loadscope-reorder --cov --ignore tests/reference
 
 lab: .venv/installed
 	PYTHONPATH="$(CURDIR)/notebooks" $(BIN)/jupyter lab --notebook-dir=notebooks

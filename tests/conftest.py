@@ -5,8 +5,17 @@ from pathlib import Path
 
 import cellaug
 
+import pytest
+
 # The kernels of nbval import the studies, as those of `cellaug run` do.
 NOTEBOOKS = str(Path(__file__).parents[1] / "notebooks")
 os.environ["PYTHONPATH"] = os.pathsep.join([NOTEBOOKS, os.environ.get("PYTHONPATH", "")])
 
 assert cellaug.__version__
+
+# These take longest. They begin first, so that both processes of `make test` end together.
+LONGEST = ["test_study.py", "test_book.py", "test_conditional.py", "test_references.py"]
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    items.sort(key=lambda item: [name not in item.nodeid for name in LONGEST])

@@ -3,10 +3,12 @@
 import os
 import subprocess
 import sys
+import tempfile
 from pathlib import Path
 
 TESTS = Path(__file__).parent
 PLACES = TESTS, TESTS.parent, TESTS.parent / "notebooks"
+COMPILED = tempfile.TemporaryDirectory()  # what JAX compiled, for the next process
 
 
 def python(code: str, backend: str, **environment: str) -> subprocess.CompletedProcess:
@@ -17,6 +19,8 @@ def python(code: str, backend: str, **environment: str) -> subprocess.CompletedP
             **os.environ,
             "KERAS_BACKEND": backend,
             "PYTHONPATH": os.pathsep.join(map(str, PLACES)),
+            "JAX_COMPILATION_CACHE_DIR": COMPILED.name,
+            "JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS": "0",
             **environment,
         },
         capture_output=True,

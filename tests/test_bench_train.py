@@ -28,7 +28,7 @@ def tiny_pair() -> tuple[Model, Model]:
     return Model(latent, made), Model(image, layers.Dense(1, name="logit")(x))
 
 
-def tiny_game(**options) -> Adversarial:
+def tiny_gan(**options) -> Adversarial:
     objective = options.pop("objective", CrossEntropy())
     return CriticGAN(*tiny_pair(), objective, latent_dim=2, seed=0, **options)
 
@@ -64,12 +64,12 @@ def test_a_step_is_counted_by_hand():
         "generator back": (160 + 6000) + 6000,
         "penalty": 0,
     }
-    assert step_multiply_adds(tiny_game()) == plain
+    assert step_multiply_adds(tiny_gan()) == plain
     # To the images, once more through both layers, and the weights of both: on every fourth step.
-    lazy = tiny_game(penalty=R1(every=4))
+    lazy = tiny_gan(penalty=R1(every=4))
     assert step_multiply_adds(lazy) == {**plain, "penalty": 3 * 3136 / 4}
     # The generator's turn shows the discriminator the real images of the pairs too.
-    paired = tiny_game(objective=Relativistic())
+    paired = tiny_gan(objective=Relativistic())
     assert step_multiply_adds(paired) == {**plain, "discriminator for the generator": 3 * d}
 
 
@@ -81,7 +81,7 @@ def test_the_conditional_recipe_can_be_counted():
 @pytest.mark.parametrize("options", [{"d_steps": 5}, {"penalty": UnitGradient()}])
 def test_steps_that_the_count_does_not_describe_are_refused(options):
     with pytest.raises(ValueError, match="expected a GAN with one discriminator step"):
-        step_multiply_adds(tiny_game(**options))
+        step_multiply_adds(tiny_gan(**options))
 
 
 def result(torch: bool = True) -> dict:

@@ -1,4 +1,4 @@
-"""The package stays thin and its layers stay apart."""
+"""The package stays thin, its layers stay apart, its types are right."""
 
 import ast
 import io
@@ -67,5 +67,11 @@ def test_no_layer_imports_upward_and_no_modules_import_in_a_circle():
         "-c",
         "from importlinter.cli import lint_imports_command as main; main()",
     ]
+    done = subprocess.run(command, cwd=project_root(), capture_output=True, text=True)
+    assert done.returncode == 0, done.stdout + done.stderr
+
+
+def test_types_of_package_and_studies_are_right():
+    command = [sys.executable, "-m", "mypy"]
     done = subprocess.run(command, cwd=project_root(), capture_output=True, text=True)
     assert done.returncode == 0, done.stdout + done.stderr

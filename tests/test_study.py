@@ -256,9 +256,11 @@ def test_studies_from_the_command_line(tmp_path, monkeypatch, capsys):
     shutil.copytree(book.project_root() / "notebooks", tmp_path / "notebooks")
     results = tmp_path / "book" / "results"
     results.mkdir(parents=True)
+    for name in ("drawn", "other"):
+        shutil.copytree(cells_of(images=1900).root, tmp_path / name)
+    next((tmp_path / "other").rglob("*.png")).unlink()
     monkeypatch.chdir(tmp_path)
     monkeypatch.setenv("CELLAUG_CACHE", str(tmp_path / "cache"))
-    shutil.copytree(cells_of(images=1900).root, "drawn")
 
     def study(*words, data="drawn", status=0):
         ladders, others = ("ladder_generator_depth=8",), ("resamples=20", "classifiers=false")
@@ -286,7 +288,6 @@ def test_studies_from_the_command_line(tmp_path, monkeypatch, capsys):
     (folder / "README.md").unlink()
     assert study("cards", "--out", "weights") == f"{tmp_path / 'weights'}\n"
     assert (folder / CARD).read_text() == card and (folder / "README.md").read_text() == text
-    shutil.copytree(cells_of(images=1700, seed=4).root, "other")
     complaint = study("cards", "--out", "weights", data="other", status=2)
     assert "drawn-16-seed-2 was trained on drawn" in complaint and "name the profile" in complaint
     assert "trains nothing" in study("cards", "--out", "weights", "--seed", 3, status=2)

@@ -62,7 +62,7 @@ class Images(keras.utils.PyDataset):
         self.seek(self.epoch + 1)
 
 
-def small_game(seed: int = 0, dropout: float = 0.3, rate: float = 0.01) -> Adversarial:
+def small_gan(seed: int = 0, dropout: float = 0.3, rate: float = 0.01) -> Adversarial:
     """Dense networks on 4×4 images: quick to compile, with running means, dropout and Adam."""
     keras.utils.set_random_seed(seed)
     latent = keras.Input((LATENT,))
@@ -242,9 +242,9 @@ def interrupted_and_not(folder: Path) -> float:
             if epoch == 2:
                 (folder / "half.npz").write_bytes(path.read_bytes())
 
-    whole = small_game()
+    whole = small_gan()
     history = fit(whole, Images(), 4, checkpoint=path, callbacks=[Keep()], save_seconds=0)
-    resumed = small_game(seed=1)  # other weights and other seeds, all to be overwritten
+    resumed = small_gan(seed=1)  # other weights and other seeds, all to be overwritten
     again = fit(resumed, Images(), 4, checkpoint=folder / "half.npz", save_seconds=0)
     assert list(history.index) == list(again.index) == [1, 2, 3, 4]
     columns = [name for name in history if name != "seconds"]
@@ -350,14 +350,14 @@ def test_agreement_with_the_label_is_a_share_of_images():
 
 def test_xla_is_left_to_jax():
     assert use_xla() == (keras.backend.backend() == "jax")
-    assert small_game().jit_compile == use_xla()
+    assert small_gan().jit_compile == use_xla()
 
 
 # Generating
 
 
 def test_generate_images():
-    gan = small_game()
+    gan = small_gan()
     latents = np.random.default_rng(0).standard_normal((5, LATENT))
     images = generate_images(gan.generator, latents, batch_size=2)
     assert images.shape == (5, 4, 4, 3) and images.dtype == np.uint8
@@ -368,7 +368,7 @@ def test_generate_images():
 
 def test_generate_images_wants_labels_where_the_generator_does():
     with pytest.raises(ValueError, match="takes latents alone: give no labels"):
-        small_game().generate(np.zeros((2, LATENT)), np.zeros(2))
+        small_gan().generate(np.zeros((2, LATENT)), np.zeros(2))
     conditional = networks.cgan_generator(16, 4, LATENT, 3)
     with pytest.raises(ValueError, match="'cgan_generator' takes latents and labels: give labels"):
         generate_images(conditional, np.zeros((2, LATENT)))
@@ -400,11 +400,11 @@ def test_a_killed_run_is_taken_up_again(tmp_path, capsys):
             self.epoch = epoch
 
     path, settings = tmp_path / "run.npz", {"rate": 0.01, "data": "abc"}
-    whole = small_game()
+    whole = small_gan()
     fit(whole, Images(), 3)
     with pytest.raises(KeyboardInterrupt):
         fit(
-            small_game(),
+            small_gan(),
             Images(),
             3,
             checkpoint=path,
@@ -412,14 +412,14 @@ def test_a_killed_run_is_taken_up_again(tmp_path, capsys):
             save_seconds=0,
             callbacks=[Kill()],
         )
-    resumed = small_game(seed=9)
+    resumed = small_gan(seed=9)
     history = fit(resumed, Images(), 3, checkpoint=path, settings=settings)
     assert len(history) == 3
     for a, b in zip(state(whole), state(resumed), strict=True):
         np.testing.assert_array_equal(a, b)
     assert "again" not in capsys.readouterr().out
     # what is done is not done again
-    done = small_game(seed=9)
+    done = small_gan(seed=9)
     again = fit(done, Images(), 3, checkpoint=path, settings=settings)
     assert again.equals(history) and capsys.readouterr().out == ""
     for a, b in zip(state(whole), state(done), strict=True):
@@ -429,9 +429,9 @@ def test_a_killed_run_is_taken_up_again(tmp_path, capsys):
 
 def test_other_settings_start_anew_where_asked_and_say_so(tmp_path, capsys):
     path = tmp_path / "run.npz"
-    fit(small_game(), Images(), 2, checkpoint=path, settings={"rate": 0.01, "data": "a", "kind": 1})
+    fit(small_gan(), Images(), 2, checkpoint=path, settings={"rate": 0.01, "data": "a", "kind": 1})
     capsys.readouterr()
-    gan = small_game()
+    gan = small_gan()
     history = fit(
         gan,
         Images(),
@@ -446,7 +446,7 @@ def test_other_settings_start_anew_where_asked_and_say_so(tmp_path, capsys):
         "vanilla GAN: starting again, since the run kept in run.npz differs in kind, rate, epochs"
     )
     assert len(history) == 1
-    reference = small_game()
+    reference = small_gan()
     fit(reference, Images(), 1)
     for a, b in zip(state(gan), state(reference), strict=True):
         np.testing.assert_array_equal(a, b)
@@ -454,10 +454,10 @@ def test_other_settings_start_anew_where_asked_and_say_so(tmp_path, capsys):
 
 def test_restore_refuses_another_run_and_leaves_the_model_alone(tmp_path, monkeypatch):
     path = tmp_path / "run.npz"
-    gan = small_game()
+    gan = small_gan()
     place = Position(3, 2, 0.5, [{"d_loss": 1.5}], [[0.1], [0.2]])
     save(path, gan, fingerprint(gan, {"numbers": (1, np.int64(2)), "path": path}), place)
-    other = small_game(seed=4)
+    other = small_gan(seed=4)
     own = fingerprint(other, {"numbers": [1, 2], "path": path})
     before = state(other)
     with pytest.raises(Mismatch, match=r"run\.npz is of a run that differs in: numbers") as caught:
@@ -482,20 +482,20 @@ def test_restore_of_something_else(tmp_path):
     for content in (b"", b"not a checkpoint"):
         path.write_bytes(content)
         with pytest.raises(ValueError, match=r"run\.npz is not a checkpoint of cellaug: remove it"):
-            restore(path, small_game(), {}, 5)
+            restore(path, small_gan(), {}, 5)
     np.savez(path, a=1)
     with pytest.raises(ValueError, match="is not a checkpoint"):
-        fit(small_game(), Images(), 1, checkpoint=path)
+        fit(small_gan(), Images(), 1, checkpoint=path)
 
 
 def test_settings_must_be_plain():
     with pytest.raises(TypeError, match=r"setting <object .*>: expected plain values"):
-        fingerprint(small_game(), {"what": object()})
+        fingerprint(small_gan(), {"what": object()})
 
 
 def test_a_failed_save_keeps_the_old_checkpoint(tmp_path, monkeypatch):
     path = tmp_path / "run.npz"
-    save(path, small_game(), {}, Position(1))
+    save(path, small_gan(), {}, Position(1))
     before = path.read_bytes()
 
     def full_disk(file, **arrays):
@@ -504,7 +504,7 @@ def test_a_failed_save_keeps_the_old_checkpoint(tmp_path, monkeypatch):
 
     monkeypatch.setattr(np, "savez", full_disk)
     with pytest.raises(OSError, match="no space left"):
-        save(path, small_game(), {}, Position(2))
+        save(path, small_gan(), {}, Position(2))
     assert path.read_bytes() == before
     assert list(tmp_path.iterdir()) == [path]
 
@@ -517,10 +517,10 @@ def test_checkpoints_are_not_written_more_often_than_asked(tmp_path, monkeypatch
 
     module = importlib.import_module("cellaug.training.fit")  # the name is also the function's
     monkeypatch.setattr(module, "save", lambda *given: saved.append(place(given[3])))
-    fit(small_game(), Images(), 3, checkpoint=tmp_path / "run.npz", save_seconds=1000)
+    fit(small_gan(), Images(), 3, checkpoint=tmp_path / "run.npz", save_seconds=1000)
     assert saved == [3]
     saved.clear()
-    fit(small_game(), Images(), 3, checkpoint=tmp_path / "run.npz", save_seconds=0)
+    fit(small_gan(), Images(), 3, checkpoint=tmp_path / "run.npz", save_seconds=0)
     assert saved == [0.1, 0.2, 1, 1.1, 1.2, 2, 2.1, 2.2, 3]
 
 
@@ -578,7 +578,7 @@ def test_non_finite_values_stop_training():
     with pytest.raises(
         FloatingPointError, match=r"vanilla GAN: \w+ is nan in epoch 2, step 3\. Try a smaller"
     ):
-        fit(small_game(), reader, 3, label="vanilla GAN", callbacks=[Poison()])
+        fit(small_gan(), reader, 3, label="vanilla GAN", callbacks=[Poison()])
 
 
 @pytest.mark.parametrize("bad", [float("inf"), float("nan")])
@@ -599,11 +599,11 @@ def test_steps_of_a_resumed_epoch_are_counted_from_its_start(tmp_path, bad):
     ):
         options = {"checkpoint": path, "save_seconds": 0, "label": "encoder"}
         with pytest.raises(error, match=message):
-            fit(small_game(), Images(), 3, callbacks=[callback], **options)
+            fit(small_gan(), Images(), 3, callbacks=[callback], **options)
 
 
 def test_progress_ends_with_one_line(capsys):
-    fit(small_game(), Images(count=10), 2, label="vanilla GAN")
+    fit(small_gan(), Images(count=10), 2, label="vanilla GAN")
     written = capsys.readouterr().out
     line = r"vanilla GAN: 2 epochs, 20 images, \d+ s, d_loss [\d.]+, g_loss [\d.]+\n"
     assert re.fullmatch(line, written)
@@ -643,14 +643,14 @@ def test_samples_are_taken_kept_and_cleared(tmp_path):
     folder, path = tmp_path / "samples", tmp_path / "run.npz"
 
     def run(epochs: int) -> tuple[Adversarial, dict[int, np.ndarray]]:
-        gan = small_game()
+        gan = small_gan()
         take = SampleImages(latents, epochs=[0, 1, 3], folder=folder)
         fit(gan, Images(), epochs, checkpoint=path, callbacks=[take], save_seconds=0)
         return gan, load_samples(folder)
 
     gan, samples = run(2)
     assert list(samples) == [0, 1]
-    np.testing.assert_array_equal(samples[0], small_game().generate(latents))
+    np.testing.assert_array_equal(samples[0], small_gan().generate(latents))
     first = samples[1]
     gan, samples = run(3)  # goes on after two epochs
     assert list(samples) == [0, 1, 3]

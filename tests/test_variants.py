@@ -26,7 +26,7 @@ from test_conditional import (
     check_both_backends,
     check_rates,
     everything_on,
-    linear_game,
+    linear_gan,
 )
 
 latents = test_conditional.latents  # a fixture
@@ -113,7 +113,7 @@ def test_augmentation_acts_as_often_as_asked():
 
 def test_unit_gradient_by_calculus(latents):
     """The gradient is w everywhere, so the penalty is λ (‖w‖ − 1)², wherever it is taken."""
-    gan = linear_game(UnitGradient(10.0), Wasserstein())
+    gan = linear_gan(UnitGradient(10.0), Wasserstein())
     w, v = np.array([0.3, -0.4, 1.2]), np.diag([1.0, 2.0, 3.0])
     norm = np.linalg.norm(w)
     slope = (latents @ v).mean(0) - IMAGES.reshape(3, 3).mean(0) + 20 * (norm - 1) * w / norm
@@ -131,7 +131,7 @@ def test_unit_gradient_lies_between_real_and_generated():
 
 def test_clipping_and_several_steps_by_calculus(latents):
     """Three steps of the critic on a third of the batch each, then one of the generator."""
-    gan = linear_game(objective=Wasserstein(), kind=CriticGAN, clip=0.35, d_steps=3)
+    gan = linear_gan(objective=Wasserstein(), kind=CriticGAN, clip=0.35, d_steps=3)
     w, v = np.array([0.3, -0.4, 1.2]), np.diag([1.0, 2.0, 3.0])
     for image in IMAGES.reshape(3, 3):
         w = np.clip(w - 0.1 * (latents[0] @ v - image), -0.35, 0.35)
