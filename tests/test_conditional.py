@@ -585,22 +585,33 @@ def test_a_run_that_is_killed_again_and_again_ends_with_the_same_bits(tmp_path, 
             np.testing.assert_array_equal(a[key], b[key], err_msg=key)
 
 
-def check_both_backends(folder: Path, module: str, call: str, gan: Adversarial) -> None:
-    """Three steps from the same weights and the same drawn numbers end with the same values."""
-    start = [array(v) for v in floats_of(gan)]
-    np.savez(folder / "start.npz", **{f"{k:03d}": v for k, v in enumerate(start)})
+def check_both_backends(folder: Path, module: str, calls: dict[str, Adversarial]) -> None:
+    """Three steps from the same weights and the same drawn numbers end with the same values.
+
+    `calls` are expressions of `module` that build a GAN, with a GAN whose weights it gets.
+    """
+    places = [folder / str(number) for number in range(len(calls))]
+    for place, gan in zip(places, calls.values(), strict=True):
+        place.mkdir()
+        start = [array(v) for v in floats_of(gan)]
+        np.savez(place / "start.npz", **{f"{k:03d}": v for k, v in enumerate(start)})
     for backend in ("tensorflow", "jax"):
-        steps = f"test_conditional.three_steps({str(folder)!r}, {module}.{call})"
-        done = python(f"import test_conditional, {module}; {steps}", backend)
+        steps = [
+            f"test_conditional.three_steps({str(place)!r}, {module}.{call})"
+            for place, call in zip(places, calls, strict=True)
+        ]
+        done = python("; ".join([f"import test_conditional, {module}", *steps]), backend)
         assert done.returncode == 0, done.stderr
-    with np.load(folder / "tensorflow.npz") as a, np.load(folder / "jax.npz") as b:
-        assert len(a.files) == len(b.files) > 30
-        for key in a.files:
-            np.testing.assert_allclose(a[key], b[key], rtol=2e-3, atol=2e-5, err_msg=key)
+    for place, call in zip(places, calls, strict=True):
+        with np.load(place / "tensorflow.npz") as a, np.load(place / "jax.npz") as b:
+            assert len(a.files) == len(b.files) > 30
+            for key in a.files:
+                words = f"{call}: {key}"
+                np.testing.assert_allclose(a[key], b[key], rtol=2e-3, atol=2e-5, err_msg=words)
 
 
 def test_the_recipe_agrees_on_both_backends(tmp_path):
-    check_both_backends(tmp_path, "test_conditional", "everything_on(0)", everything_on(8))
+    check_both_backends(tmp_path, "test_conditional", {"everything_on(0)": everything_on(8)})
 
 
 def floats_of(gan: Adversarial) -> list[keras.Variable]:

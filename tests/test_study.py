@@ -288,8 +288,8 @@ def test_studies_from_the_command_line(tmp_path, monkeypatch, capsys):
     (folder / "README.md").unlink()
     assert study("cards", "--out", "weights") == f"{tmp_path / 'weights'}\n"
     assert (folder / CARD).read_text() == card and (folder / "README.md").read_text() == text
-    complaint = study("cards", "--out", "weights", data="other", status=2)
-    assert "drawn-16-seed-2 was trained on drawn" in complaint and "name the profile" in complaint
+    with pytest.raises(DataError, match=r"drawn-16-seed-2 was trained on drawn.*name the profile"):
+        weights.measure_again(tmp_path / "weights", stored_splits("other", 16))
     assert "trains nothing" in study("cards", "--out", "weights", "--seed", 3, status=2)
     with pytest.raises(DataError, match="holds no folder with a"):
         weights.measure_again(tmp_path, {})
