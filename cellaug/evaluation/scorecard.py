@@ -43,7 +43,7 @@ _TARGETS = {  # in words, the lowest and the highest value that meet the target;
     "diversity_pixels_ratio": ("diversity in grey levels", 0.8, 1.1),
     "memorised": ("memorised", None, 0),
     "grid_ratio": ("grid texture", 0.9, 1.1),
-    "agreement_gap": ("class agreement, less real", -0.03, 0.03),
+    "agreement_gap": ("class accuracy, generated minus real", -0.03, 0.03),
 }
 ROWS = {name: words for name, (words, _, _) in _TARGETS.items()}
 TARGETS = {name: tuple(ends) for name, (_, *ends) in _TARGETS.items()}

@@ -26,7 +26,7 @@ class Sheet:
     together: int = 0  # images in a group, if groups are to stand apart
     scale: float | None = None  # maximum width of an image in inches; up to 1.2 by default
 
-    def __post_init__(self) -> None:  # noqa: D105
+    def __post_init__(self) -> None:  # noqa: D105 - the class says it
         rows, captions = self.rows, self.captions
         named = rows.items() if isinstance(rows, Mapping) else [("", images) for images in rows]
         self.named = [(label, check_images(images, label or "images")) for label, images in named]
