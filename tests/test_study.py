@@ -36,6 +36,9 @@ import numpy as np
 import pytest
 from processes import python
 
+# Tracing lines takes a tenth of the time, and other tests cover what the package has of this.
+pytestmark = pytest.mark.no_cover
+
 
 def differences(one: ladder.Arm, other: ladder.Arm) -> set[str]:
     a, b = asdict(one), asdict(other)

@@ -31,6 +31,9 @@ from test_conditional import (
 
 latents = test_conditional.latents  # a fixture
 
+# Tracing lines takes a tenth of the time, and other tests cover what the package has of this.
+pytestmark = pytest.mark.no_cover
+
 
 def variant(seed: int, **options) -> CriticGAN:
     return everything_on(seed, Variant, **{"augmentation": 0.5} | options)
