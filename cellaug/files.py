@@ -46,6 +46,15 @@ def atomic_folder(target: Path) -> Iterator[Path]:
                 old.replace(target)
 
 
+def new_folder(out: str | Path) -> Path:
+    """The folder for a result; `DataError` if something would be overwritten in it."""
+    out = Path(out).resolve()
+    if out.exists() and (not out.is_dir() or any(out.iterdir())):
+        rule = "nothing is written into a folder that is not empty"
+        raise DataError(f"{out} holds files already: {rule}. Choose a new one, or empty it")
+    return out
+
+
 def progress(items: Iterable[T] | None = None, words: str = "", **options: Any) -> tqdm:
     """A progress bar on a terminal for what takes over two seconds; nothing elsewhere."""
     return tqdm(items, words, **{"leave": False, "delay": 2, "disable": None} | options)

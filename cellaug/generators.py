@@ -22,7 +22,7 @@ import cellaug
 from cellaug.data import DataError, Dataset, to_uint8
 from cellaug.data.images import write_png
 from cellaug.data.sets import MANIFEST, lists_origin
-from cellaug.files import atomic_folder, progress, write_atomically
+from cellaug.files import atomic_folder, new_folder, progress, write_atomically
 
 import numpy as np
 import pandas as pd
@@ -260,7 +260,7 @@ def generate(
     classes `generator.generate(None, index + 1, seed)[index]`. Raises DataError where `out` holds
     files already, and as `Generator.generate`.
     """
-    out = _fresh(out)
+    out = new_folder(out)
     if count < 1:
         raise DataError(f"count: expected at least 1, got {count}")
     numbers = generator.numbers(labels)
@@ -283,7 +283,7 @@ def augment(
     generator, seed and index (see `generate`), and the split "train" if others have one. Raises
     DataError for a place or class that does not fit, generated images, and a changed image.
     """
-    out, root, known = _fresh(out), dataset.root, generator.class_names
+    out, root, known = new_folder(out), dataset.root, generator.class_names
     if not 0 <= ratio < math.inf:
         raise DataError(f"ratio: expected a number from 0 up, such as 0.5 for half, got {ratio}")
     if not generator.conditional:
@@ -354,11 +354,3 @@ def _describe(folder: Path, manifest: pd.DataFrame, *credits: str) -> None:
     manifest.to_csv(folder / MANIFEST, index=False, errors="surrogateescape")
     if lines := dict.fromkeys(filter(None, credits)):
         (folder / CREDIT).write_text("\n".join(lines) + "\n", "utf-8")
-
-
-def _fresh(out: str | Path) -> Path:
-    """The output folder, if nothing would be overwritten in it."""
-    out = Path(out).resolve()
-    if out.exists() and (not out.is_dir() or any(out.iterdir())):
-        raise DataError(f"{out} is not empty: choose a new folder, or empty this one")
-    return out

@@ -142,6 +142,7 @@ def _in_folders(root: Path, folders: Sequence[str], kinds: dict | None = None) -
             reason = "" if kind else "finer label not specified"
             if _clutter(entry.name):
                 reason = clutter
+            # Not entry.is_dir() for links, which raises on one that leads to itself.
             elif entry.is_dir(follow_symlinks=False) or os.path.isdir(entry):  # noqa: PTH112
                 reason = "a folder inside a class folder; what it holds is not read"
             rows.append((f"{folder}/{entry.name}", kind or folder, reason))

@@ -16,7 +16,7 @@ from cellaug.data.images import check_images, decode, fit_square
 from cellaug.data.scan import scan
 from cellaug.data.sets import MANIFEST, SMALLEST_SIDE, lists_origin
 from cellaug.evaluation import expert
-from cellaug.files import atomic_folder, write_json
+from cellaug.files import atomic_folder, new_folder, write_json
 from cellaug.generators import CREDIT
 
 import cv2
@@ -44,9 +44,7 @@ def write_test(
     for name, (value, least) in limits.items():
         if value is not None and value < least:
             raise DataError(f"{name}: expected a whole number from {least}, got {value}")
-    out = Path(out).resolve()
-    if out.exists() and (not out.is_dir() or any(out.iterdir())):
-        raise DataError(f"{out} holds files already: choose a new folder for page and key")
+    out = new_folder(out)
     roots = {"real": Path(real).expanduser().resolve(), "fake": Path(fake).expanduser().resolve()}
     files = pd.concat([_look(kind, root) for kind, root in roots.items()], ignore_index=True)
     usable = files["problem"] == ""
