@@ -553,11 +553,22 @@ def run_to_the_end(folder: str, kill: str = "", count: int = 0) -> None:
     np.savez(Path(folder) / "end.npz", history=table, **values)
 
 
-def in_a_process(folder: Path, backend: str, kill: str = "", count: int = 0) -> int:
-    code = f"import test_conditional as t; t.run_to_the_end({str(folder)!r}, {kill!r}, {count})"
-    done = python(code, backend, JAX_DISABLE_MOST_OPTIMIZATIONS="1")
-    assert done.returncode in (0, -signal.SIGKILL), done.stderr
-    return done.returncode
+def in_turn(runs: list[tuple[str, str, int]]) -> None:
+    """Each run in a process of its own, forked from this one, which has imported what they need.
+
+    Prints how each ended, and which of its files were there then.
+    """
+    for folder, kill, count in runs:
+        if not (child := os.fork()):
+            code = 1
+            try:
+                run_to_the_end(folder, kill, count)
+                code = 0
+            finally:
+                os._exit(code)
+        ended = os.waitstatus_to_exitcode(os.waitpid(child, 0)[1])
+        files = [name for name in ("run.npz", "end.npz") if Path(folder, name).is_file()]
+        print("ended", ended, *files, flush=True)
 
 
 @pytest.mark.parametrize(
@@ -572,12 +583,13 @@ def test_a_run_that_is_killed_again_and_again_ends_with_the_same_bits(tmp_path, 
     whole, broken = tmp_path / "whole", tmp_path / "broken"
     whole.mkdir()
     broken.mkdir()
-    assert in_a_process(whole, backend) == 0
-    for kill in kills:
-        assert in_a_process(broken, backend, *kill) == -signal.SIGKILL
-        assert (broken / "run.npz").is_file() == (kill != ("step", 0))
-        assert not (broken / "end.npz").exists()
-    assert in_a_process(broken, backend) == 0
+    runs = [(str(whole), "", 0), *((str(broken), *kill) for kill in kills), (str(broken), "", 0)]
+    code = f"import test_conditional as t; t.in_turn({runs!r})"
+    done = python(code, backend, JAX_DISABLE_MOST_OPTIMIZATIONS="1")
+    killed, complete = f"ended {-signal.SIGKILL}", "ended 0 run.npz end.npz"
+    ends = [killed if kill == ("step", 0) else f"{killed} run.npz" for kill in kills]
+    found = [line for line in done.stdout.splitlines() if line.startswith("ended")]
+    assert found == [complete, *ends, complete], done.stderr
     with np.load(whole / "end.npz") as a, np.load(broken / "end.npz") as b:
         assert set(a.files) == set(b.files) and len(a.files) > 50
         assert len(a["history"]) == 3
