@@ -1,9 +1,20 @@
 """The command ``cellaug``; commands import what they need in their body, so ``--help`` is quick."""
 
+import errno
+import importlib.util
 import io
 import json
+import os
+import re
+import shlex
+import signal
 import sys
-from collections.abc import Callable, Sequence
+import tempfile
+import threading
+import warnings
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+from importlib.machinery import ModuleSpec
 from pathlib import Path
 from typing import Any
 
@@ -18,7 +29,8 @@ Examples:
   cellaug book --profile demo             build the report, build/demo/html/index.html
   cellaug inspect my_cells/               is this folder of labelled cells fit for training?
   cellaug run --profile pbc --set data=my_cells/
-  cellaug augment my_cells/ --generator build/pbc/artifacts/03_ac_gan/conditional --out augmented/
+  cellaug augment my_cells/ --generator build/pbc-my_cells/artifacts/03_ac_gan/conditional \\
+    --out augmented/
   cellaug expert-test --real my_cells/ --fake generated/ --out trial/"""
 
 
@@ -30,7 +42,18 @@ def figure_file(text: str) -> Path:
     return file
 
 
+def renamed(ctx: click.Context, parameter: click.Parameter, given: Sequence[str]) -> dict:
+    """The option of `open_dataset` that ``--columns`` gives; a comma may separate pairs."""
+    pairs = [part for text in given for part in re.split(r",(?=\s*\w+\s*=)", text)]
+    if wrong := next((pair for pair in pairs if not all(map(str.strip, pair.partition("=")))), ""):
+        raise click.BadParameter(f"'{wrong}': expected NAME=COLUMN, as in label=cell_type")
+    named = (pair.partition("=") for pair in pairs)
+    columns = {name.strip(): column.strip() for name, _, column in named}
+    return {"columns": columns} if columns else {}
+
+
 COUNT, SEED = click.IntRange(1), click.IntRange(0)
+SIDE = click.IntRange(8)  # `SMALLEST_SIDE`: an image that is smaller shows no cell
 TYPES = {"N": COUNT, "PIXELS": COUNT, "S": SEED, "SEED": SEED, "DIR": Path, "PATH": Path}
 TYPES |= {"R": click.FloatRange(0, 1000, min_open=True, max_open=True), "FILE": figure_file}
 
@@ -59,12 +82,32 @@ fake_argument = click.argument("fake", help=words)
 words = "pbc: 17,092 images of normal blood cells, 360 px; or the same cells as MedMNIST has them: "
 words += "bloodmnist-28, bloodmnist-64, bloodmnist-128, bloodmnist-224. All are CC BY 4.0."
 name_argument = click.argument("name", help=words)
+words = "Another name of a table's column path, label, split, group or origin; repeatable: "
+words += '--columns path="image ID" --columns label=cell_type.'
+columns_option = option("--columns NAME=COLUMN", words, multiple=True, callback=renamed)
 words = "One that a chapter saved, or the name of a shipped one."
 generator_option = option("--generator DIR", words, required=True)
 seed_option = option("--seed S", "Random seed.", default=0)
 json_option = option("--json", "Print one JSON document and nothing else.", "as_json")
 figure_option = option("--figure FILE", "Also draw the result (.png, .svg or .pdf).")
 new_folder_option = option("--out DIR", "A new folder for the result.", required=True)
+
+
+ADVICE = {
+    errno.ENOSPC: "the disk is full: make room on it, or give a folder on another one",
+    errno.EDQUOT: "your share of this disk is full: delete files, or give a folder on another one",
+    errno.EROFS: "this disk can only be read: give a folder on another one",
+    errno.EEXIST: "a file of this name is there already: give another folder",
+    errno.ENOTDIR: "a part of this path is a file, not a folder: give another path",
+    errno.EISDIR: "this is a folder, expected a file",
+    errno.EACCES: "you have no right to it: ask for the right, or give another file or folder",
+}
+
+
+def typed(command: str, profile: str, set: Sequence[str]) -> str:
+    """The command line of another command for the same profile and settings."""
+    settings = [word for pair in set for word in ("--set", pair)]
+    return shlex.join(["cellaug", command, "--profile", profile, *settings])
 
 
 def draw(name: str, file: Path, *findings: Any) -> None:
@@ -100,10 +143,17 @@ def commands() -> None:
 @option("--keys", "List the keys that a profile can set, and exit.")
 def run(profile: str, set: Sequence[str], keys: bool, chapter: Sequence[str], force: bool) -> None:
     """Run the chapters of the book that have changed."""
+    from cellaug.book import CHAPTERS
     from cellaug.book import run as runner
 
-    done = None if keys else runner.run(*runner.load_profile(profile, set), chapter, force)
-    print(runner.summary(done) if done else runner.parameters_help())
+    if keys:
+        print(runner.parameters_help())
+        return
+    needs_data = any(page in CHAPTERS for page in runner.chosen(chapter))
+    name, values = runner.load_profile(profile, set, "", needs_data)
+    done = runner.run(name, values, chapter, force)
+    late = runner.outdated(name, values) if chapter else []
+    print(f"\n{runner.summary(done, typed('book', profile, set), late)}")
 
 
 @commands.command()
@@ -112,7 +162,8 @@ def book(profile: str, set: Sequence[str]) -> None:
     """Build the HTML report from the chapters that were run."""
     from cellaug.book import run as runner
 
-    print(runner.build_book(*runner.load_profile(profile, set)))
+    loaded = runner.load_profile(profile, set)
+    print(runner.build_book(*loaded, typed("run", profile, set)))
 
 
 @commands.command()
@@ -123,7 +174,7 @@ def record(profile: str, set: Sequence[str]) -> None:
     from cellaug.book.chapter import record_results
 
     name, values = runner.load_profile(profile, set)
-    runner.require_current(name, values)
+    runner.require_current(name, values, typed("run", profile, set))
     print(record_results(name))
 
 
@@ -139,30 +190,37 @@ def fetch(name: str, out: Path | None) -> None:
 
 @commands.command()
 @data_argument
+@columns_option
 @option("--size PIXELS", "Width and height of the stored images.", required=True)
 @option("--out DIR", "Where to save them; by default in the cache.")
-def store(data: str, size: int, out: Path | None) -> None:
+def store(data: str, columns: dict, size: int, out: Path | None) -> None:
     """Decode a set's images once, for fast reading. Run it again to bring them up to date."""
     from cellaug.data import open_dataset, stored
 
-    cells = stored(open_dataset(data), size, out)
+    cells = stored(open_dataset(data, **columns), size, out)
     print(f"{len(set(cells.digests)):,} images of {size}×{size} pixels")
+    if made := cells.origins():
+        print(made)
     print(cells.store and cells.store.folder)
 
 
 @commands.command()
 @data_argument
+@columns_option
 @option("--all", "Print lists in full length.", "everything")
 @json_option
 @figure_option
-def inspect(data: str, everything: bool, as_json: bool, figure: Path | None) -> int:
+def inspect(data: str, columns: dict, everything: bool, as_json: bool, figure: Path | None) -> int:
     """Check whether labelled cells are fit for training.
 
     Exit status: 0 if they are, 1 if they are not, 2 if the set cannot be opened.
     """
     from cellaug.data import inspection, open_dataset
 
-    dataset = open_dataset(data)
+    dataset = open_dataset(data, **columns)
+    if (seconds := len(dataset) / inspection.IMAGES_PER_SECOND) > 10:
+        takes = f"takes about {seconds:,.0f} seconds on two cores"
+        print(f"inspecting {len(dataset):,} images {takes}", file=sys.stderr)
     found = inspection.inspect(dataset)
     print(inspection.as_json(found) if as_json else inspection.as_text(found, everything))
     if figure:
@@ -173,21 +231,34 @@ def inspect(data: str, everything: bool, as_json: bool, figure: Path | None) -> 
 @commands.command()
 @click.argument("real", help="Real images, as for 'inspect'; best ones not used in training.")
 @fake_argument
+@columns_option
 @option("--reference TRAIN", "Training images, for memorisation and classifier tests.")
 @option("--split SEED", "Split REAL like chapter 01 (its seed is 1): TRAIN and the test images.")
 @option("--count N", "Images to generate per class; by default the same number as REAL has.")
-@option("--size PIXELS", "Size to compare at; by default that of the generated images.")
+@option("--size PIXELS", "Size to compare at; by default that of the generated images.", type=SIDE)
+@click.option(
+    "--features",
+    type=click.Choice(("auto", "shipped", "own")),
+    default="auto",
+    help="Of the package, or own ones learned from half of TRAIN, else of REAL (some minutes); "
+    "auto learns own ones if the package's do not know these cells and there are enough images.",
+)
 @seed_option
 @option("--no-cas", "Skip the classifier comparison, which takes a minute or two.")
 @json_option
 @figure_option
-def evaluate(real: str, fake: str, as_json: bool, figure: Path | None, **options: Any) -> None:
+def evaluate(
+    real: str, fake: str, columns: dict, as_json: bool, figure: Path | None, **options: Any
+) -> None:
     """Compare generated cells with real ones. The result explains every measure."""
     from cellaug import evaluation
     from cellaug.data import open_dataset, split
+    from cellaug.data.splits import DEFAULT_FRACTIONS
 
-    compared, seed = open_dataset(real), options["seed"]
-    trained = open_dataset(options["reference"]) if options["reference"] else None
+    compared, seed = open_dataset(real, **columns), options["seed"]
+    reference = options["reference"]
+    table = columns if reference and Path(reference).is_file() else {}
+    trained = open_dataset(reference, **table) if reference else None
     if options["split"] is not None:
         splits = split(compared, seed=options["split"])
         compared, trained = splits["test"], trained or splits["train"]
@@ -198,7 +269,16 @@ def evaluate(real: str, fake: str, as_json: bool, figure: Path | None, **options
     assert made.images is not None
     size = made.images.shape[1]
     known = trained and trained.in_memory(size)
-    found = evaluation.evaluate(compared.in_memory(size), made, known, cas=cas, seed=seed)
+    seconds = evaluation.expected_seconds(len(compared), len(made), len(trained or ()), cas)
+    if seconds > 20:
+        click.echo(f"This takes about {seconds / 60:.1f} minutes on two cores.", err=True)
+    told = {"features": options["features"], "trained_on": evaluation.training_digests(fake)}
+    found = evaluation.evaluate(compared.in_memory(size), made, known, cas=cas, seed=seed, **told)
+    width = found.extractor["features"]
+    if options["split"] is not None and found.settings["compared"] <= width:
+        many = f"{2 * (width + 1) / DEFAULT_FRACTIONS['test']:,.0f}"
+        words = f"REAL with about {many} images would have enough test images"
+        found.notes.append(f"The Fréchet distance over all was not measured: {words}.")
     print(evaluation.as_json(found) if as_json else evaluation.as_text(found))
     if figure:
         draw("fidelity", figure, found)
@@ -243,25 +323,53 @@ def generate(generator: str, label: str | None, count: int, out: Path, seed: int
     """Generate images with a trained generator. Their table is manifest.csv."""
     from cellaug import generators
 
-    loaded = generators.load_generator(generator)
-    generators.generate(loaded, label or loaded.class_names or None, count, out, seed)
+    read = generators.read_generator(generator)
+    generators.generate(read, label or read.class_names or None, count, out, seed)
     print(out)
+
+
+def size_or_original(text: str) -> int | str:
+    """The type of `--size` of augment."""
+    return text if text == "original" else COUNT(text)
+
+
+class_map_words = (
+    "YAML: 'class of DATA: class of the generator', or 'class of DATA: leave', per line."
+)
+words = "Width and height of all images; by default the generator's. With 'original', real images "
+words += "keep theirs, and their sharpness shows which ones are real."
 
 
 @commands.command()
 @data_argument
+@columns_option
 @generator_option
 @option("--ratio R", "Generated images per real image of a class.", default=0.5)
 @new_folder_option
 @seed_option
-def augment(data: str, generator: str, ratio: float, out: Path, seed: int) -> None:
-    """Copy labelled cells and add generated ones to each class."""
-    from cellaug import generators
-    from cellaug.data import open_dataset
+@option("--size PIXELS|original", words, type=size_or_original)
+@option("--class-map FILE", class_map_words, type=str)
+def augment(
+    data: str, columns: dict, generator: str, ratio: float, out: Path, class_map: str | None,
+    **options: Any,
+) -> None:  # fmt: skip
+    """Copy labelled cells and add generated ones to each class.
 
-    loaded = generators.load_generator(generator)
-    manifest = generators.augment(open_dataset(data), loaded, ratio, out, seed)
-    print(manifest.groupby(["label", "origin"]).size().unstack(fill_value=0).to_string())
+    If DATA has a published split, only its training images count and get generated ones beside
+    them.
+    """
+    from cellaug import generators
+    from cellaug.data import class_map as maps
+    from cellaug.data import export, open_dataset
+
+    read = generators.read_generator(generator)
+    generators.check_order(read, ratio, out, options["size"])
+    named = maps.read_class_map(class_map) if class_map else None
+    if read.caution:
+        click.echo(f"cellaug: {read.caution}", err=True)
+    cells = open_dataset(data, **columns)
+    manifest = generators.augment(cells, read, ratio, out, **options, class_map=named)
+    print(export.as_text(manifest, options["size"], read.image_size))
     print(out)
 
 
@@ -276,6 +384,8 @@ def expert_test(real: Path, fake: Path, out: Path, **options: Any) -> None:
     """Make a page that tests a person on real and fake images.
 
     The page is one file that works in any browser without a network. Keep its key to yourself.
+    If both folders have classes (subfolders or a manifest.csv), both get the same number of images
+    of each class; else the frequency of a class can tell a reader what is real.
     """
     from cellaug.evaluation import expert_page
 
@@ -294,21 +404,73 @@ def expert_score(answers: Sequence[str], key: str, as_json: bool) -> None:
     print(json.dumps(scores, indent=2) if as_json else expert_page.as_text(scores))
 
 
+@contextmanager
+def kept_quiet() -> Iterator[None]:
+    """Drop what is written to standard error, also by C++, unless the block raises."""
+    with tempfile.TemporaryFile() as written, os.fdopen(os.dup(2), "wb") as terminal:
+        sys.stderr.flush()
+        os.dup2(written.fileno(), 2)
+        try:
+            yield
+        except Exception:
+            written.seek(0)
+            terminal.write(written.read())
+            raise
+        finally:
+            sys.stderr.flush()
+            os.dup2(terminal.fileno(), 2)
+
+
+class QuietTensorFlow:
+    """A finder for `sys.meta_path`: TensorFlow is imported without its lines on standard error.
+
+    They are written before it knows of TF_CPP_MIN_LOG_LEVEL.
+    """
+
+    def find_spec(self, name: str, path: Any = None, target: Any = None) -> ModuleSpec | None:
+        """TensorFlow's own spec, whose loader keeps quiet; None for other modules."""
+        if name != "tensorflow":
+            return None
+        sys.meta_path.remove(self)
+        if (spec := importlib.util.find_spec(name)) and spec.loader:
+            load = spec.loader.exec_module
+            setattr(spec.loader, "exec_module", kept_quiet()(load))  # noqa: B010
+        return spec
+
+
+def in_words(error: Exception) -> str:
+    """An error as a sentence; one of the system with its file and what to do."""
+    if not isinstance(error, OSError) or error.errno is None:
+        return str(error)
+    what = ADVICE.get(error.errno, error.strerror)
+    return f"{what}" if error.filename is None else f"{error.filename}: {what}"
+
+
 def main(argv: Sequence[str] | None = None) -> int:
-    """Run the command line: 0, 1 (failed chapter, unfit set), 2 (bad input) or 130 (Ctrl-C)."""
+    """Run the command line: 0, 1 (failed chapter, unfit set), 2 (bad input) or 130 (stopped).
+
+    It is stopped by Ctrl-C or SIGTERM, after which no unfinished file is left.
+    """
     if isinstance(sys.stdout, io.TextIOWrapper):  # names can have letters that a terminal lacks
         sys.stdout.reconfigure(errors="backslashreplace")
+    if "tensorflow" not in sys.modules:
+        sys.meta_path.insert(0, QuietTensorFlow())
+    if threading.current_thread() is threading.main_thread():
+        signal.signal(signal.SIGTERM, signal.default_int_handler)
+    setattr(warnings, "formatwarning", lambda words, *_, **__: f"cellaug: {words}\n")  # noqa: B010
+    given = list(sys.argv[1:] if argv is None else argv)
     try:
-        return commands.main(argv, "cellaug", standalone_mode=False) or 0
+        return commands.main(given, "cellaug", standalone_mode=False) or 0
     except click.UsageError as error:
         command = error.ctx.command_path if error.ctx else "cellaug"
         status, message = 2, f"{error.format_message()} See '{command} --help'."
     except (ChapterFailed, BookError, DataError, ReportError, OSError) as error:
-        status, message = 1 if isinstance(error, ChapterFailed) else 2, str(error)
+        status, message = 1 if isinstance(error, ChapterFailed) else 2, in_words(error)
     except click.Abort as error:
         if not isinstance(error.__cause__, KeyboardInterrupt):
             raise
-        status, message = 130, "stopped; the next run resumes from the last checkpoint"
+        resumes = "; the next run resumes from the last checkpoint, if there is one yet"
+        status, message = 130, "stopped" + resumes * (given[0] in ("run", "study"))
     print(f"cellaug: {message}", file=sys.stderr)
     return status
 

@@ -3,11 +3,12 @@
 import io
 import json
 import os
+import shutil
 import tempfile
 import threading
 from collections.abc import Iterable, Iterator
-from contextlib import contextmanager
-from pathlib import Path
+from contextlib import contextmanager, suppress
+from pathlib import Path, PureWindowsPath
 from typing import Any, TypeVar
 
 from cellaug.errors import DataError
@@ -25,25 +26,72 @@ def write_atomically(path: str | Path, data: bytes) -> None:
     try:
         temporary.write_bytes(data)
         temporary.replace(path)
+    except OSError as error:  # a full disk does not name the file
+        if error.errno is not None:
+            error.filename = str(path)
+        raise
     finally:
         temporary.unlink(missing_ok=True)
+
+
+def name_problem(name: str) -> str:
+    """What keeps a relative path from being safe below any folder, on any system; "" if nothing."""
+    path = PureWindowsPath(name)  # takes both / and \\ for separators
+    problems = {
+        "is empty": not path.parts,
+        "is absolute or has a drive letter": bool(path.anchor),
+        "leads out of its folder by '..'": ".." in path.parts,
+        "contains a NUL character": "\0" in name,
+        "is longer than the 255 bytes that a file name can have": any(
+            len(part.encode("utf-8", "surrogatepass")) > 255 for part in path.parts
+        ),
+    }
+    return next((problem for problem, true in problems.items() if true), "")
+
+
+def inside(folder: Path, name: str) -> Path:
+    """Return folder/name; `DataError` for a name that could lie elsewhere or cannot be a file's.
+
+    These are names with a `name_problem`, and those that a link leads out of the folder.
+    """
+    if not (problem := name_problem(name)):
+        with suppress(OSError, RuntimeError):  # a loop of links leads nowhere
+            if (folder / name).resolve().is_relative_to(folder.resolve()):
+                return folder / name
+        problem = "is or passes a link that leads out of the folder"
+    fix = "Expected a relative path that stays in it, such as lymphocyte/1.png"
+    raise DataError(f"{folder}: the name {name[:99]!r} {problem}. {fix}")
 
 
 @contextmanager
 def atomic_folder(target: Path) -> Iterator[Path]:
     """Yield an empty folder beside `target`; it takes its place once the block has ended well."""
-    target.parent.mkdir(parents=True, exist_ok=True)
-    with tempfile.TemporaryDirectory(".part", f".{target.name}.", target.parent) as place:
-        new, old = Path(place, "new"), Path(place, "old")
-        new.mkdir()
-        yield new
-        if target.is_dir():
-            target.replace(old)
-        try:
-            new.replace(target)
-        finally:
-            if old.exists() and not target.exists():  # the new one could not be moved
-                old.replace(target)
+    try:
+        target.parent.mkdir(parents=True, exist_ok=True)
+        with tempfile.TemporaryDirectory(".part", f".{target.name}.", target.parent) as place:
+            new, old = Path(place, "new"), Path(place, "old")
+            new.mkdir()
+            yield new
+            if target.is_dir():
+                target.replace(old)
+            try:
+                new.replace(target)
+            finally:
+                if old.exists() and not target.exists():  # the new one could not be moved
+                    old.replace(target)
+    except OSError as error:  # of the hidden folder, or a full disk's, which names no file
+        hidden = error.filename is None or f"/.{target.name}." in str(error.filename)
+        if error.errno is not None and hidden:
+            error.filename = str(target)
+        raise
+
+
+def require_room(folder: Path, needed: int, words: str) -> None:
+    """Raise `DataError` if the disk of a folder, to be made perhaps, lacks `needed` bytes."""
+    there = next(place for place in (folder, *folder.parents) if place.exists())
+    if needed > (free := shutil.disk_usage(there).free):
+        less = f"needs {needed / 2**30:.1f} GiB more, but the disk has {free / 2**30:.1f} GiB left"
+        raise DataError(f"{folder}: {words} {less}. Make room, or give a folder on another disk")
 
 
 def new_folder(out: str | Path) -> Path:

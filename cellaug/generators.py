@@ -11,18 +11,32 @@ import json
 import math
 import re
 import zipfile
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections import Counter
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
+from difflib import get_close_matches
 from fractions import Fraction
+from functools import cached_property
+from itertools import islice
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import cellaug
 from cellaug.data import DataError, Dataset, to_uint8
-from cellaug.data.images import write_png
-from cellaug.data.sets import MANIFEST, lists_origin
-from cellaug.files import atomic_folder, new_folder, progress, write_atomically
+from cellaug.data.class_map import drawn_as
+from cellaug.data.dataset import printable
+from cellaug.data.export import export
+from cellaug.data.images import fit_square, write_png
+from cellaug.data.sets import MANIFEST, SMALLEST_SIDE
+from cellaug.files import (
+    atomic_folder,
+    inside,
+    new_folder,
+    progress,
+    require_room,
+    write_atomically,
+)
 
 import numpy as np
 import pandas as pd
@@ -35,17 +49,25 @@ FORMAT = 1  # version of the card
 BATCH = 32
 WEIGHTS, CARD, DISCRIMINATOR = "generator.npz", "generator.json", "discriminator.npz"
 CREDIT = "CREDIT.txt"
-PARTS = {WEIGHTS, CARD, DISCRIMINATOR, "README.md", "samples.png"}
+LARGEST = {"kernel": 16, "layers": 64}  # numbers in cards; others up to 2048
+FAR = 10  # Fréchet distance over that between real cells, from which on there is a warning
+ORIGINAL = "original"  # the size that leaves real images as they are
+TRAINED_ON = "trained_on.bin"
+PARTS = {WEIGHTS, CARD, DISCRIMINATOR, TRAINED_ON, "README.md", "samples.png"}
 FIELDS = {"class_names": list, "latent_dim": int, "image_size": int, "conditional": bool}
 FIELDS |= dict.fromkeys(("data_name", "data_hash", "credit", "created"), str)
+KINDS = {list: "a list", int: "a whole number", bool: "true or false", str: "a text"}
 SHIPPED = Path(__file__).parent / "weights"  # generator directories, by name
 
 
 @dataclass(frozen=True)
 class Generator:
-    """A generator network and its card; `digest` is the SHA-256 of the weights' file, in hex."""
+    """A generator's directory and its card; `digest` is the SHA-256 of the weights' file, in hex.
 
-    model: "keras.Model"
+    `trained_on` holds the `short_digests` of the training images, None if the directory lacks them.
+    """
+
+    folder: Path
     class_names: tuple[str, ...]
     latent_dim: int
     image_size: int  # pixels
@@ -56,11 +78,47 @@ class Generator:
     created: str
     digest: str
     card: dict = field(repr=False)
+    trained_on: np.ndarray | None = field(repr=False, compare=False)
+
+    @cached_property
+    def model(self) -> "keras.Model":
+        """The network, built when it is first asked for; raises as `load_generator`."""
+        model, file = _load_network(self.folder / WEIGHTS, self.card), self.folder / CARD
+        pixels = (self.image_size, self.image_size, 3)
+        said = (
+            f"{1 + self.conditional} inputs, {self.latent_dim} latent numbers and images {pixels}"
+        )
+        made = f"{len(model.inputs)} inputs, {model.inputs[0].shape[-1]} latent numbers and images "
+        if said != (made := made + f"{tuple(model.output_shape[1:])}"):
+            raise DataError(
+                f"{file}: latent_dim, image_size and conditional say {said}, "
+                f"but builder and options make a network with {made}"
+            )
+        return model
 
     @property
     def source(self) -> str:
         """Its name in manifests."""
         return f"{self.data_name} generator {self.digest[:16]}"
+
+    @property
+    def caution(self) -> str:
+        """What its card says against training on its images; empty if they are near to real ones.
+
+        That is a Fréchet distance to real cells of over `FAR` times that between real cells.
+        """
+        try:
+            table = pd.read_csv(io.StringIO("\n".join(self.card["fidelity"]["table"])))
+            rows = table[(table["level"] == "overall") & (table["measure"] == "frechet")]
+            ratio = float(rows["ratio"].iloc[0])
+        except (LookupError, TypeError, ValueError):  # no table, or none that can be read
+            ratio = math.nan
+        if math.isnan(ratio):
+            how = f"run `cellaug evaluate REAL {self.folder}` before you train on its images"
+            return f"nobody has measured how near this generator's images are to real cells: {how}"
+        far = f"their Fréchet distance is {ratio:.3g} times that between real cells"
+        words = f"this generator's images are far from real cells: {far}. Do not train on them"
+        return words if ratio > FAR else ""
 
     def generate(
         self, labels: Labels = None, count: int = 1, seed: int | Sequence[int] = 0
@@ -88,8 +146,12 @@ class Generator:
             raise DataError("this generator is unconditional and takes no label: leave it out")
         given = [labels] if isinstance(labels, str | int | np.integer) else list(labels)
         known = {x: k for k, name in enumerate(self.class_names) for x in (name, k)}
-        if unknown := ", ".join(repr(x) for x in dict.fromkeys(given) if x not in known):
-            raise DataError(f"the generator knows no class {unknown}; its classes are {names}")
+        if unknown := [x for x in dict.fromkeys(given) if x not in known]:
+            folded = {name.casefold(): name for name in self.class_names}
+            near = get_close_matches(str(unknown[0]).casefold(), folded, 1)
+            like = f"; did you mean {folded[near[0]]!r}?" if near else ""
+            what = f"the generator knows no class {', '.join(map(repr, unknown))}"
+            raise DataError(f"{what}; its classes are {names}{like}")
         return np.array([known[x] for x in given], np.int32)
 
     def draw(
@@ -128,7 +190,7 @@ def save_generator(
         "latent_dim": model.inputs[0].shape[-1],
         "image_size": shape[1],
         "conditional": conditional,
-        "data_name": dataset.name,
+        "data_name": printable(dataset.name),
         "data_hash": dataset.fingerprint,
         "credit": dataset.credit,
         "created": datetime.now(UTC).isoformat(timespec="seconds"),
@@ -138,6 +200,9 @@ def save_generator(
         card |= _save_network(model, part / WEIGHTS)
         if discriminator is not None:
             card["discriminator"] = _save_network(discriminator, part / DISCRIMINATOR)
+        digests = short_digests(dataset.digests).astype("<u8").tobytes()
+        (part / TRAINED_ON).write_bytes(digests)
+        card["trained_on"] = hashlib.sha256(digests).hexdigest()
         (part / CARD).write_text(json.dumps(card, indent=1, ensure_ascii=False) + "\n", "utf-8")
     return folder
 
@@ -158,11 +223,18 @@ def save_weights(model: "keras.Model", file: Path) -> str:
     return hashlib.sha256(buffer.getvalue()).hexdigest()
 
 
+def short_digests(digests: Iterable[str]) -> np.ndarray:
+    """The first 8 bytes of SHA-256 digests in hex as numbers, big-endian: uint64 (N,), sorted."""
+    return np.unique(np.array([int(digest[:16], 16) for digest in digests], np.uint64))
+
+
 def load_weights(model: "keras.Model", file: Path, digest: str) -> None:
     """Put saved weights into a network; DataError if the SHA-256 or the network is another."""
     data = file.read_bytes()
     if hashlib.sha256(data).hexdigest() != digest:
-        raise DataError(f"{file} is not the file that its card describes: install cellaug again")
+        shipped = file.is_relative_to(SHIPPED)
+        fix = "install cellaug again" if shipped else "train it again, or copy its folder again"
+        raise DataError(f"{file} is not the file that its card describes: {fix}")
     try:
         with np.load(io.BytesIO(data), allow_pickle=False) as arrays:
             values = [arrays[key].astype(np.float32) for key in sorted(arrays.files)]
@@ -170,6 +242,8 @@ def load_weights(model: "keras.Model", file: Path, digest: str) -> None:
         raise DataError(f"{file}: expected plain arrays in an .npz file: {error}") from error
     if [v.shape for v in values] != [tuple(v.shape) for v in model.weights]:
         raise DataError(f"{file} holds weights of another network than its card describes")
+    if not all(np.isfinite(value).all() for value in values):
+        raise DataError(f"{file} holds weights that are no finite numbers: train it again")
     model.set_weights(values)
 
 
@@ -184,17 +258,23 @@ def load_generator(source: str | Path) -> Generator:
     No code from a file is run: the weights are plain arrays. Raises FileNotFoundError for a missing
     folder or file, DataError for a card or weights that cannot be read or of another format.
     """
+    generator = read_generator(source)
+    _ = generator.model
+    return generator
+
+
+def read_generator(source: str | Path) -> Generator:
+    """Like `load_generator`, but the network is built later, when the first image is drawn."""
     folder, card = _read_card(source)
-    model = _load_network(folder / WEIGHTS, card)
-    said = f"{1 + card['conditional']} inputs and images {(*[card['image_size']] * 2, 3)}"
-    made = f"{len(model.inputs)} inputs and images {tuple(model.output_shape[1:])}"
-    if said != made:
-        raise DataError(
-            f"{folder / CARD}: image_size and conditional say {said}, "
-            f"but builder and options make a network with {made}"
-        )
     fields = {key: card[key] for key in FIELDS} | {"class_names": tuple(card["class_names"])}
-    return Generator(model=model, digest=card["sha256"], card=card, **fields)
+    trained_on = None
+    if "trained_on" in card:
+        data = (folder / TRAINED_ON).read_bytes()
+        if hashlib.sha256(data).hexdigest() != card["trained_on"]:
+            raise DataError(f"{folder / TRAINED_ON} is not the file that {CARD} describes")
+        trained_on = np.frombuffer(data, "<u8").astype(np.uint64)
+    digest = str(card.get("sha256", ""))
+    return Generator(folder=folder, digest=digest, card=card, trained_on=trained_on, **fields)
 
 
 def load_discriminator(source: str | Path) -> "keras.Model":
@@ -216,17 +296,38 @@ def _read_card(source: str | Path) -> tuple[Path, dict]:
             raise FileNotFoundError(f"{folder} is no generator directory: it lacks {path.name}")
     try:
         card = dict(json.loads(path.read_text("utf-8")))
-    except (ValueError, TypeError) as error:
+        json.dumps(card, ensure_ascii=False).encode()  # UnicodeEncodeError if a text is none
+    except (ValueError, TypeError, RecursionError) as error:
         raise DataError(f"{path}: expected JSON, an object: {error}") from error
     if card.get("format") != FORMAT:
         raise DataError(
             f"{path}: expected format {FORMAT}, found {card.get('format')!r}; the generator was "
             "written by another version of cellaug: train it again, or use that version"
         )
-    for key, kind in FIELDS.items():
-        if not isinstance(found := card.get(key), kind):
-            raise DataError(f"{path}: field {key} should be a {kind.__name__}, found {found!r}")
+    _check_card(path, card)
     return folder, card
+
+
+def _check_card(path: Path, card: dict) -> None:
+    """Raise DataError for fields of the wrong kind, and for numbers that would fill the memory."""
+    for key, kind in FIELDS.items():
+        if type(found := card.get(key)) is not kind:  # nor True for a number
+            raise DataError(f"{path}: field {key} should be {KINDS[kind]}, found {found!r:.80}")
+    names, options = card["class_names"], card.get("options")
+    if not all(isinstance(x, str) and x for x in names) or len(set(names)) < len(names):
+        raise DataError(f"{path}: field class_names should be different names, found {names!r:.80}")
+    in_network = options.get("classes", 0) if isinstance(options, dict) else 0
+    if card["conditional"] and (not names or in_network not in (0, len(names))):
+        raise DataError(f"{path}: {len(names)} class_names, but a network of {in_network} classes")
+    parts: list[Any] = [{key: card[key] for key in ("latent_dim", "image_size")}]
+    parts += [options, card.get("discriminator")]
+    for part in parts:  # and networks inside of networks
+        for key, value in part.items() if isinstance(part, dict) else ():
+            if isinstance(value, dict):
+                parts.append(value)
+            most = LARGEST.get(key, 2048)
+            if isinstance(value, int | float) and not 0 <= value <= most:
+                raise DataError(f"{path}: {key} should be from 0 to {most}, found {value!r:.80}")
 
 
 def _load_network(file: Path, described: dict) -> "keras.Model":
@@ -234,16 +335,12 @@ def _load_network(file: Path, described: dict) -> "keras.Model":
     from cellaug.networks.describe import BUILDERS, build_described
     from cellaug.training.backends import unfilled, use_xla
 
-    card, builder, options = (
-        file.with_name(CARD),
-        described.get("builder"),
-        described.get("options"),
-    )
+    card, builder, options = file.with_name(CARD), *map(described.get, ("builder", "options"))
     if builder not in BUILDERS or not isinstance(options, dict):
         raise DataError(f"{card}: builder should be one of {', '.join(BUILDERS)}, with options")
     try:
         model = unfilled(lambda: build_described(builder, options))
-    except (TypeError, ValueError, KeyError) as error:
+    except Exception as error:  # Keras raises what it likes
         raise DataError(f"{card}: {builder} cannot be built: {error}") from error
     load_weights(model, file, described.get("sha256", ""))
     model.jit_compile = use_xla()
@@ -257,50 +354,63 @@ def generate(
 
     Returns the manifest: path, label ("cell" without classes), origin, generator, seed, index. A
     row's image is `generator.generate(label, index + 1, seed=(seed, class number))[index]`, without
-    classes `generator.generate(None, index + 1, seed)[index]`. Raises DataError where `out` holds
-    files already, and as `Generator.generate`.
+    classes `generator.generate(None, index + 1, seed)[index]`; every file holds the same facts (see
+    `_draw_files`). Raises DataError where `out` holds files already, and as `Generator.generate`.
     """
     out = new_folder(out)
     if count < 1:
         raise DataError(f"count: expected at least 1, got {count}")
     numbers = generator.numbers(labels)
     names = ["cell"] if numbers is None else [generator.class_names[k] for k in numbers]
-    wanted = dict.fromkeys(names, count)
+    wanted, stems = dict.fromkeys(names, count), {}
+    for name in wanted:  # short, without what file systems do not take, and each another one
+        stems[name] = re.sub(r"[^\w.-]+", "-", name)[:50].lstrip(".")
+        while [x.casefold() for x in stems.values()].count(stems[name].casefold()) > 1:
+            stems[name] += "-2"
+    require_room(out, generator.image_size**2 * len(wanted) * count, "the set of images")
     with atomic_folder(out) as part:
-        made = _draw_files(generator, wanted, seed, part, lambda x: re.sub(r"[^\w.-]+", "-", x))
+        made = _draw_files(generator, wanted, seed, part, stems)
         _describe(part, made, generator.credit)
     return made
 
 
 def augment(
-    dataset: Dataset, generator: Generator, ratio: float, out: str | Path, seed: int = 0
-) -> pd.DataFrame:
-    """Write a training set: the real images, byte for byte, and generated ones beside them.
+    dataset: Dataset, generator: Generator, ratio: float, out: str | Path, seed: int = 0,
+    size: int | str | None = None, class_map: Mapping[str, str] | None = None,
+) -> pd.DataFrame:  # fmt: skip
+    """Write a training set: the real images of a set, and generated ones beside them.
 
-    Every class folder gets `ratio` times its number of real images, rounded up (the thesis: 0.5).
+    Every class folder gets `ratio` times its number of real training images, rounded up (the
+    thesis: 0.5); of a set with a published split only its training side counts. `class_map` gives
+    the generator's class for a class of the set that is called differently, or "leave" for one that
+    gets no generated images.
+
+    All images get `size` pixels a side, by default the generator's, because a difference in
+    sharpness would tell real from generated ones: real images of that size are copied byte for
+    byte, others cropped, resized and written as PNG (`cellaug.data.export`). The size "original"
+    copies all; their sharpness then shows their origin.
+
     Returns the `manifest.csv`, by which it also opens: path, label and origin (real or synthetic);
     of a real image its path in the data set (source), split, group, ...; of a synthetic one
-    generator, seed and index (see `generate`), and the split "train" if others have one. Raises
-    DataError for a place or class that does not fit, generated images, and a changed image.
+    generator, seed and index (see `generate`), the split "train" if others have one, no group, and
+    generator_class if the map names one. Raises DataError for a place, class or map that does not
+    fit, generated images, and a changed image.
     """
-    out, root, known = new_folder(out), dataset.root, generator.class_names
-    if not 0 <= ratio < math.inf:
-        raise DataError(f"ratio: expected a number from 0 up, such as 0.5 for half, got {ratio}")
-    if not generator.conditional:
-        raise DataError("this generator draws no classes, no label to train on: give another one")
-    if unknown := [name for name in dataset.class_names if name not in known]:
-        raise DataError(
-            f"the generator does not know {str(unknown)[1:-1]}; its classes are {str(known)[1:-1]}."
-            " Train one on this data set, or give the class folders its names"
-        )
+    out, root = check_order(generator, ratio, out, size), dataset.root
+    ours = drawn_as(dataset.class_names, generator.class_names, class_map or {})
     if out.is_relative_to(root.resolve()):
         raise DataError(f"{out} lies inside the data set {root}: choose a place beside it")
-    if lists_origin(root, "synthetic"):
-        raise DataError(f"{root} already holds generated images ({MANIFEST}): augment real ones")
-    extra = {name: math.ceil(Fraction(str(ratio)) * int(n)) for name, n in dataset.counts().items()}
+    if generated := dataset.origins():
+        raise DataError(f"{root} already holds generated images ({generated}): augment real ones")
+    counts = dataset.subset(dataset.table["side"].isin(["", "train"])).counts()
+    extra = {name: math.ceil(Fraction(str(ratio)) * int(counts[name])) for name in ours}
+    pixels = None if size == ORIGINAL else int(size or generator.image_size)
+    require_room(out, generator.image_size**2 * sum(extra.values()), "the set of images")
     with atomic_folder(out) as part:
-        real = _copy_files(dataset, part)
-        made = _draw_files(generator, extra, seed, part, "{}/synthetic".format)
+        _ = generator.model  # if it is damaged, this says so before anything is copied
+        real = export(dataset, part, pixels)
+        stems = {name: f"{name}/synthetic" for name in extra}
+        made = _draw_files(generator, extra, seed, part, stems, ours, pixels or 0)
         if "split" in real:
             made["split"] = "train"
         manifest = pd.concat([real, made], ignore_index=True)
@@ -309,45 +419,59 @@ def augment(
     return manifest
 
 
-def _copy_files(dataset: Dataset, folder: Path) -> pd.DataFrame:
-    """Copy a data set's images into folders of their classes; returns their rows of a manifest."""
-    table = dataset.table
-    copies: dict[str, str] = {}
-    images = zip(dataset.paths, table["class"], table["digest"], strict=True)
-    for path, label, digest in progress(images, "copying", total=len(table)):
-        content = path.read_bytes()
-        if hashlib.sha256(content).hexdigest() != digest:
-            raise DataError(f"{path} changed since the data set was opened: open it again")
-        name = f"{label}/{path.name}"
-        if name.lower() in copies:
-            name = f"{label}/{path.stem}_{digest[:12]}{path.suffix}"
-        copies[name.lower()] = name
-        (folder / label).mkdir(exist_ok=True)
-        (folder / name).write_bytes(content)
-    real = {"path": copies.values(), "label": table["class"].astype(object), "origin": "real"}
-    known = table.drop(columns=["path", "class", "digest", "origin"], errors="ignore")
-    known = known.loc[:, (known != "").any()].rename(columns={"side": "split"})
-    return pd.DataFrame(real).join(known).assign(source=table["path"])
+def check_order(
+    generator: Generator, ratio: float, out: str | Path, size: int | str | None = None
+) -> Path:
+    """Look at what `augment` is asked for, before a set is opened; returns the folder `out`."""
+    out = new_folder(out)
+    if not 0 <= ratio < math.inf:
+        raise DataError(f"ratio: expected a number from 0 up, such as 0.5 for half, got {ratio}")
+    if size not in (None, ORIGINAL) and not (isinstance(size, int) and size >= SMALLEST_SIDE):
+        raise DataError(f"size: expected pixels from {SMALLEST_SIDE} on, or original, got {size}")
+    if not generator.conditional:
+        raise DataError("this generator draws no classes, no label to train on: give another one")
+    return out
 
 
 def _draw_files(
-    generator: Generator, wanted: dict, seed: int, folder: Path, stem: Callable[[str], str]
-) -> pd.DataFrame:
-    """Write images as `<stem(class)>_<seed>_<index>.png`; returns their rows of a manifest."""
+    generator: Generator, wanted: dict[str, int], seed: int, folder: Path, stems: dict[str, str],
+    classes: Mapping[str, str] | None = None, size: int = 0,
+) -> pd.DataFrame:  # fmt: skip
+    """Write images as `<stem of the class>_<seed>_<index>.png`; returns their rows of a manifest.
+
+    The text "cellaug" of each file is a JSON object of its generator, class, seed and index.
+    """
     rows = []
+    ours = {label: (classes or {}).get(label, label) for label in wanted}
+    totals: Counter[str] = Counter()
     for label, count in wanted.items():
-        if generator.conditional:  # own random streams, so that no class depends on the others
-            number = generator.class_names.index(label)
-            images = generator.draw(np.full(count, number), count, (seed, number))
-        else:
-            images = generator.draw(None, count, seed)
-        for index, image in enumerate(progress(images, f"generating {label}", total=count)):
-            path = f"{stem(label)}_{seed}_{index:05d}.png"
-            if (folder / path).exists():
+        totals[ours[label]] += count
+    streams = {x: enumerate(_stream(generator, x, total, seed)) for x, total in totals.items()}
+    for label, count in wanted.items():
+        # classes that are drawn as the same one go on in its images, so that they share none
+        images = progress(islice(streams[ours[label]], count), f"generating {label}", total=count)
+        for index, image in images:
+            place = inside(folder, f"{stems[label]}_{seed}_{index:05d}.png")
+            path = place.relative_to(folder).as_posix()
+            if place.exists():
                 raise DataError(f"the data set has an image {path}: choose another seed")
-            write_png(folder / path, image)
-            rows.append((path, label, "synthetic", generator.source, seed, index))
-    return pd.DataFrame(rows, columns=["path", "label", "origin", "generator", "seed", "index"])
+            facts = {"generator": generator.source, "class": label, "seed": seed, "index": index}
+            if ours[label] != label:
+                facts["generator_class"] = ours[label]
+            fitted = image if size in (0, len(image)) else fit_square(image, size)
+            write_png(place, fitted, cellaug=json.dumps(facts))
+            rows.append({"path": path, "origin": "synthetic", **facts})
+    columns = ["path", "class", "origin", "generator", "seed", "index"]
+    columns += ["generator_class"] * any(x != label for label, x in ours.items())
+    return pd.DataFrame(rows, columns=columns).rename(columns={"class": "label"})
+
+
+def _stream(generator: Generator, label: str, count: int, seed: int) -> Iterator[np.ndarray]:
+    """Images of one class: each has its own random stream, so that none depends on the others."""
+    if not generator.conditional:
+        return generator.draw(None, count, seed)
+    number = generator.class_names.index(label)
+    return generator.draw(np.full(count, number), count, (seed, number))
 
 
 def _describe(folder: Path, manifest: pd.DataFrame, *credits: str) -> None:

@@ -44,6 +44,8 @@ from dataclasses import replace
 from cellaug import figures
 from cellaug.book import Chapter, thesis
 from cellaug.data import open_dataset, save_splits, split, stored, to_float, to_uint8
+from cellaug.data.inspection import BOUNDS
+from cellaug.data.splits import measurable
 
 import numpy as np
 import pandas as pd
@@ -120,9 +122,12 @@ print(f"{len(cells.store):,} images of {cells.store.size}×{cells.store.size} pi
 # %% [markdown]
 # ## Training, validation and test split
 #
-# The split of an image depends only on its content, its class and the seed. Copies always land in the
-# same split, and an image keeps its split when others are added or removed. So a generator that was
-# trained on part of a set has never seen a test image of the whole set.
+# The split of an image depends only on what is in the set and on the seed, not on the order of the
+# files. Public sets and the drawn cells are split by the content of each image alone: an image keeps
+# its split when others are added or removed, so the generators that come with this book have seen no
+# test image of PBC. A set of your own is stratified, which means that every class is divided in the
+# same fractions, and all images of one patient or slide go to the same split if the table of the set
+# has the column `group`. Generated images are used only to train classifiers.
 
 # %% tags=["nbval-check-output"]
 parts = split(cells, seed=seed)
@@ -130,10 +135,26 @@ if protocol == "disjoint":
     halves = {"generator": 0.35, "classifier": 0.35, "validation": 0.15, "test": 0.15}
     splits = split(cells, halves, seed)
 else:
-    splits = {"generator": parts["train"], "classifier": parts["train"]}
+    real = parts["train"].table["origin"] == "real"
+    splits = {"generator": parts["train"].subset(real), "classifier": parts["train"]}
     splits |= {side: parts[side] for side in ("validation", "test")}
 save_splits(splits, chapter.out)
 print(pd.Series({side: len(part) for side, part in splits.items()}, name=protocol).to_string())
+
+# %% [markdown]
+# A recall that is measured with few test images is uncertain. The table shows, for each class, the
+# exact 95 % interval of a recall of 0.9 with the test images it has.
+
+# %% tags=["hide-input"]
+few = measurable(parts)
+Markdown(
+    "| class | test images | recall of 0.9: 95 % interval | |\n|---|---|---|---|\n"
+    + "\n".join(
+        f"| {row.Index} | {row.images:,} | {row.low:.2f} to {row.high:.2f} "
+        f"| {'too few to measure much' * (row.images < BOUNDS['fewest_tested'])} |"
+        for row in few.itertuples()
+    )
+)
 
 # %% [markdown]
 # ## From bytes to numbers
@@ -258,15 +279,32 @@ chapter.compare(
 #
 # The thesis could train its generator on a quarter of a million labelled images that its classifier
 # never saw. So the gain of its classifier may come from those images and not from generating new
-# ones. With one pool this cannot happen: any gain in chapter 5 comes from the same images. No public
-# set says which cells come from one patient, so we split by image, and cells of one patient may be
-# in training and test. Scores within one set are therefore too optimistic.
-#
+# ones. With one pool this cannot happen: any gain in chapter 5 comes from the same images.
+
+# %% tags=["hide-input"]
+groups = {side: set(part.table["group"]) - {""} for side, part in parts.items()}
+named = int((cells.table["group"] != "").sum())
+both = groups["train"] & groups["test"]
+if named == len(cells) and not both:
+    patients = (
+        f"Splits are by patient: all images of a group (patient or slide) are in the same split, "
+        f"and the {len(groups['test']):,} groups of the test images were never used in training."
+    )
+else:
+    patients = (
+        f"{named:,} of {len(cells):,} images name their group (patient or slide), and {len(both):,} "
+        "groups are in training and test. Images without a group are split by image, so cells of one "
+        "patient may be in both, and scores within this set are too optimistic."
+    )
+Markdown(patients)
+
+# %% [markdown]
 # **Try it.**
 #
 # - Set `phantom_classes = 11` and see which classes become rare.
 # - Set `protocol = "disjoint"` and compare the numbers of images in the splits.
-# - Point `data` to a folder of your own cells and read what was left out.
+# - Point `data` to a folder of your own cells and read what was left out. If you know which patient each
+#   image is of, give a table with a column `group`.
 
 # %% tags=["remove-cell"]
 chapter.finish(
@@ -281,6 +319,7 @@ chapter.finish(
         "dropped": int((cells.report.outcome == "dropped").sum()),
         "converted": int((cells.report.outcome == "converted").sum()),
         "splits": {side: len(part) for side, part in splits.items()},
+        "patients": patients,
         "reader_images_per_second": {
             name: {"first_epoch": first, "second_epoch": second, "held_mib": held[name][-1]}
             for name, (first, second) in rates.items()

@@ -5,22 +5,38 @@ import hashlib
 import json
 import os
 import pickle
+import re
 import shutil
 import subprocess
 import sys
+import zlib
 from dataclasses import replace
 from pathlib import Path
 
+import cellaug
 from cellaug import cli, load_discriminator, networks
-from cellaug.data import DataError, open_dataset, read_image
-from cellaug.data.images import write_png
-from cellaug.generators import augment, generate, load_generator, save_generator
+from cellaug.data import DataError, open_dataset, read_image, split, stored
+from cellaug.data.class_map import read_class_map
+from cellaug.data.images import decode, fit_square, write_png
+from cellaug.evaluation import read_generated
+from cellaug.files import inside
+from cellaug.generators import (
+    augment,
+    generate,
+    load_generator,
+    read_generator,
+    save_generator,
+    shipped_generators,
+    short_digests,
+)
 from cellaug.training import Recipe
 
+import cv2
 import keras
 import numpy as np
 import pandas as pd
 import pytest
+from PIL import Image
 
 NAMES = ("band neutrophil", "eosinophil", "platelet")
 LATENT, SIZE = 6, 16
@@ -74,7 +90,7 @@ def contents(folder):
 
 def test_card_says_what_the_generator_is(saved, dataset):
     card = json.loads((saved / "generator.json").read_text())
-    assert sorted(contents(saved)) == ["generator.json", "generator.npz"]
+    assert sorted(contents(saved)) == ["generator.json", "generator.npz", "trained_on.bin"]
     assert card["class_names"] == list(NAMES)
     assert (card["image_size"], card["latent_dim"], card["conditional"]) == (SIZE, LATENT, True)
     assert (card["data_name"], card["data_hash"]) == (dataset.name, dataset.fingerprint)
@@ -204,7 +220,53 @@ def test_every_generator_of_the_package_can_be_saved(tmp_path, dataset):
         load_discriminator(folder)
 
 
-def test_loading_says_what_is_wrong(saved, tmp_path):
+def test_weights_that_are_no_numbers_are_refused(dataset, tmp_path):
+    model = network()
+    model.set_weights([np.full_like(weight, np.nan) for weight in model.get_weights()])
+    save_generator(model, tmp_path / "g", class_names=NAMES, dataset=dataset)
+    with pytest.raises(DataError, match="no finite numbers"):
+        load_generator(tmp_path / "g")
+
+
+def test_a_generator_knows_the_digests_of_its_training_images(saved, dataset):
+    found = load_generator(saved).trained_on
+    assert found.dtype == np.uint64 and found.tolist() == sorted(found.tolist())
+    assert {f"{number:016x}" for number in found.tolist()} == {d[:16] for d in dataset.digests}
+    assert np.array_equal(found, short_digests(reversed(dataset.digests)))
+    assert (saved / "trained_on.bin").stat().st_size == 8 * len(dataset)
+    card = json.loads((saved / "generator.json").read_text())
+    del card["trained_on"]
+    (saved / "generator.json").write_text(json.dumps(card))
+    assert load_generator(saved).trained_on is None  # saved before there were digests
+
+
+@pytest.mark.parametrize("name", shipped_generators())
+def test_shipped_generators_know_the_images_that_they_were_trained_on(name):
+    """As many as the card says, all of them of PBC."""
+    generator = read_generator(name)
+    pbc = np.fromfile(Path(cellaug.__file__).parent / "data" / "pbc_digests.bin", ">u8")
+    assert len(generator.trained_on) == 7144 == generator.card["training"]["training_images"]
+    assert np.isin(generator.trained_on, pbc).all()
+
+
+def test_a_card_says_how_near_its_cells_are_to_real_ones(saved):
+    card = json.loads((saved / "generator.json").read_text())
+    assert read_generator("pbc-fine-64").caution == ""
+    table = ["level,group,measure,value,real,ratio", "overall,,frechet,9,1,"]
+    for fidelity, words in (
+        ({"table": [table[0], table[1] + "10.4"]}, "far from real cells: .* is 10.4 times that"),
+        ({"table": [table[0], "class,platelet,frechet,9,1,20", table[1] + "9.9"]}, ""),
+        ({"table": table}, "nobody has measured"),
+        ({"table": []}, "nobody has measured"),
+        ({"table": 3}, "nobody has measured"),
+        ("none", "nobody has measured .* `cellaug evaluate REAL"),
+    ):
+        (saved / "generator.json").write_text(json.dumps(card | {"fidelity": fidelity}))
+        found = read_generator(saved).caution
+        assert re.search(words, found) and bool(found) is bool(words)
+
+
+def test_loading_says_what_is_wrong(saved, dataset, tmp_path):
     with pytest.raises(FileNotFoundError, match="no such generator"):
         load_generator(tmp_path / "nowhere")
     card_file, weights_file = saved / "generator.json", saved / "generator.npz"
@@ -214,7 +276,25 @@ def test_loading_says_what_is_wrong(saved, tmp_path):
 
     for wrong, message in (
         ({"format": 2}, "expected format 1, found 2"),
-        ({"latent_dim": "6"}, "latent_dim should be a int"),
+        ({"latent_dim": "6"}, "latent_dim should be a whole number"),
+        ({"latent_dim": True}, "latent_dim should be a whole number, found True"),
+        ({"latent_dim": 7}, r"say 2 inputs, 7 latent numbers.*, but .* 2 inputs, 6 latent numbers"),
+        ({"latent_dim": 10**9}, "latent_dim should be from 0 to 2048, found 1000000000"),
+        ({"class_names": [1, 2, 3]}, "class_names should be different names"),
+        ({"class_names": ["a", "b", "a"]}, "class_names should be different names"),
+        ({"class_names": []}, "0 class_names, but a network of 3 classes"),
+        ({"class_names": ["a", "b"]}, "2 class_names, but a network of 3 classes"),
+        ({"class_names": ["a", "b", "\ud800"]}, "expected JSON, .* surrogates"),
+        (
+            {"options": {**card["options"], "depth": 10**30}},
+            "depth should be from 0 to 2048, found",
+        ),
+        ({"options": {**card["options"], "size": float("nan")}}, "size should be .*, found nan"),
+        ({"options": {**card["options"], "depth": 0}}, "cgan_generator cannot be built"),
+        ({"options": {**card["options"], "depth": 7.5}}, "cgan_generator cannot be built"),
+        ({"options": {**card["options"], "classes": "x"}}, "3 class_names, but a network of x"),
+        ({"options": [1]}, "builder should be one of"),
+        ({"discriminator": {"options": {"kernel": 999}}}, "kernel should be from 0 to 16"),
         ({"conditional": False}, "conditional say 1 inputs"),
         ({"image_size": 32}, r"images \(32, 32, 3\), but builder and options"),
         ({"builder": "os.system"}, "builder should be one of generator, discriminator, cgan_"),
@@ -223,12 +303,24 @@ def test_loading_says_what_is_wrong(saved, tmp_path):
         ({"builder": "acgan_generator", "options": {"generator": {"a": 1}}}, "cannot be built"),
     ):
         card_file.write_text(json.dumps(card | wrong))
-        with pytest.raises(DataError, match=message):
+        with pytest.raises(DataError, match=message) as caught:
             load_generator(saved)
-    card_file.write_text(text[:-5])
-    with pytest.raises(DataError, match="expected JSON"):
-        load_generator(saved)
+        assert str(card_file) in str(caught.value)
+    deep = "[" * 100_000 + "]" * 100_000
+    for damaged in (text[:-5], "[]]", "[1]", '{"a": ' + deep + "}", '{"a": ' + "9" * 5000 + "}"):
+        card_file.write_text(damaged)
+        with pytest.raises(DataError, match="expected JSON"):
+            load_generator(saved)
     card_file.write_text(text)
+    (saved / "trained_on.bin").write_bytes(bytes(8))
+    with pytest.raises(
+        DataError, match=r"trained_on\.bin is not the file that generator\.json desc"
+    ):
+        load_generator(saved)
+    (saved / "trained_on.bin").unlink()
+    with pytest.raises(FileNotFoundError, match=r"trained_on\.bin"):
+        load_generator(saved)
+    save_generator(network(), saved, class_names=NAMES, dataset=dataset)
     weights_file.write_bytes(weights[:1000])
     with pytest.raises(DataError, match="is not the file that its card describes"):
         load_generator(saved)
@@ -303,13 +395,116 @@ def test_generate_refuses_before_it_writes(saved, tmp_path):
     assert not list(tmp_path.glob(".*"))
 
 
+def chunks(data):
+    """The chunks of a PNG by name, in order, each with the right length and checksum."""
+    assert data[:8] == b"\x89PNG\r\n\x1a\n"
+    found, place = [], 8
+    while place < len(data):
+        size = int.from_bytes(data[place : place + 4], "big")
+        body = data[place + 4 : place + 8 + size]
+        assert zlib.crc32(body) == int.from_bytes(data[place + 8 + size : place + 12 + size], "big")
+        found.append((body[:4].decode(), body[4:]))
+        place += 12 + size
+    assert place == len(data)
+    return found
+
+
+def test_every_generated_file_says_what_it_is(saved, dataset, tmp_path):
+    generator = load_generator(saved)
+    generate(generator, "platelet", 2, tmp_path / "made", seed=7)
+    augment(dataset, generator, 0.5, tmp_path / "augmented", seed=3)
+    for file, label, seed, index in (
+        (tmp_path / "made" / "platelet_7_00001.png", "platelet", 7, 1),
+        (tmp_path / "augmented" / "eosinophil" / "synthetic_3_00001.png", "eosinophil", 3, 1),
+    ):
+        facts = {"generator": generator.source, "class": label, "seed": seed, "index": index}
+        names, bodies = zip(*chunks(file.read_bytes()), strict=True)
+        assert names[:2] == ("IHDR", "tEXt") and names[-1] == "IEND"
+        keyword, _, text = bodies[1].partition(b"\0")
+        assert keyword == b"cellaug" and json.loads(text.decode("ascii")) == facts
+        with Image.open(file) as image:
+            assert json.loads(image.text["cellaug"]) == facts
+            pixels = np.asarray(image)
+        number = NAMES.index(label)
+        assert np.array_equal(pixels, generator.generate(label, index + 1, (seed, number))[index])
+
+
+def test_texts_of_a_png_leave_its_pixels_alone(tmp_path):
+    image = np.random.default_rng(0).integers(0, 256, (9, 7, 3), dtype=np.uint8)
+    write_png(tmp_path / "plain.png", image)
+    write_png(tmp_path / "told.png", image, one="1", two="größe")
+    plain, told = (chunks((tmp_path / f"{name}.png").read_bytes()) for name in ("plain", "told"))
+    assert [chunk for chunk in told if chunk[0] != "tEXt"] == plain
+    with Image.open(tmp_path / "told.png") as read:
+        assert read.text == {"one": "1", "two": "größe"}
+        assert np.array_equal(np.asarray(read), image)
+
+
+# --- names that lead elsewhere -----------------------------------------------------------------
+
+HOSTILE = (
+    "../../escaped",
+    "/tmp/escaped",
+    "a/../../b",
+    "..",
+    ".",
+    "",
+    "C:x",
+    "c:/x",
+    "a\0b",
+    "a" * 999,
+)
+
+
+def test_a_place_is_inside_or_refused(tmp_path):
+    assert inside(tmp_path, "a/b c/..d.png") == tmp_path / "a" / "b c" / "..d.png"
+    (tmp_path / "link").symlink_to(tmp_path.parent)
+    for name in (*HOSTILE, "link/x", "..\\x"):
+        with pytest.raises(DataError) as caught:
+            inside(tmp_path, name)
+        assert repr(name[:99]) in str(caught.value)
+
+
+def test_no_class_name_of_table_and_card_writes_elsewhere(saved, dataset, tmp_path):
+    loaded, place = load_generator(saved), tmp_path / "deep" / "er" / "out"
+    for name in (*HOSTILE, "a/b", "a\\b"):
+        own = (name, *NAMES[1:])
+        generator = replace(loaded, class_names=own)
+        vars(generator)["model"] = loaded.model
+        classes = dataset.table["class"].cat.rename_categories({NAMES[0]: name})
+        table = dataset.table.assign(**{"class": classes})
+        before = contents(tmp_path)
+        with pytest.raises(DataError, match=r"the class name .*: rename the class") as caught:
+            augment(replace(dataset, class_names=own, table=table), generator, 0.5, place)
+        assert repr(name[:99]) in str(caught.value) and contents(tmp_path) == before
+        generate(generator, own, 1, place)  # a class is no folder here
+        new = set(contents(tmp_path)) - set(before)
+        assert len(new) == 3 + 2 and all(file.startswith("deep/er/out/") for file in new)
+        shutil.rmtree(place)
+
+
+def test_images_with_names_of_other_systems_are_copied(saved, dataset, cells, tmp_path):
+    (tmp_path / "cells" / "platelet").mkdir(parents=True)
+    shutil.copy(cells / "platelet" / "0.png", tmp_path / "cells/platelet/c:\\cells\\1.png")
+    manifest = augment(open_dataset(tmp_path / "cells"), load_generator(saved), 0, tmp_path / "out")
+    assert manifest["path"].tolist() == ["platelet/c__cells_1.png"]
+    assert (tmp_path / "out" / manifest["path"][0]).is_file()
+
+
+def test_generated_files_of_similar_classes_have_different_names(saved, tmp_path):
+    own = ("a b", "A-b", "a/b")
+    manifest = generate(replace(load_generator(saved), class_names=own), own, 1, tmp_path / "out")
+    found = ["a-b_0_00000.png", "A-b-2_0_00000.png", "a-b-2-2_0_00000.png"]
+    assert manifest["path"].tolist() == found and manifest["label"].tolist() == list(own)
+
+
 # --- augmenting --------------------------------------------------------------------------------
 
 
 def test_augment_adds_a_share_to_every_class(saved, dataset, cells, tmp_path):
     before = contents(cells)
     out = tmp_path / "augmented"
-    manifest = augment(dataset, load_generator(saved), 0.5, out, seed=2)
+    manifest = augment(dataset, load_generator(saved), 0.5, out, seed=2, size="original")
     counts = manifest.groupby(["label", "origin"]).size().unstack()
     assert counts.loc[list(NAMES), "real"].tolist() == [5, 4, 2]
     assert counts.loc[list(NAMES), "synthetic"].tolist() == [3, 2, 1]  # 2.5 rounded up
@@ -325,7 +520,7 @@ def test_augment_adds_a_share_to_every_class(saved, dataset, cells, tmp_path):
 def test_manifest_leads_back_to_every_image(saved, dataset, tmp_path):
     generator = load_generator(saved)
     out = tmp_path / "augmented"
-    augment(dataset, generator, 1.0, out, seed=2)
+    augment(dataset, generator, 1.0, out, seed=2, size="original")
     with (out / "manifest.csv").open(newline="") as file:
         rows = list(csv.DictReader(file))
     columns = ["path", "label", "origin", "source", "generator", "seed", "index"]
@@ -342,6 +537,39 @@ def test_manifest_leads_back_to_every_image(saved, dataset, tmp_path):
     assert np.array_equal(
         read_image(out / row["path"], SIZE), generator.generate("platelet", 2, seed=(2, 2))[1]
     )
+
+
+@pytest.mark.parametrize("seed", [1, 2, 3])
+def test_real_images_keep_their_split_when_they_are_resized(saved, tmp_path, monkeypatch, seed):
+    monkeypatch.setenv("CELLAUG_CACHE", str(tmp_path / "cache"))
+    rng = np.random.default_rng(seed)
+    for name in NAMES:
+        (tmp_path / "set" / name).mkdir(parents=True)
+        for i in range(20):
+            image = rng.integers(0, 256, (20, 20, 3), dtype=np.uint8)
+            write_png(tmp_path / "set" / name / f"{i}.png", image)
+    before = split(open_dataset(tmp_path / "set"))
+    augment(open_dataset(tmp_path / "set"), load_generator(saved), 0.5, tmp_path / "out")
+    after = split(open_dataset(tmp_path / "out"))
+    for side, part in after.items():
+        real = part.table[part.table["origin"] == "real"]
+        assert sorted(real["source"]) == sorted(before[side].table["path"])
+
+
+def test_a_disk_without_room_is_named_before_a_file_is_written(
+    saved, dataset, tmp_path, monkeypatch
+):
+    usage = shutil.disk_usage(tmp_path)._replace(free=10 * SIZE**2 - 1)
+    monkeypatch.setattr(shutil, "disk_usage", lambda _: usage)
+    generator = load_generator(saved)
+    with pytest.raises(DataError, match=r"new: the set of images needs 0\.0 GiB more"):
+        generate(generator, NAMES[0], 10, tmp_path / "new")
+    generate(generator, NAMES[0], 9, tmp_path / "new")
+
+
+def test_a_class_with_a_similar_name_is_suggested(saved):
+    with pytest.raises(DataError, match=r"knows no class 'Eosinophils'; .* mean 'eosinophil'"):
+        load_generator(saved).generate("Eosinophils")
 
 
 def test_augmented_set_opens_as_a_data_set(saved, dataset, tmp_path):
@@ -424,3 +652,258 @@ def test_split_and_group_travel_and_generated_cells_are_for_training(saved, tmp_
     made = manifest[manifest["origin"] == "synthetic"]
     assert set(made["split"]) == {"train"} and made["group"].isna().all()
     assert len(open_dataset(tmp_path / "out" / "manifest.csv")) == len(manifest)
+
+
+def listed(cells, folder, **columns):
+    """A copy of the cells with a table of them that has more columns."""
+    shutil.copytree(cells, folder)
+    files = sorted(path.relative_to(cells).as_posix() for path in cells.rglob("*.png"))
+    table = pd.DataFrame({"path": files, "label": [file.split("/")[0] for file in files]})
+    table.assign(**columns).to_csv(folder / "cells.csv", index=False)
+    return open_dataset(folder / "cells.csv")
+
+
+def test_every_column_of_a_table_travels(saved, cells, tmp_path):
+    rows = range(11)
+    columns = {"stain": [f"stain {k}" for k in rows], "index": [f"#{k}" for k in rows]}
+    columns |= {"seed": "none", "generator": "no", "source": "a hospital", "group": "NA"}
+    dataset = listed(cells, tmp_path / "listed", **columns)
+    augment(dataset, load_generator(saved), 0.5, tmp_path / "out")
+    again = open_dataset(tmp_path / "out" / "manifest.csv").table
+    real, made = (again[again["origin"] == origin] for origin in ("real", "synthetic"))
+    real = real.set_index("source").loc[dataset.table["path"]]
+    assert real["stain"].tolist() == dataset.table["stain"].tolist()
+    assert set(real["group"]) == {"NA"} and set(made["group"]) == {""}
+    for name in ("index", "seed", "generator", "source"):
+        kept = real[f"{name} (manifest)"]
+        assert kept.tolist() == dataset.table[name].tolist() and "" not in set(kept)
+    assert set(made["seed"]) == {"0"} and sorted(set(made["index"])) == ["0", "1", "2"]
+
+
+def test_generated_images_are_for_the_training_side_alone(saved, cells, tmp_path):
+    """5 band neutrophils, 4 eosinophils, 2 platelets, of which 3, 4 and 0 are for training."""
+    sides = ["train", "Test", "training", "val", "train", *["train"] * 4, "test", "validation"]
+    dataset = listed(cells, tmp_path / "listed", split=sides)
+    manifest = augment(dataset, load_generator(saved), 0.5, tmp_path / "out")
+    made = manifest[manifest["origin"] == "synthetic"]
+    assert made["label"].value_counts().to_dict() == {NAMES[0]: 2, NAMES[1]: 2}
+    assert set(made["split"]) == {"train"}
+
+
+def test_every_manifest_is_read_by_every_command(saved, dataset, cells, tmp_path, capsys):
+    generator = load_generator(saved)
+    generate(generator, NAMES, 3, tmp_path / "made")
+    augment(dataset, generator, 1, tmp_path / "augmented")
+    sizes = {"made": 9, "augmented": 22}
+    for name, count in sizes.items():
+        manifest = str(tmp_path / name / "manifest.csv")
+        assert cli.main(["inspect", manifest, "--json"]) in (0, 1)
+        assert json.loads(capsys.readouterr().out)["images"] == count
+        stored = ["store", manifest, "--size", "16", "--out", str(tmp_path / f"{name} store")]
+        assert cli.main(stored) == 0
+        assert f"{count} images of 16×16 pixels" in capsys.readouterr().out
+        words = ["augment", manifest, "--generator", str(saved), "--out", str(tmp_path / "twice")]
+        assert cli.main(words) == 2
+        assert "already holds generated images (" in capsys.readouterr().err
+        assert cli.main(["evaluate", manifest, str(cells), "--no-cas"]) == 2
+        assert "holds generated images" in capsys.readouterr().err
+    made = read_generated(tmp_path / "made" / "manifest.csv", dict.fromkeys(NAMES, 3))
+    assert np.array_equal(made.images[made.labels == 2], generator.generate(2, 3, (0, 2)))
+
+
+def test_generated_images_are_known_by_the_table_alone(saved, dataset, tmp_path):
+    origin = np.where(np.arange(len(dataset)) % 5 == 1, "synthetic", "real")
+    mixed = replace(dataset, table=dataset.table.assign(origin=origin))
+    with pytest.raises(DataError, match=r"\(2 of 11 images are generated\): augment"):
+        augment(mixed, load_generator(saved), 0.5, tmp_path / "out")
+
+
+# --- one size ----------------------------------------------------------------------------------
+
+
+@pytest.fixture
+def mixed(tmp_path):
+    """Images of one class that have the generator's size, in several ways, or another one."""
+    folder, rng = tmp_path / "mixed" / "platelet", np.random.default_rng(3)
+    folder.mkdir(parents=True)
+    for name, shape in (("same", (16, 16, 3)), ("large", (41, 30, 3)), ("wide", (16, 20, 3))):
+        write_png(folder / f"{name}.png", rng.integers(0, 256, shape, dtype=np.uint8))
+    Image.fromarray(rng.integers(0, 256, (16, 16), dtype=np.uint8)).save(folder / "grey.png")
+    Image.fromarray(rng.integers(0, 256, (16, 16, 4), dtype=np.uint8)).save(folder / "clear.png")
+    Image.fromarray(rng.integers(0, 256, (16, 16, 3), dtype=np.uint8)).save(folder / "same.jpg")
+    Image.fromarray(rng.integers(0, 256, (50, 50, 3), dtype=np.uint8)).save(folder / "large.jpg")
+    Image.new("RGBA", (16, 16), (9, 8, 7, 255)).save(folder / "opaque.png")
+    deep = rng.integers(0, 2**16, (16, 16, 3), dtype=np.uint16)
+    cv2.imwrite(str(folder / "deep.png"), deep)
+    return open_dataset(folder.parent)
+
+
+def test_real_and_generated_images_have_one_size(saved, mixed, tmp_path):
+    manifest = augment(mixed, load_generator(saved), 0.5, tmp_path / "out").set_index("source")
+    real = manifest[manifest["origin"] == "real"]
+    digests = dict(zip(mixed.table["path"], mixed.digests, strict=True))
+    same = {"platelet/same.png", "platelet/same.jpg"}
+    for source, row in real.iterrows():
+        written = tmp_path / "out" / row["path"]
+        if source in same:
+            assert written.read_bytes() == (mixed.root / source).read_bytes()
+            assert row["source_sha256"] == "" and row["path"] == source
+        else:
+            assert written.suffix == ".png" and row["source_sha256"] == digests[source]
+            assert np.array_equal(decode(written)[0], read_image(mixed.root / source, 16))
+    assert len(real) == len(set(real["path"])) == 9
+    again = open_dataset(tmp_path / "out")
+    assert not again.report["reason"].str.contains("other size").any()
+    assert [decode(path)[0].shape for path in again.paths] == [(16, 16, 3)] * 14
+
+
+def test_another_size_is_that_of_all_images(saved, dataset, tmp_path):
+    generator = load_generator(saved)
+    manifest = augment(dataset, generator, 0.5, tmp_path / "out", size=24)
+    for path, source, number in manifest[["path", "source", "index"]].itertuples(index=False):
+        found = decode(tmp_path / "out" / path)[0]
+        if pd.isna(source):
+            label = NAMES.index(path.split("/")[0])
+            drawn = generator.generate(label, number + 1, (0, label))[-1]
+            assert np.array_equal(found, fit_square(drawn, 24))
+        else:
+            assert np.array_equal(found, read_image(dataset.root / source, 24))
+    for size in (0, 7, -16, "large", 9.5):
+        with pytest.raises(DataError, match="size: expected pixels from 8 on, or original, got"):
+            augment(dataset, generator, 0.5, tmp_path / "more", size=size)
+
+
+def test_images_of_a_store_need_no_files(saved, mixed, tmp_path):
+    generator = load_generator(saved)
+    augment(mixed, generator, 0, tmp_path / "files")
+    held = stored(mixed, 16, tmp_path / "store")
+    shutil.rmtree(mixed.root)
+    made = augment(held, generator, 0, tmp_path / "stored")
+    assert (made["source_sha256"] != "").all()
+    for source, path in made[["source", "path"]].itertuples(index=False):
+        names = pd.read_csv(tmp_path / "files" / "manifest.csv").set_index("source")["path"]
+        expected = decode(tmp_path / "files" / names[source])[0]
+        assert np.array_equal(decode(tmp_path / "stored" / path)[0], expected)
+    with pytest.raises(FileNotFoundError):
+        augment(held, generator, 0, tmp_path / "again", size="original")
+
+
+# --- classes that are called differently -------------------------------------------------------
+
+
+@pytest.fixture
+def theirs(dataset):
+    """The data set with other names for its classes."""
+    names = ("Band Neutrophile", "eosinophil", "SNE")
+    classes = dataset.table["class"].cat.rename_categories(dict(zip(NAMES, names, strict=True)))
+    return replace(dataset, class_names=names, table=dataset.table.assign(**{"class": classes}))
+
+
+def test_mapped_classes_get_images_under_their_own_name(saved, theirs, tmp_path):
+    generator = load_generator(saved)
+    told = {"Band Neutrophile": "platelet", "SNE": "platelet"}
+    manifest = augment(theirs, generator, 1, tmp_path / "out", seed=4, class_map=told)
+    made = manifest[manifest["origin"] == "synthetic"]
+    expected = {"Band Neutrophile": 5, "eosinophil": 4, "SNE": 2}
+    assert made["label"].value_counts().to_dict() == expected
+    images = set()
+    for _, row in made.iterrows():
+        ours = row["generator_class"] if row["label"] != "eosinophil" else "eosinophil"
+        assert ours == told.get(row["label"], "eosinophil") and row["path"].startswith(row["label"])
+        image = decode(tmp_path / "out" / row["path"])[0]
+        drawn = generator.generate(ours, row["index"] + 1, (4, NAMES.index(ours)))[-1]
+        assert np.array_equal(image, drawn)
+        images.add(image.tobytes())
+        with Image.open(tmp_path / "out" / row["path"]) as file:
+            facts = json.loads(file.text["cellaug"])
+        assert (facts["class"], facts["index"]) == (row["label"], row["index"])
+        assert facts.get("generator_class", "eosinophil") == ours
+    assert len(images) == 11  # two classes that are drawn as one share none
+    assert made.loc[made["label"] == "SNE", "index"].tolist() == [5, 6]
+
+
+def test_unknown_classes_are_listed_with_a_map_to_complete(saved, theirs, tmp_path):
+    with pytest.raises(DataError, match="does not know 'Band Neutrophile', 'SNE'; ") as caught:
+        augment(theirs, load_generator(saved), 1, tmp_path / "out")
+    file = tmp_path / "map.yaml"
+    file.write_text("\n".join(str(caught.value).splitlines()[1:]))
+    assert read_class_map(file) == {"Band Neutrophile": "band neutrophil", "SNE": "leave"}
+    manifest = augment(
+        theirs, load_generator(saved), 1, tmp_path / "out", class_map=read_class_map(file)
+    )
+    made = manifest[manifest["origin"] == "synthetic"]["label"].value_counts().to_dict()
+    assert made == {"Band Neutrophile": 5, "eosinophil": 4}
+    for told, message in (
+        ({"SNE": "leaf", "Band Neutrophile": "leave"}, r"know 'leaf'; (.|\n)*\nSNE: leave"),
+        ({"sne": "leave"}, "the data set has no class sne; its classes are Band Neutrophile, eos"),
+    ):
+        with pytest.raises(DataError, match=message):
+            augment(theirs, load_generator(saved), 1, tmp_path / "more", class_map=told)
+    assert not (tmp_path / "more").exists()
+
+
+def test_a_class_map_is_read_as_texts_or_refused(tmp_path):
+    file = tmp_path / "map.yaml"
+    file.write_text("1: basophil\non: leave\n'no': 'x: y'  # three names\n")
+    assert read_class_map(file) == {"1": "basophil", "on": "leave", "no": "x: y"}
+    for text in ("", "- a\n", "text", "a: [b]", "a: {b: c}", "a: b: c", "\t- :", "a: \0"):
+        file.write_text(text)
+        with pytest.raises(
+            DataError, match=r"map\.yaml: expected a class map in YAML, lines such as"
+        ):
+            read_class_map(file)
+    file.write_bytes(b"gr\xf6\xdfe: leave")
+    with pytest.raises(DataError, match="expected a class map in YAML"):
+        read_class_map(file)
+    file.write_text("a: b\na: leave\n")
+    with pytest.raises(DataError, match="two lines"):
+        read_class_map(file)
+
+
+# --- the commands ------------------------------------------------------------------------------
+
+
+def test_the_command_says_what_it_did(saved, cells, tmp_path, capsys):
+    for old, new in zip(NAMES, ("BNE", "eosinophil", "platelet"), strict=True):
+        shutil.copytree(cells / old, tmp_path / "theirs" / new)
+    words = ["augment", str(tmp_path / "theirs"), "--generator", str(saved), "--out"]
+    assert cli.main([*words, str(tmp_path / "out")]) == 2
+    assert "--class-map FILE" in capsys.readouterr().err
+    (tmp_path / "map.yaml").write_text("BNE: leave\n")
+    words += [str(tmp_path / "out"), "--class-map", str(tmp_path / "map.yaml")]
+    assert cli.main(words) == 0
+    printed = capsys.readouterr()
+    assert f"11 of 11 real images were resized; all have {SIZE} pixels a side\n" in printed.out
+    assert "No generated images were added to: BNE (5 real)" in printed.out
+    assert printed.err.startswith("cellaug: nobody has measured how near")
+    words[words.index("--out") + 1] = str(tmp_path / "more")
+    assert cli.main([*words, "--size", "original"]) == 0
+    assert "their sharpness can tell them from generated ones" in capsys.readouterr().out
+    assert cli.main([*words, "--size", "big"]) == 2
+    assert "Invalid value for '--size'" in capsys.readouterr().err
+
+
+def test_arguments_are_looked_at_before_tensorflow_is_loaded(saved, cells, tmp_path):
+    (tmp_path / "full").mkdir()
+    (tmp_path / "full" / "mine.txt").write_text("mine")
+    made = ["generate", "--generator", str(saved), "--count", "1", "--out"]
+    grown = ["augment", str(cells), "--generator", str(saved), "--out"]
+    damaged = shutil.copytree(saved, tmp_path / "damaged")
+    (damaged / "generator.json").write_text("{")
+    calls = [
+        ([*made, str(tmp_path / "full")], "is not empty"),
+        ([*made, str(tmp_path / "new"), "--label", "blast"], "knows no class 'blast'"),
+        ([*grown, str(tmp_path / "full")], "is not empty"),
+        ([*grown, str(cells / "inner")], "lies inside the data set"),
+        ([*grown, str(tmp_path / "new"), "--class-map", str(tmp_path / "none")], "No such file"),
+        (["generate", "--generator", str(damaged), *made[3:], str(tmp_path / "new")], "JSON"),
+    ]
+    code = "import json, sys; from cellaug.cli import main\n"
+    code += "for words in json.loads(sys.argv[1]): assert main(words) == 2\n"
+    code += "assert not {'tensorflow', 'jax', 'keras'} & set(sys.modules)"
+    words = [sys.executable, "-c", code, json.dumps([call for call, _ in calls])]
+    done = subprocess.run(words, capture_output=True, text=True, env=os.environ)
+    assert done.returncode == 0, done.stderr
+    lines = [line for line in done.stderr.splitlines() if "nobody has measured" not in line]
+    for line, (_, message) in zip(lines, calls, strict=True):
+        assert message in line and line.startswith("cellaug: ")

@@ -1,13 +1,20 @@
 """The command line as a whole: quick, in one voice, with the exit codes that it promises."""
 
+import errno
+import os
+import signal
 import subprocess
 import sys
+import time
+from pathlib import Path
 
-from cellaug import __version__, cli
+from cellaug import __version__, cli, generators
 from cellaug.book import run as runner
 from cellaug.errors import BookError, ChapterFailed, ReportError
+from cellaug.files import atomic_folder, write_atomically
 
 import click
+import numpy as np
 import pytest
 
 HEAVY = {"tensorflow", "keras", "jax", "pandas", "numpy", "cv2", "scipy", "matplotlib", "doit"}
@@ -60,7 +67,11 @@ def test_a_wrong_call_is_one_line_and_status_2(words, message, capsys):
         (BookError("no profile"), 2, "no profile"),
         (ReportError("no pages"), 2, "no pages"),
         (OSError("disk full"), 2, "disk full"),
-        (KeyboardInterrupt(), 130, "stopped; the next run resumes from the last checkpoint"),
+        (
+            KeyboardInterrupt(),
+            130,
+            "stopped; the next run resumes from the last checkpoint, if there is one yet",
+        ),
     ],
 )
 def test_errors_have_their_exit_status(monkeypatch, capsys, error, status, message):
@@ -98,3 +109,84 @@ def test_the_shell_completes_commands_and_options():
             [sys.executable, "-c", code], capture_output=True, text=True, env=told
         )
         assert expected in done.stdout
+
+
+def test_tensorflow_writes_nothing_of_its_own(tmp_path):
+    words = ["generate", "--generator", "pbc-fine-64", "--label", "basophil", "--count", "1"]
+    command = [sys.executable, "-m", "cellaug.cli", *words, "--out", str(tmp_path / "out")]
+    told = os.environ | {"KERAS_BACKEND": "tensorflow"}
+    done = subprocess.run(command, capture_output=True, text=True, env=told)
+    assert (done.returncode, done.stderr) == (0, "") and done.stdout == f"{tmp_path / 'out'}\n"
+    assert (tmp_path / "out" / "basophil_0_00000.png").is_file()
+
+
+def test_a_failed_import_of_tensorflow_is_heard(tmp_path):
+    """So are a program's own lines: nothing but the import is kept quiet."""
+    (tmp_path / "tensorflow.py").write_text(
+        "import os; os.write(2, b'a library is missing\\n'); raise ImportError('broken')"
+    )
+    code = (
+        "import os, sys; from cellaug import cli; cli.main(['--version'])\n"
+        "os.write(2, b'before\\n')\n"
+        "try:\n    import tensorflow\n"
+        "except ImportError as error:\n    print(error, file=sys.stderr)\n"
+    )
+    told = os.environ | {"PYTHONPATH": f"{tmp_path}{os.pathsep}{os.environ.get('PYTHONPATH', '')}"}
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, env=told)
+    assert done.stderr.splitlines() == ["before", "a library is missing", "broken"]
+
+
+@pytest.mark.parametrize("number", [errno.ENOSPC, errno.EDQUOT, errno.EROFS, errno.EACCES])
+def test_errors_of_the_disk_are_sentences(number, tmp_path, monkeypatch, capsys):
+    """Whether or not the system names the file, as it does not when a disk is full."""
+    monkeypatch.chdir(tmp_path)
+    full, named = OSError(number, os.strerror(number)), OSError(number, os.strerror(number), "x.y")
+
+    def fail(self, *arguments):
+        raise full
+
+    def draw(*arguments):
+        yield np.zeros((64, 64, 3), np.uint8)
+
+    monkeypatch.setattr(generators.Generator, "draw", draw)
+    words = ["generate", "--generator", "pbc-fine-64", "--label", "basophil", "--count", "1"]
+    with monkeypatch.context() as broken:
+        broken.setattr(Path, "write_bytes", fail)
+        assert cli.main([*words, "--out", "out"]) == 2
+    line = capsys.readouterr().err
+    assert line == f"cellaug: {tmp_path / 'out'}: {cli.ADVICE[number]}\n"
+    assert "Errno" not in line and ("give" in line) and not list(tmp_path.iterdir())
+    assert cli.in_words(named) == f"x.y: {cli.ADVICE[number]}"
+    assert cli.in_words(OSError("no such place")) == "no such place"
+    assert cli.in_words(FileNotFoundError(errno.ENOENT, "No such file", "a")) == "a: No such file"
+
+
+def test_other_errors_keep_the_name_of_their_file(tmp_path):
+    with pytest.raises(FileNotFoundError) as caught, atomic_folder(tmp_path / "out"):
+        (tmp_path / "none").read_bytes()
+    assert caught.value.filename == str(tmp_path / "none")
+    with pytest.raises(OSError, match=r"^in words$"), atomic_folder(tmp_path / "out"):
+        raise OSError("in words")
+    with pytest.raises(FileNotFoundError) as caught:
+        write_atomically(tmp_path / "none" / "file", b"")
+    assert caught.value.filename == str(tmp_path / "none" / "file")
+
+
+def test_a_stopped_command_leaves_no_files(tmp_path):
+    code = (
+        "import sys, time, numpy as np; from cellaug import cli, generators\n"
+        "def draw(*arguments):\n"
+        "    while True:\n        time.sleep(0.01)\n        yield np.zeros((64, 64, 3), 'u1')\n"
+        "generators.Generator.draw = draw\n"
+        "sys.exit(cli.main(sys.argv[1:]))"
+    )
+    words = ["generate", "--generator", "pbc-fine-64", "--count", "1000", "--out", "out"]
+    command = [sys.executable, "-c", code, *words]
+    with subprocess.Popen(command, cwd=tmp_path, stderr=subprocess.PIPE, text=True) as process:
+        end = time.monotonic() + 60
+        while not list(tmp_path.glob(".out.*.part/new/*.png")):
+            assert process.poll() is None and time.monotonic() < end
+            time.sleep(0.02)
+        process.send_signal(signal.SIGTERM)
+        assert process.stderr.read().strip() == "cellaug: stopped"
+    assert process.returncode == 130 and not list(tmp_path.iterdir())

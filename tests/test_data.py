@@ -5,22 +5,27 @@ import json
 import os
 import subprocess
 import sys
+from dataclasses import replace
 from pathlib import Path
 
+from cellaug.book.chapter import declared_parameters
 from cellaug.data import (
     DataError,
     Dataset,
     concat,
+    fetch,
     load_splits,
     locate,
     open_dataset,
     save_splits,
     split,
+    splits,
 )
 from cellaug.data import scan as scan_module
+from cellaug.data.dataset import as_table
 from cellaug.data.images import fit_square, write_png
 from cellaug.data.published import PBC_FINE, PBC_FOLDERS
-from cellaug.data.splits import position
+from cellaug.data.splits import SEED, by_content, position
 
 import cv2
 import numpy as np
@@ -411,8 +416,11 @@ def test_position_by_hand():
     assert position(digest, "myelocyte", 3) != position(digest, "metamyelocyte", 3)
 
 
-def test_split_is_by_content(tmp_path):
+def test_published_sets_are_split_by_content(tmp_path):
+    """Sets opened by name; here it is of two classes of 60 images."""
     cells = open_dataset(folder_of(tmp_path / "cells", ["a", "b"], count=60, size=8))
+    cells = replace(cells, name="pbc", credit="named")
+    assert by_content(cells)
     parts = split(cells, seed=5)
     assert list(parts) == ["train", "validation", "test"]
     bounds = {"train": (0, 0.7), "validation": (0.7, 0.85), "test": (0.85, 1)}
@@ -422,30 +430,107 @@ def test_split_is_by_content(tmp_path):
             assert low <= position(digest, cells.class_names[label], 5) < high
     together = [path for part in parts.values() for path in part.paths]
     assert sorted(together) == sorted(cells.paths)
-    assert parts["train"].counts().sum() == pytest.approx(84, abs=15)
     assert split(cells, seed=6)["train"].paths != parts["train"].paths
-
-
-def test_an_image_keeps_its_side_when_others_go(tmp_path):
-    cells = open_dataset(folder_of(tmp_path / "cells", ["a", "b"], count=60, size=8))
-    whole = split(cells, seed=5)
     half = split(cells.subset(np.arange(0, 120, 2)), seed=5)
     for name, part in half.items():
-        assert set(part.paths) <= set(whole[name].paths)
+        assert set(part.paths) <= set(parts[name].paths)
+
+
+def test_own_sets_are_split_in_exact_fractions(tmp_path):
+    cells = open_dataset(folder_of(tmp_path / "pbc", ["a", "b"], count=40, size=8))
+    assert not by_content(cells)  # the folder's name makes it no published set
+    parts = split(cells, seed=5)
+    counts = {name: part.counts().tolist() for name, part in parts.items()}
+    assert counts == {"train": [28, 28], "validation": [6, 6], "test": [6, 6]}
+    # In the order of the positions: an image of the training part lies before all others.
+    for label in (0, 1):
+        order = [
+            max(position(d, "ab"[label], 5) for d in part.of_class(label).digests)
+            for part in parts.values()
+        ]
+        assert order == sorted(order)
+    backwards = split(cells.subset(np.arange(80)[::-1]), seed=5)
+    assert {n: set(p.paths) for n, p in backwards.items()} == {
+        n: set(p.paths) for n, p in parts.items()
+    }
+    assert set(split(cells, seed=6)["test"].paths) != set(parts["test"].paths)
+    default = split(cells)
+    assert default["test"].paths == split(cells, seed=SEED)["test"].paths
+    assert SEED == declared_parameters("01_data")["seed"]
+
+
+@pytest.mark.parametrize(
+    ("count", "expected"),
+    [(3, [1, 1, 1]), (4, [2, 1, 1]), (7, [5, 1, 1]), (20, [14, 3, 3]), (100, [70, 15, 15])],
+)
+def test_every_part_of_a_small_class_has_an_image(count, expected):
+    places = np.random.default_rng(count).random(count)
+    found = splits._by_rank(places, np.array([0.7, 0.15, 0.15]))
+    assert np.bincount(found).tolist() == expected
+    four = splits._by_rank(places, np.array([0.4, 0.4, 0.1, 0.1]))
+    assert count < 4 or np.bincount(four, minlength=4).min() >= 1
+
+
+def test_copies_stay_together_where_a_class_is_cut():
+    places = np.repeat([0.1, 0.2, 0.3, 0.4], [1, 4, 4, 1])
+    found = splits._by_rank(places, np.array([0.5, 0.5]))
+    assert found.tolist() == [0] * 5 + [1] * 5
+
+
+def test_more_images_move_few_of_the_old_ones():
+    """5 % more images, 20 times: on average under 1 % change their part, never more than 3 %."""
+    shares, rng, moved = np.array([0.7, 0.15, 0.15]), np.random.default_rng(0), []
+    for _ in range(20):
+        places = rng.random(630)
+        before, after = splits._by_rank(places[:600], shares), splits._by_rank(places, shares)
+        moved.append((before != after[:600]).mean())
+    assert np.mean(moved) < 0.01 and max(moved) < 0.03
+
+
+def test_images_of_pbc_are_split_by_content_wherever_they_lie():
+    """A quarter of known digests is enough; other real images stay with them."""
+    known = np.fromfile(fetch.DIGESTS, np.uint8).reshape(-1, 8)[:30]
+    digests = [bytes(first).hex() + "0" * 48 for first in known]
+    digests += [hashlib.sha256(bytes([i])).hexdigest() for i in range(90)]
+    columns = {"path": [str(i) for i in range(120)], "class": "a", "digest": digests}
+    table = as_table(pd.DataFrame(columns), ["a"])
+    report = pd.DataFrame(columns=["path", "class", "outcome", "reason"])
+    cells = Dataset("mine", Path("/none"), ("a",), table, report)
+    assert by_content(cells) and not by_content(cells.subset(range(1, 120)))
+    expected = [d for d in digests if position(d, "a", 1) < 0.7]
+    assert list(split(cells)["train"].digests) == expected
+    # Generated images beside them do not count.
+    made = as_table(pd.DataFrame(columns | {"origin": "synthetic", "digest": "ff" * 32}), ["a"])
+    assert by_content(concat([cells, replace(cells, table=made)]))
 
 
 def test_split_complaints(tmp_path):
     cells = open_dataset(folder_of(tmp_path / "cells", ["a", "b"], count=2))
-    with pytest.raises(DataError, match=r'class "[ab]" \(2 images\).*split "(validation|test)"'):
+    with pytest.raises(DataError, match=r'class "a" has only 2 images, .*"test".*3 splits need'):
         split(cells)
     for fractions in ({"train": 0.7}, {"train": 1.2, "test": -0.2}, {}, {"train": 1, "test": 0}):
         with pytest.raises(DataError, match="positive and sum to 1"):
             split(cells, fractions)
 
 
+def test_generated_images_are_only_trained_on(tmp_path):
+    cells = open_dataset(folder_of(tmp_path / "cells", ["a", "b"], count=20))
+    made = cells.table["path"].str.contains(r"/1\d\.png")
+    cells = replace(cells, table=cells.table.assign(origin=np.where(made, "synthetic", "real")))
+    parts = split(cells, {"generator": 0.4, "classifier": 0.4, "test": 0.2})
+    assert [len(part) for part in parts.values()] == [8, 28, 4]
+    assert (parts["classifier"].table["origin"] == "synthetic").sum() == 20
+    parts = split(cells)
+    assert (parts["train"].table["origin"] == "synthetic").sum() == 20
+    assert [len(part) for part in parts.values()] == [34, 4, 2]
+    cells.table.loc[cells.table["class"] == "b", "origin"] = "synthetic"
+    with pytest.raises(DataError, match='all 20 images of class "b" are generated'):
+        split(cells)
+
+
 def test_splits_are_saved_and_loaded(tmp_path):
     cells = open_dataset("phantom", classes=2, images=80, size=16)
-    parts = split(cells)
+    parts = split(cells, seed=0)
     file = save_splits(parts, tmp_path)
     assert file == tmp_path / "splits.parquet"
     loaded = load_splits(tmp_path)

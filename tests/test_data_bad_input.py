@@ -28,9 +28,11 @@ from typing import NamedTuple
 from cellaug.data import DataError, open_dataset, sets
 from cellaug.data import scan as scan_module
 from cellaug.data.images import decode, write_png
+from cellaug.files import inside
 
 import cv2
 import numpy as np
+import pandas as pd
 import pytest
 from PIL import Image, TiffImagePlugin
 
@@ -281,8 +283,9 @@ ODD = [
     Case("16-bit alpha.png", sixteen_bits(".png", 32768),
          "16-bit scaled to 8-bit; transparency laid over white", laid_over_white(PICTURE, 128), 1),
     Case("12-bit.png", sixteen_bits(".png", most=4095),
-         "16-bit scaled to 8-bit: very dark, largest value 4095 of 65535",
-         np.rint(PICTURE / 16).astype(np.uint8), 1),
+         "16-bit scaled to 8-bit: 12-bit values, 0 to 4095", PICTURE),
+    Case("8-bit values.png", sixteen_bits(".png", most=255),
+         "16-bit scaled to 8-bit: 8-bit values, 0 to 255", PICTURE),
     Case("palette.png", encoded("PNG", PALETTE), "palette expanded to RGB", COLOURS),
     Case("palette.tif", encoded("TIFF", PALETTE), "palette expanded to RGB", COLOURS),
     Case("palette.bmp", encoded("BMP", PALETTE), "palette expanded to RGB", COLOURS),
@@ -565,6 +568,32 @@ MANIFESTS = [
     Manifest("not text", "\x89PNG\r\n\x1a\n\0\xff", whole=True, error="cannot be read as csv"),
 ]  # fmt: skip
 
+HOSTILE = {  # names that may come from a table, a folder or a card, and what is wrong with them
+    "": "is empty",
+    ".": "is empty",
+    "./.": "is empty",
+    "..": "leads out of its folder by '..'",
+    "../x": "leads out of its folder by '..'",
+    "a/../../x": "leads out of its folder by '..'",
+    "a/..": "leads out of its folder by '..'",
+    "..\\x": "leads out of its folder by '..'",
+    "a\\..\\..\\x": "leads out of its folder by '..'",
+    "/etc/passwd": "is absolute or has a drive letter",
+    "//server/share": "is absolute or has a drive letter",
+    "\\\\server\\share\\x": "is absolute or has a drive letter",
+    "\\x": "is absolute or has a drive letter",
+    "C:\\x": "is absolute or has a drive letter",
+    "c:x": "is absolute or has a drive letter",
+    "a\0b": "contains a NUL character",
+    "ä" * 128: "is longer than the 255 bytes that a file name can have",
+    "a/" + "L" * 256: "is longer than the 255 bytes that a file name can have",
+    "out/x": "is or passes a link that leads out of the folder",
+    "out": "is or passes a link that leads out of the folder",
+    "loop": "is or passes a link that leads out of the folder",
+}
+HARMLESS = ["a", "a/b.png", "a/./b", "...", "..a", "a..", "a\\b", "new\nline", "L" * 255, "in/x"]
+HARMLESS += ["ä: ö", "\udcff.png", " ", "~root", "$HOME", "-rf", "NUL"]
+
 CASES = [*CUT, *NOTHING, *DAMAGE, *UNFIT, *NO_FILE, *ODD, *NAMES]
 
 
@@ -692,6 +721,73 @@ def test_one_odd_folder(tmp_path, source):
     for path, image in good.items():
         assert path in gone or (images[path] == image).all()
     assert cells.counts().sum() == len(cells)
+
+
+@pytest.fixture
+def with_links(tmp_path):
+    """A folder with links out of it, within it, and to themselves."""
+    folder = tmp_path / "set"
+    folder.mkdir()
+    (folder / "out").symlink_to(tmp_path)
+    (folder / "loop").symlink_to("loop")
+    (folder / "a").mkdir()
+    (folder / "in").symlink_to("a")
+    return folder
+
+
+@pytest.mark.parametrize("name", HOSTILE)
+def test_a_name_that_leads_out_is_no_path(with_links, name):
+    with pytest.raises(DataError) as caught:
+        inside(with_links, name)
+    assert str(caught.value).startswith(
+        f"{with_links}: the name {name[:99]!r} {HOSTILE[name]}. Expected a relative path"
+    )
+
+
+def test_a_harmless_name_stays_inside(with_links, monkeypatch):
+    for name in HARMLESS:
+        assert inside(with_links, name) == with_links / name
+    monkeypatch.chdir(with_links)
+    assert inside(Path(), "a/x") == Path("a/x")
+
+
+@pytest.mark.parametrize("label", [*HOSTILE, "a/b", "b\\a", "a/", ".hidden", "__MACOSX"])
+def test_a_hostile_label_is_refused(tmp_path, label):
+    """Labels become names of folders."""
+    root = tmp_path / "cells"
+    good_set(root)
+    table = pd.DataFrame({"path": ["a/0.png", "b/0.png", "b/1.png"], "label": ["x", "y", label]})
+    table.to_parquet(root / "cells.parquet")
+    if label in ("", "out", "loop"):  # a row without a label; a name like any other
+        assert len(open_dataset(root / "cells.parquet")) == 2 + (label != "")
+        return
+    with pytest.raises(DataError) as caught:
+        open_dataset(root / "cells.parquet")
+    problem = HOSTILE.get(label, "is the name of a hidden or system folder")
+    if "/" in label or "\\" in label:
+        problem = "contains a slash or backslash"
+    elif label.startswith("."):
+        problem = "is the name of a hidden or system folder"
+    said = f"{root}/cells.parquet: the label {label[:99]!r} (row 3) {problem}. Labels become names"
+    assert str(caught.value).startswith(said)
+
+
+@pytest.mark.parametrize(
+    "label", ["new\nline", "L" * 255, " a b ", "ä", "50 %", "-rf", "$HOME", "~"]
+)
+def test_an_odd_label_is_a_class(tmp_path, label):
+    root = tmp_path / "cells"
+    good_set(root)
+    table = pd.DataFrame({"path": ["a/0.png", "b/0.png", "b/1.png"], "label": ["x", "y", label]})
+    table.to_parquet(root / "cells.parquet")
+    assert label.strip() in open_dataset(root / "cells.parquet").class_names
+
+
+def test_a_folder_with_a_backslash_is_no_class(tmp_path):
+    good_set(tmp_path / "cells", classes=("a", "up\\b"))
+    said = r"the label 'up\\\\b' \(a folder's name\) contains a slash or backslash"
+    with pytest.raises(DataError, match=said):
+        open_dataset(tmp_path / "cells")
 
 
 @pytest.mark.parametrize("manifest", MANIFESTS, ids=lambda manifest: manifest.name)

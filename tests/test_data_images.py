@@ -1,15 +1,18 @@
 """One image: decoding, cropping, value range, writing."""
 
+import io
+import json
 import struct
 import zlib
 
 from cellaug.data import DataError, read_image, to_float, to_uint8
-from cellaug.data.images import decode, decode_reduced, fit_square, write_png
+from cellaug.data.images import decode, decode_reduced, fit_square, generated_by, write_png
 from cellaug.files import write_atomically
 
 import cv2
 import numpy as np
 import pytest
+from PIL import Image, PngImagePlugin
 
 
 def encoded(kind, image):
@@ -30,6 +33,17 @@ def test_sixteen_bits_are_scaled_over_the_whole_range():
     assert image[0, :, 0].tolist() == [0, 0, 1, 1, 127, 128, 254, 255]
     assert notes == ["16-bit scaled to 8-bit", "grey repeated to RGB"]
     assert (image[..., 0] == image[..., 1]).all() and (image[..., 0] == image[..., 2]).all()
+
+
+def test_twelve_bits_are_scaled_by_their_own_range():
+    values = np.array([[0, 8, 9, 2048, 3000, 4095]], np.uint16)  # 16.06 of them are one grey level
+    image, notes = decode(encoded(".png", values))
+    assert image[0, :, 0].tolist() == [0, 0, 1, 128, 187, 255]
+    assert notes[0] == "16-bit scaled to 8-bit: 12-bit values, 0 to 4095"
+    image, notes = decode(encoded(".png", np.array([[0, 8, 4096]], np.uint16)))
+    assert image[0, :, 0].tolist() == [0, 0, 16] and notes[0] == "16-bit scaled to 8-bit"
+    image, _ = decode(encoded(".png", np.array([[0, 8, 255]], np.uint16)))
+    assert image[0, :, 0].tolist() == [0, 8, 255]
 
 
 def test_transparency_is_laid_over_white():
@@ -205,3 +219,42 @@ def test_a_cut_jpeg_is_not_read_at_a_reduced_scale_either(tmp_path):
     (tmp_path / "cut.jpg").write_bytes(data[: len(data) // 2])
     with pytest.raises(DataError, match=r"cut\.jpg: truncated JPEG"):
         read_image(tmp_path / "cut.jpg", 32)
+
+
+def with_text(key, text):
+    info = PngImagePlugin.PngInfo()
+    info.add_text(key, text)
+    Image.fromarray(cell(64, 64)).save(buffer := io.BytesIO(), "PNG", pnginfo=info)
+    return buffer.getvalue()
+
+
+def test_a_generated_image_says_so_in_its_text_chunk():
+    said = {"generator": "pbc generator 0123", "class": "größe", "seed": 7, "index": 12}
+    marked = with_text("cellaug", json.dumps(said))
+    expected = {"generator": "pbc generator 0123", "class": "größe", "seed": "7", "index": "12"}
+    assert generated_by(marked) == expected
+    start = marked.index(b"tEXt") - 4  # its chunk behind the pixels, as some programs put it
+    size = 12 + int.from_bytes(marked[start : start + 4], "big")
+    moved = marked[:start] + marked[start + size : -12] + marked[start : start + size]
+    assert generated_by(moved + marked[-12:]) == expected
+    assert decode(marked)[1] == []
+    plain = encoded(".png", cell(64, 64))
+    assert generated_by(plain) is None and generated_by(b"") is None
+    assert generated_by(with_text("Comment", "tEXtcellaug")) is None
+    assert generated_by(plain + b"tEXtcellaug\0{}") is None  # behind the end: no chunk
+    assert generated_by(encoded(".jpg", cell(64, 64)) + b"tEXtcellaug\0") is None
+
+
+@pytest.mark.parametrize(
+    ("text", "generator"),
+    [
+        ("no JSON", ""),
+        ("[1, 2]", ""),
+        ("[" * 100_000, ""),
+        ('{"seed": 1}', ""),
+        ('{"generator": "a\\n\\u001b[31m b\\ud800"}', "a \x1b[31m b?"),
+        (json.dumps({"generator": "x" * 900}), "x" * 200),
+    ],
+)
+def test_a_damaged_or_hostile_text_chunk_still_means_generated(text, generator):
+    assert generated_by(with_text("cellaug", text))["generator"] == generator

@@ -1,5 +1,10 @@
 """Manifests: what they may say, and splits that keep groups and published sides together."""
 
+import json
+import os
+import tracemalloc
+
+from cellaug import cli
 from cellaug.data import DataError, concat, load_splits, open_dataset, save_splits, split
 from cellaug.data.images import write_png
 from cellaug.data.published import BLOODMNIST_CLASSES
@@ -7,6 +12,7 @@ from cellaug.data.published import BLOODMNIST_CLASSES
 import numpy as np
 import pandas as pd
 import pytest
+from PIL import Image, PngImagePlugin
 
 
 @pytest.fixture
@@ -173,10 +179,6 @@ def test_unreadable_manifests(root):
     (root / "m.txt").write_text("path,label\n")
     with pytest.raises(DataError, match=r"m.txt: is a file, but no manifest.*\.csv or \.parquet"):
         open_dataset(root / "m.txt")
-    bare = root / "p"
-    save(bare, plain())
-    with pytest.raises(DataError, match=r"no classes.*Give .*manifest\.csv to open its manifest"):
-        open_dataset(bare)
 
 
 def test_groups_are_never_divided(root):
@@ -195,6 +197,23 @@ def test_groups_are_never_divided(root):
         assert sum(len(part) for part in parts.values()) == 40
         seeds_apart += 1
     assert seeds_apart >= 6
+
+
+def test_why_a_class_cannot_be_divided(root):
+    """The cause is a patient or the published split, not the number of images."""
+    table = plain()
+    table["group"] = ["A" if i % 2 else f"P{i // 4}" for i in range(40)]
+    cause = r'all 20 images of class "lymphocyte" come from one patient or slide \(A\)'
+    with pytest.raises(DataError, match=cause + r", so the split .*never divided: .*3 splits need"):
+        split(open_dataset(save(root, table)))
+    table["group"] = ["AB"[i % 4 // 2] if i % 2 else f"P{i // 4}" for i in range(40)]
+    with pytest.raises(DataError, match=r"come from 2 patients or slides \(A, B\)"):
+        split(open_dataset(save(root, table)))
+    table["group"] = ""
+    table["split"] = ["train" if i % 2 else ["train", "test"][i % 4 // 2] for i in range(40)]
+    cause = r'published split puts the 20 images of class "lymphocyte" elsewhere, so .*"test"'
+    with pytest.raises(DataError, match=cause + ".*column 'split'"):
+        split(open_dataset(save(root, table)))
 
 
 def test_published_sides_stay(root, tmp_path):
@@ -238,7 +257,12 @@ def test_a_copy_on_two_sides_stays_where_training_does_not_see_it(root):
     cells = open_dataset(save(root, table))
     assert "01.png" not in {path.name for path in cells.paths} and len(cells) == 39
     assert cells.report.to_numpy().tolist() == [
-        ["p/01.png", "lymphocyte", "dropped", "copy: of p/39.png"]
+        [
+            "p/01.png",
+            "lymphocyte",
+            "dropped",
+            "copy: of p/39.png (in the split test, this one in train)",
+        ]
     ]
 
 
@@ -273,3 +297,327 @@ def test_bloodmnist_absent_says_both_ways(root):
         open_dataset("bloodmnist-64")
     with pytest.raises(DataError, match=r"published file bloodmnist\.npz"):
         open_dataset("bloodmnist-28")
+
+
+def marked(file, seed, **said):
+    """Write an image as `cellaug generate` does, with the text chunk that says so."""
+    pixels = np.random.default_rng([7, seed]).integers(0, 256, (9, 9, 3), dtype=np.uint8)
+    info = PngImagePlugin.PngInfo()
+    info.add_text("cellaug", json.dumps({"seed": seed, "index": 0} | said))
+    Image.fromarray(pixels).save(file, pnginfo=info)
+
+
+def in_folders(root):
+    """Move the forty images into the folders of their classes."""
+    for path, label in plain().itertuples(index=False):
+        (root / label).mkdir(exist_ok=True)
+        (root / path).rename(root / label / path[2:])
+    (root / "p").rmdir()
+    return root
+
+
+def test_a_folder_with_a_manifest_knows_origin_split_and_group(root):
+    """As `cellaug augment` leaves it: class folders and the manifest that lists them."""
+    table = plain()
+    table["path"] = table["label"] + "/" + table["path"].str[2:]
+    table["origin"] = ["synthetic" if i >= 30 else "real" for i in range(40)]
+    table["split"] = ["test" if i < 6 else "training" for i in range(40)]
+    table["group"] = ["" if i >= 30 else f"patient {i % 3}" for i in range(40)]
+    table["generator"] = ["pbc generator 01" if i >= 30 else "" for i in range(40)]
+    listed = open_dataset(save(in_folders(root), table))
+    cells = open_dataset(root)
+    pd.testing.assert_frame_equal(cells.table, listed.table)
+    rows = [int(path.stem) for path in cells.paths]
+    assert cells.table["origin"].tolist() == table["origin"][rows].tolist()
+    assert cells.table["side"].tolist() == table["split"].str.replace("ing", "")[rows].tolist()
+    assert cells.table["group"].tolist() == table["group"][rows].tolist()
+    assert cells.origins() == "10 of 40 images are generated (by pbc generator 01)"
+    assert cells.subset(cells.table["origin"] == "real").origins() == ""
+    assert cells.report.to_numpy().tolist() == [
+        ["manifest.csv", "", "dropped", "outside the class folders"]
+    ]
+    write_png(root / "monocyte" / "new.png", np.full((9, 9, 3), 9, np.uint8))
+    lacking = "no split in manifest.csv, where other files have one"
+    assert ["monocyte/new.png", "monocyte", "dropped", lacking] in (
+        open_dataset(root).report.to_numpy().tolist()
+    )
+
+
+def test_a_manifest_needs_no_label_where_folders_give_it(root):
+    rows = "file,origin\nmonocyte/00.png,synthetic\nmonocyte/00.png,real\ngone.png,synthetic\n"
+    (in_folders(root) / "manifest.csv").write_text(rows)
+    cells = open_dataset(root)
+    made = cells.table["path"][cells.table["origin"] == "synthetic"]
+    assert made.tolist() == ["monocyte/00.png"] and len(cells) == 40
+    assert cells.origins() == "1 of 40 images are generated"
+    (root / "manifest.csv").write_text("name,origin\nmonocyte/00.png,synthetic\n")
+    cells = open_dataset(root)
+    assert set(cells.table["origin"]) == {"real"}
+    (row,) = cells.report.to_numpy().tolist()
+    assert row[:3] == ["manifest.csv", "", "dropped"]
+    assert row[3].startswith("outside the class folders, and not used: ")
+    assert "no column 'path' (there are: name, origin)" in row[3]
+
+
+def test_a_folder_without_class_folders_opens_by_its_manifest(root):
+    """As `cellaug generate` leaves it."""
+    table = plain().assign(path=[f"{i:02d}.png" for i in range(40)], origin="synthetic", seed=3)
+    save(root / "p", table.assign(generator="g"))
+    cells = open_dataset(root / "p")
+    assert (cells.name, cells.root, len(cells)) == ("p", (root / "p").resolve(), 40)
+    assert cells.class_names == ("lymphocyte", "monocyte") and set(cells.table["seed"]) == {"3"}
+    assert cells.origins() == "40 of 40 images are generated (by g)"
+    assert open_dataset(root / "p", class_names=("monocyte", "lymphocyte")).labels[0] == 0
+
+
+def test_a_text_chunk_makes_an_image_generated_wherever_it_lies(root, tmp_path, capsys):
+    in_folders(root)
+    for seed in range(4):
+        marked(root / "monocyte" / f"mixed in {seed}.png", seed, generator=f"g{seed}")
+    for _ in range(2):  # from the files, then from the index
+        cells = open_dataset(root)
+        made = cells.subset(cells.table["origin"] == "synthetic").table
+        assert made["path"].tolist() == [f"monocyte/mixed in {seed}.png" for seed in range(4)]
+        assert made["generator"].tolist() == ["g0", "g1", "g2", "g3"]
+        assert made["seed"].tolist() == ["0", "1", "2", "3"] and set(made["index"]) == {"0"}
+        assert cells.origins() == "4 of 44 images are generated (by g0, g1, g2, …)"
+        assert cells.table["generator"].tolist().count("") == 40 and cells.report.empty
+    assert cli.main(["store", str(root), "--size", "9", "--out", str(tmp_path / "store")]) == 0
+    assert "4 of 44 images are generated (by g0, g1, g2, …)" in capsys.readouterr().out
+    assert open_dataset(tmp_path / "store").origins() == cells.origins()
+
+
+def test_a_text_chunk_is_believed_against_the_manifest(root):
+    for seed, name in enumerate(("00", "01", "02")):
+        marked(root / "p" / f"{name}.png", seed, generator="chunk")
+    table = plain().assign(origin="real", generator="", seed="")
+    table.loc[1, ["origin", "generator", "seed"]] = ["synthetic", "manifest", "8"]
+    table.loc[2, "origin"] = ""
+    cells = open_dataset(save(root, table))
+    made = cells.table[cells.table["origin"] == "synthetic"].set_index("path").sort_index()
+    assert made.index.tolist() == ["p/00.png", "p/01.png", "p/02.png"]
+    assert made["generator"].tolist() == ["chunk", "manifest", "chunk"]
+    assert made["seed"].tolist() == ["0", "8", "2"]
+    why = "generated, though listed as real: the text chunk cellaug of the file says so"
+    assert cells.report.to_numpy().tolist() == [["p/00.png", "monocyte", "kept", why]]
+
+
+OTHER_NAMES = {"path": "image ID", "label": "Cell_Type", "group": "patient"}
+
+
+def renamed(root, **columns):
+    table = plain().assign(group=[f"P{i % 3}" for i in range(40)])
+    return save(root, table.rename(columns=OTHER_NAMES).assign(**columns), "cells.csv")
+
+
+def test_columns_may_have_other_names(root):
+    file = renamed(root, label="mine", stain="Wright")
+    cells = open_dataset(file, columns={"path": " Image id", "label": "cell_type"})
+    assert cells.class_names == ("lymphocyte", "monocyte") and len(cells) == 40
+    assert set(cells.table["group"]) == {""}
+    assert set(cells.table["label (manifest)"]) == {"mine"}  # kept, but not what was asked for
+    cells = open_dataset(file, columns=OTHER_NAMES)
+    rows = [int(path.stem) for path in cells.paths]
+    assert cells.table["group"].tolist() == [f"P{row % 3}" for row in rows]
+    assert "patient" not in cells.table and set(cells.table["stain"]) == {"Wright"}
+    both = open_dataset(file, columns=OTHER_NAMES | {"group": "image id"})
+    assert both.table["group"].tolist() == both.table["path"].tolist()
+    save(root, pd.read_csv(file))
+    assert open_dataset(root, columns=OTHER_NAMES).class_names == cells.class_names
+
+
+@pytest.mark.parametrize(
+    ("columns", "message"),
+    [
+        ({}, "no column 'path' .*; for another name columns={'path': 'image id'}, or --columns"),
+        ({"path": "image ID"}, r"no column 'label' .*, or --columns label=\"cell_type\"$"),
+        (
+            {"path": "imageID"},
+            r"no column 'imageid' for the path \(there are: .*, perhaps image id",
+        ),
+        ({"path": "image ID", "label": "nothing"}, r"'nothing' for the label .*patient\)$"),
+        (
+            {"image": "image ID"},
+            "columns: unknown name 'image'. Expected path, label, split, group",
+        ),
+    ],
+)
+def test_wrong_names_of_columns(root, columns, message):
+    with pytest.raises(DataError, match=message):
+        open_dataset(renamed(root), columns=columns)
+
+
+def test_columns_need_a_table(root):
+    with pytest.raises(DataError, match="columns are those of a table; give the table"):
+        open_dataset(root, columns={"path": "x"})
+    save(root, plain())
+    with pytest.raises(DataError, match=r"manifest\.csv: no column 'x' for the path"):
+        open_dataset(root, columns={"path": "x"})
+    with pytest.raises(DataError, match="unknown option columns: pbc takes none"):
+        open_dataset("pbc", columns={"path": "x"})
+
+
+@pytest.mark.parametrize(
+    "words",
+    [
+        ["path=image ID", "label=cell_type", "group=patient"],
+        ["path=image ID, label=cell_type,group = patient"],
+    ],
+)
+def test_columns_on_the_command_line(root, tmp_path, capsys, words):
+    file, options = renamed(root), [word for text in words for word in ("--columns", text)]
+    store = ["store", str(file), "--size", "9", "--out", str(tmp_path / "store")]
+    assert cli.main([*store, *options]) == 0
+    cells = open_dataset(tmp_path / "store")
+    assert set(cells.table["group"]) == {"P0", "P1", "P2"} and len(cells) == 40
+    for command in (["inspect"], ["evaluate", str(file)], ["augment", "--generator=x", "--out=y"]):
+        assert cli.main([*command, str(file), *options, "--columns", "label=diagnosis"]) == 2
+        error = capsys.readouterr().err
+        assert "diagnosis" in error or "no such generator" in error
+    for wrong in ("path", "=x", "label="):
+        assert cli.main([*store, "--columns", wrong]) == 2
+        assert "expected NAME=COLUMN, as in label=cell_type" in capsys.readouterr().err
+
+
+def test_a_table_whose_paths_are_wrong_says_so_first(root):
+    table = plain()
+    table["label"] = [f"class {i}" for i in range(40)]  # so that classes fail, too
+    table["path"] = table["path"].str.replace(".png", ".PNG")
+    table.loc[[1, 2], "path"] = ["p/01.png", "q/none.png"]
+    with pytest.raises(DataError) as caught:
+        open_dataset(save(root, table))
+    assert str(caught.value) == (
+        f"{root}/manifest.csv: 39 of 40 paths name no file below {root}, such as 'p/00.PNG' (row 1)"
+        "; p/00.png is there. Expected paths from the table's folder on, with ending and case as "
+        "there"
+    )
+    table["path"] = [f"{i}" for i in range(40)]
+    with pytest.raises(DataError, match=r"such as '10' \(row 11\); p/10.png is there"):
+        open_dataset(save(root, table))  # without folder and ending
+    table["path"] = [f"x/{i}" for i in range(40)]
+    with pytest.raises(DataError, match=r"40 of 40 paths .* such as 'x/0' \(row 1\)\. Expected"):
+        open_dataset(save(root, table))
+
+
+def test_a_path_that_nearly_names_a_file(root):
+    table = plain()
+    missing = ["P/00.png", "p/01", "p/02.jpg", "p/0\0.png", "p//05.PNG", "q/06.png", "p/7.png"]
+    table.loc[[0, 1, 2, 4, 5, 6, 7], "path"] = missing
+    cells = open_dataset(save(root, table, "cells.parquet"))
+    why = "cannot be read (No such file or directory)"
+    assert dict(zip(cells.report["path"], cells.report["reason"], strict=True)) == {
+        "P/00.png": f"{why}: p/00.png is there",
+        "p/01": f"{why}: p/01.png is there",
+        "p/02.jpg": f"{why}: p/02.png is there",
+        "p/0\0.png": "cannot be read (embedded null byte)",
+        "p/05.PNG": f"{why}: p/05.png is there",
+        "q/06.png": why,
+        "p/7.png": why,
+    }
+    table.loc[:12, "label"] = "blast"  # a class that fails, though the table as a whole is right
+    table.loc[7:12, "path"] = "p/none.png"
+    with pytest.raises(DataError, match=r'"blast" has no usable image .*× cannot be read'):
+        open_dataset(save(root, table.drop([3]), "cells.parquet"))
+
+
+def test_a_path_that_nearly_names_a_file_whose_name_is_no_text(root):
+    odd = os.fsdecode(b"\xff.png")
+    (root / "p" / "00.png").rename(root / "p" / odd)
+    rows = "".join(f"p/{i:02d}.png,x\n" for i in range(1, 20))
+    (root / "cells.csv").write_bytes(os.fsencode(f"path,label\n{rows}p/{odd.upper()},x\n"))
+    cells = open_dataset(root / "cells.csv")
+    why = f"cannot be read (No such file or directory): p/{odd} is there"
+    assert cells.report.to_numpy().tolist() == [[f"p/{odd.upper()}", "x", "dropped", why]]
+
+
+def test_hundreds_of_copies_under_two_labels_take_no_square_number_of_rows(root):
+    """As a placeholder image in every row: each names one copy of the other class."""
+    table, data = plain(), (root / "p" / "00.png").read_bytes()
+    for i in range(800):
+        (root / "p" / f"copy {i:04d}.png").write_bytes(data)
+    more = [f"p/copy {i:04d}.png" for i in range(800)]
+    labels = ["lymphocyte" if i % 2 else "monocyte" for i in range(800)]
+    table = pd.concat([table, pd.DataFrame({"path": more, "label": labels})])
+    tracemalloc.start()
+    cells = open_dataset(save(root, table))
+    peak = tracemalloc.get_traced_memory()[1]
+    tracemalloc.stop()
+    assert len(cells) == 39 and peak < 2**24  # a third of a million pairs would take more
+    reason = cells.report.set_index("path")["reason"]
+    assert reason["p/copy 0001.png"] == "same image under another label: p/00.png (monocyte)"
+    assert reason["p/copy 0002.png"] == (
+        "same image under another label: p/copy 0001.png (lymphocyte)"
+    )
+
+
+@pytest.mark.parametrize("encoding", ["utf-16", "utf-16-le", "utf-16-be", "cp1252", "utf-8"])
+def test_encodings(root, encoding):
+    (root / "p" / "00.png").rename(root / "p" / "größe €.png")
+    table = plain().rename(columns={"label": "label", "path": "path"})
+    table["label"] = table["label"].replace("monocyte", "Größe €")
+    table["färbung"] = "Grünwald"
+    table.loc[0, "path"] = "p/größe €.png"
+    mark = {"utf-16-le": b"\xff\xfe", "utf-16-be": b"\xfe\xff"}.get(encoding, b"")
+    file = root / "cells.csv"
+    file.write_bytes(mark + table.to_csv(index=False, sep=";").encode(encoding))
+    cells = open_dataset(file)
+    assert cells.class_names == ("Größe €", "lymphocyte") and len(cells) == 40
+    assert set(cells.table["färbung"]) == {"Grünwald"}
+    assert root / "p" / "größe €.png" in cells.paths
+    said = "not UTF-8: the columns path, label, färbung are read as Windows-1252"
+    expected = [["cells.csv", "", "converted", said]] if encoding == "cp1252" else []
+    assert cells.report.to_numpy().tolist() == expected
+
+
+def test_utf_16_without_its_mark_is_refused(root):
+    (root / "cells.csv").write_bytes(plain().to_csv(index=False).encode("utf-16-le"))
+    with pytest.raises(DataError, match=r"cells\.csv: .*saved as UTF-8 with commas"):
+        open_dataset(root / "cells.csv")
+
+
+def test_class_names_that_differ_by_case_only(root):
+    file = save(root, plain())
+    with pytest.raises(DataError, match=r"They differ by case, spaces or accents: write them as"):
+        open_dataset(file, class_names=("Lymphocyte", "monocyte"))
+    with pytest.raises(DataError, match=r"class_names are a, b, but the classes .*monocyte$"):
+        open_dataset(file, class_names=("a", "b"))
+
+
+def test_some_rows_without_a_group_keep_that(root):
+    table = plain().assign(group=["" if i % 4 else "P1" for i in range(40)])
+    cells = open_dataset(save(root, table))
+    assert cells.table["group"].value_counts().to_dict() == {"": 30, "P1": 10}
+
+
+@pytest.mark.parametrize(
+    ("words", "columns", "odd"),
+    [
+        (["real", "synthetic", "augmented"], {}, "'augmented'"),
+        (["original", "fake"], {}, "'fake', 'original'"),
+        (["0", "1"], {"origin": "origin"}, "'0', '1'"),
+    ],
+)
+def test_an_origin_in_other_words_is_refused(root, words, columns, odd):
+    table = plain().assign(origin=[words[i % len(words)] for i in range(40)])
+    for source in (save(root, table, "cells.csv"), save(in_folders(root), table).parent):
+        with pytest.raises(DataError, match=f"column origin holds {odd}. Expected real or synth"):
+            open_dataset(source, columns=columns)
+
+
+def test_a_column_origin_of_another_meaning_is_kept(root):
+    table = plain().assign(origin=["Malmö", "Lund"] * 20)
+    cells = open_dataset(save(root, table, "cells.csv"))
+    assert set(cells.table["origin"]) == {"real"}
+    assert set(cells.table["origin (manifest)"]) == {"Malmö", "Lund"}
+
+
+def test_a_class_whose_paths_are_all_wrong_names_the_table(root):
+    table = plain()
+    table.loc[table.index[::2][:20], "path"] = table["path"].str.replace("png", "PNG")
+    table.loc[1::2, "label"] = ["lymphocyte", "platelet"] * 10
+    with pytest.raises(DataError) as caught:
+        open_dataset(save(root, table, "cells.csv"))
+    said = str(caught.value)
+    assert said.startswith(f'{root / "cells.csv"}: class "monocyte" has no usable image (20 × cann')
+    assert "such as p/00.PNG: " in said and "p/00.png is there" in said
+    assert said.endswith("Correct the paths in cells.csv, or remove the class from it")

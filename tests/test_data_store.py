@@ -231,8 +231,29 @@ def test_damage_is_noticed_and_fixed(folder, tmp_path, spoil):
 def test_an_array_cut_short_while_it_is_read(folder, tmp_path):
     store = stored(open_dataset(folder), SIZE, tmp_path / "store").store
     os.truncate(store.file, 1000)
-    with pytest.raises(DataError, match=r"images-.*\.npy: cut short"):
+    with pytest.raises(DataError, match=r"images-.*\.npy: the pixels of image 2 are damaged"):
         store.read(np.arange(14), np.empty((14, SIZE, SIZE, 3), np.uint8))
+
+
+@pytest.mark.parametrize("system", ["with preadv", "without"])
+def test_a_changed_pixel_is_noticed_and_not_taken_over(folder, tmp_path, monkeypatch, system):
+    if system == "without":
+        monkeypatch.delattr(os, "preadv", raising=False)
+    cells, place = open_dataset(folder), tmp_path / "store"
+    store = stored(cells, SIZE, place).store
+    with store.file.open("r+b") as file:
+        file.seek(store.images.offset + 3 * ROW + 5)
+        one = file.read(1)[0] ^ 1
+        file.seek(-1, os.SEEK_CUR)
+        file.write(bytes([one]))
+    again = open_dataset(place)
+    assert again.subset([2, 4]).read(SIZE).shape == (2, SIZE, SIZE, 3)
+    with pytest.raises(DataError, match=r"image 3 are damaged\. Delete .* and build"):
+        again.read(SIZE)
+    write_png(folder / "b" / "new.png", np.full((20, 20, 3), 7, np.uint8))
+    cells = open_dataset(folder)
+    stored(cells, SIZE, place)
+    np.testing.assert_array_equal(open_dataset(place).read(SIZE), pixels(cells))
 
 
 def test_places_that_are_refused(folder, tmp_path, monkeypatch):

@@ -7,15 +7,18 @@ from fractions import Fraction
 from functools import partial
 from math import comb
 
+from cellaug import networks
 from cellaug.book.chapter import thesis
-from cellaug.data import Dataset
+from cellaug.data import DataError, Dataset, open_dataset
 from cellaug.data.reader import Reader
 from cellaug.evaluation.classifiers import (
     classification_report,
+    endless,
     machine_expert,
     paired_difference,
     per_class_change,
     predicted,
+    require_better_than_guessing,
     summarise_seeds,
     train_classifier,
 )
@@ -29,8 +32,10 @@ from cellaug.evaluation.expert import (
     shuffle_trial,
     trials_needed,
 )
+from cellaug.networks import recalibrate
 from cellaug.training import fit
 
+import keras
 import numpy as np
 import pandas as pd
 import pytest
@@ -332,6 +337,73 @@ def test_a_classifier_learns_from_a_reader_and_resumes(tmp_path):
     again = train()  # what is done is not done again
     for one, other in zip(model.get_weights(), again.get_weights(), strict=True):
         np.testing.assert_array_equal(one, other)
+
+
+def test_a_classifier_of_few_steps_predicts_what_it_has_learned(monkeypatch):
+    """211 images, 42 steps: the running averages lag so far behind that predictions are chance."""
+    cells = open_dataset("phantom", classes=5, images=211, size=48, seed=2).in_memory(16)
+    before = []
+
+    def measured(model, batches):
+        before.append((predicted(model, cells.images) == cells.labels).mean())
+        return recalibrate(model, batches)
+
+    monkeypatch.setattr(networks, "recalibrate", measured)
+    with Reader(cells, 16, 32, seed=1) as reader:
+        model = train_classifier(reader, 16, 5, 6 * len(reader), seed=1)
+    assert before[0] < 0.7
+    assert (predicted(model, cells.images) == cells.labels).mean() > 0.95
+
+
+def test_a_classifier_that_fails_at_prediction_is_an_error(monkeypatch):
+    def tiny(kind, size, classes, **options):
+        keras.utils.set_random_seed(0)
+        norm = keras.layers.BatchNormalization(momentum=1.0)  # averages stay at 0 and 1
+        flat = [keras.Input((size, size, 3)), keras.layers.Flatten(), norm]
+        return keras.Sequential([*flat, keras.layers.Dense(classes)])
+
+    def batches():
+        labels = np.arange(32) % 4
+        while True:  # grey levels near each other, far from the mean 0 of the averages
+            yield flat(*(200 + 2 * labels)), labels
+
+    monkeypatch.setattr(networks, "classifier", tiny)
+    monkeypatch.setattr(networks, "recalibrate", lambda *_: np.tile(np.arange(32) % 4, 8))
+    with pytest.raises(DataError, match=r"arm, seed 3: .* 1\.00 in training, but 0\.\d\d when it"):
+        train_classifier(batches(), 8, 4, 20, title="arm, seed 3")
+
+
+def test_a_baseline_must_be_better_than_guessing():
+    # 17 of 36 in the largest class; P(X ≥ k) for binomial(36, 17/36): 0.068 for 22, 0.034 for 23
+    def report(right):
+        truth = np.repeat([0, 1, 2], [17, 9, 10])
+        answers = np.where(np.arange(36) < right, truth, (truth + 1) % 3)
+        return classification_report(truth, answers, NAMES[:3])
+
+    share = Fraction(17, 36)
+    above = [
+        sum(comb(36, k) * share**k * (1 - share) ** (36 - k) for k in range(right, 37))
+        for right in (22, 23)
+    ]
+    assert above[0] >= Fraction(1, 20) > above[1]
+    require_better_than_guessing(report(23), "baseline")
+    what = rf"^baseline: 22 of 36 .* 0\.61.*0\.47.*p = {float(above[0]):.2f}.*classifier_epochs"
+    with pytest.raises(DataError, match=what):
+        require_better_than_guessing(report(22), "baseline")
+
+
+def test_arms_of_different_sizes_see_the_same_number_of_images():
+    small, large = (Dataset.of_images(flat(*range(n)), [0] * n, ["a"]) for n in (20, 33))
+    steps = []
+    for cells in (small, large):
+        order = next(endless(np.arange(len(cells)), 50, np.random.default_rng(1)))
+        seen = np.bincount(order, minlength=len(cells))
+        assert (
+            seen.sum() == 50 and seen.max() - seen.min() == 1
+        )  # all again before any a third time
+        with Reader(cells.subset(order), 8, 16, shuffle=False) as reader:
+            steps.append([len(reader[k][1]) for k in range(len(reader))])
+    assert steps[0] == steps[1] == [16, 16, 16, 2]
 
 
 def test_importing_is_light():

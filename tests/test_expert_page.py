@@ -178,7 +178,66 @@ def test_size_and_notes(folders, tmp_path):
         file.write_bytes(cv2.imencode(".jpg", cv2.imread(str(file)))[1].tobytes())
         file.rename(file.with_suffix(".jpg"))
     key = write_test(real, fake, tmp_path / "c", count=COUNT)
-    assert ".jpg (real) and .png (fake)" in key["notes"][-1]
+    assert ".jpg (real) and .png (fake)" in key["notes"][-2]
+
+
+def of_classes(folder, counts, hue):
+    """Cells in a subfolder for each class."""
+    for name, count in counts.items():
+        (folder / name).mkdir(parents=True)
+        for number in range(count):
+            image = cell([hue, *name.encode(), number], 24, hue)
+            write_png(folder / name / f"{name}{number}.png", image)
+
+
+def drawn_classes(key):
+    """Of each side the classes of its images, by their files' names."""
+    found = {"real": [], "fake": []}
+    for file in key["files"]:
+        side, _, name = file.partition("/")
+        found[side].append(re.sub(r"\d|_.*|\.png", "", name.rpartition("/")[2]).lower())
+    return {side: sorted(names) for side, names in found.items()}
+
+
+def test_both_sides_have_the_same_number_of_each_class(tmp_path):
+    real, fake = tmp_path / "r", tmp_path / "f"
+    of_classes(real, {"Monocyte": 12, "basophil": 3, "blast": 4}, 0)
+    of_classes(fake, {"monocyte": 4, "basophil": 12}, 2)
+    keys = [write_test(real, fake, tmp_path / f"t{s}", count=5, seed=s) for s in range(4)]
+    for key in keys:
+        drawn = drawn_classes(key)
+        assert drawn["real"] == drawn["fake"] and set(drawn["real"]) <= {"monocyte", "basophil"}
+        many = {name: drawn["real"].count(name) for name in ("basophil", "monocyte")}
+        said = ", ".join(f"{count} {name}" for name, count in many.items() if count)
+        assert key["notes"][-1] == f"Each side has the same number of images of a class: {said}."
+    assert len({tuple(drawn_classes(key)["real"]) for key in keys}) > 1  # the seed decides
+    assert write_test(real, fake, tmp_path / "again", count=5, seed=2) == keys[2]
+    whole = drawn_classes(write_test(real, fake, tmp_path / "all", count=7))
+    assert whole["real"] == whole["fake"] == ["basophil"] * 3 + ["monocyte"] * 4
+    with pytest.raises(
+        DataError, match=r"only 7 images of each side match by class \(3 basophil, 4 m"
+    ):
+        write_test(real, fake, tmp_path / "more", count=8)
+
+
+def test_a_manifest_has_the_classes_of_generated_images(tmp_path):
+    real, fake = tmp_path / "r", tmp_path / "f"
+    of_classes(real, {"monocyte": 9, "basophil": 2}, 0)
+    fake.mkdir()
+    rows = ["path,label,origin"]
+    for number in range(10):
+        name = ("basophil", "monocyte")[number % 2]
+        write_png(fake / f"{name}_{number}.png", cell(500 + number, 24, 2))
+        rows.append(f"{name}_{number}.png,{name},synthetic")
+    (fake / "manifest.csv").write_text("\n".join(rows))
+    drawn = drawn_classes(write_test(real, fake, tmp_path / "t", count=7))
+    assert drawn["real"] == drawn["fake"] == ["basophil"] * 2 + ["monocyte"] * 5
+
+
+def test_without_classes_it_is_said_that_they_do_not_match(made, tmp_path):
+    _, key = made
+    assert key["notes"][-1].startswith("Classes were not matched: not all images are in subfolders")
+    assert "by how often a class comes up" in key["notes"][-1]
 
 
 def test_what_is_left_out_is_said(folders, tmp_path, capsys):
@@ -243,6 +302,11 @@ def mix(real, fake):
     return {}, r"hospital: its manifest\.csv lists images of origin synthetic"
 
 
+def unlisted_but_generated(real, fake):
+    write_png(real / "basophil" / "new.png", cell(7, 32, 0), cellaug='{"generator": "g"}')
+    return {}, r"hospital: 1 of 10 images are generated, such as basophil/new\.png"
+
+
 def mix_the_other_way(real, fake):
     (fake / "manifest.csv").write_text("file,origin\na.png,real\nb.png,synthetic\n")
     return {}, r"network: its manifest\.csv lists images of origin real"
@@ -250,7 +314,16 @@ def mix_the_other_way(real, fake):
 
 @pytest.mark.parametrize(
     "spoil",
-    [copy_byte_for_byte, copy_pixels, too_few, none_usable, none_at_all, mix, mix_the_other_way],
+    [
+        copy_byte_for_byte,
+        copy_pixels,
+        too_few,
+        none_usable,
+        none_at_all,
+        mix,
+        unlisted_but_generated,
+        mix_the_other_way,
+    ],
 )
 def test_images_that_make_no_trial_are_refused(folders, tmp_path, spoil):
     options, message = spoil(*folders)

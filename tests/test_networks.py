@@ -248,6 +248,25 @@ def test_classifier_augments_in_training_only():
     np.testing.assert_allclose(turned, 0.5, atol=1e-4)
 
 
+def test_recalibration_sets_running_averages_to_means_over_all_images():
+    inner = keras.Sequential([keras.Input((4, 4, 3)), layers.BatchNormalization(momentum=0.9)])
+    inner.add(layers.GlobalAveragePooling2D())
+    model = keras.Sequential([keras.Input((4, 4, 3)), inner])  # a layer inside a layer counts
+    norm = inner.layers[0]
+    norm.set_weights([np.full(3, w, "float32") for w in (2, 5, 30, 40)])
+    first, last = numbers(6, 4, 4, 3) + 1, 3 * numbers(2, 4, 4, 3) - 2
+    answers = networks.recalibrate(model, iter([first, last]))
+    gamma, beta, mean, variance = norm.get_weights()
+    assert gamma.tolist() == [2, 2, 2] and beta.tolist() == [5, 5, 5] and norm.momentum == 0.9
+    pooled = np.concatenate([first, last]).mean((0, 1, 2))
+    np.testing.assert_allclose(mean, pooled, rtol=1e-5)
+    within = (6 * first.var((0, 1, 2)) + 2 * last.var((0, 1, 2))) / 8  # each batch by its images
+    np.testing.assert_allclose(variance, within, rtol=1e-4)
+    scaled = [(x - x.mean((0, 1, 2))) / x.std((0, 1, 2)) for x in (first, last)]
+    expected = np.concatenate([x.mean((1, 2)).argmax(1) for x in scaled])  # each by its own batch
+    assert answers.tolist() == expected.tolist()
+
+
 def test_unknown_classifier():
     with pytest.raises(ValueError, match="classifier 'resnet': expected one of xception, compact"):
         networks.classifier("resnet", 32, 3)

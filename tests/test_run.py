@@ -1,14 +1,22 @@
 """The runner on a book of six tiny chapters: what runs, what is kept, what a failure leaves."""
 
 import json
+import os
+import re
+import shutil
 import signal
 import subprocess
 import sys
 
+from cellaug import cli
 from cellaug.book import chapter as book
 from cellaug.book import run, source
+from cellaug.data import open_dataset, split
+from cellaug.data.images import write_png
 
+import jupytext
 import nbformat
+import numpy as np
 import pytest
 
 HEADER = """\
@@ -210,14 +218,21 @@ def test_a_failing_cell_publishes_nothing(tiny):
     assert not (tiny / "build/tiny/failed/02_vanilla_gan.ipynb").exists()
 
 
+def write_cells(folder, *levels):
+    """Images of one grey level each, with the level as their name."""
+    folder.mkdir(parents=True, exist_ok=True)
+    for level in levels:
+        write_png(folder / f"{level}.png", np.full((16, 16, 3), level, np.uint8))
+
+
 def test_changed_data_reruns_the_first_chapter(tiny):
-    cells = tiny / "cells" / "one"
-    cells.mkdir(parents=True)
-    (cells / "a.png").write_bytes(b"not looked at here")
+    write_cells(tiny / "cells" / "one", 1)
     name, profile = run.load_profile("tiny", [f"data={tiny / 'cells'}"])
     run.run(name, profile, ["01"])
+    (tiny / "cells" / "notes.txt").write_text("no image of the set")
+    (tiny / "cells" / "one" / "notes.txt").write_text("nor is this")
     assert "01_data" not in run.outdated(name, profile)
-    (cells / "b.png").write_bytes(b"new")
+    write_cells(tiny / "cells" / "one", 2)
     assert "01_data" in run.outdated(name, profile)
 
 
@@ -237,6 +252,188 @@ def test_changed_data_reruns_the_first_chapter(tiny):
 def test_settings_that_no_chapter_can_use(tiny, settings, complaint):
     with pytest.raises(book.BookError, match=complaint):
         run.load_profile("tiny", settings)
+
+
+def test_all_wrong_values_are_named_before_anything_runs():
+    settings = {
+        "ratio": (-1, "-1.0 is not in the range 0<x<1000"),
+        "image_size": (50, "50 is not one of '16', '32', '64'"),
+        "gan_learning_rate": (0, "0.0 is not in the range 0<x<=1"),
+        "variance": (".nan", "nan is not a number"),
+        "classifier": ("resnet", "'resnet' is not one of 'compact', 'xception'"),
+        "protocol": ("two pools", "'two pools' is not one of 'one pool', 'disjoint'"),
+        "classifier_batch_size": (0, "0 is not in the range 1<=x"),
+        "recipe_epochs": (1.5, "expected a value such as 25, found 1.5"),
+        "colour": ("red", ""),
+    }
+    with pytest.raises(book.BookError) as error:
+        run.load_profile("smoke", [f"{key}={value}" for key, (value, _) in settings.items()])
+    message = str(error.value)
+    assert "9 problems" in message and "no chapter declares colour" in message
+    for key, (_, complaint) in settings.items():
+        assert not complaint or f"{key}: {complaint}" in message
+    with pytest.raises(book.BookError, match=r"generator_depth: 36 cannot .* a multiple of 8"):
+        run.load_profile("smoke", ["image_size=64", "generator_depth=36"])
+    run.load_profile("smoke", ["image_size=64", "generator_depth=40"])
+    with pytest.raises(book.BookError, match=r"generator_depth: 64 .* multiple of 128"):
+        run.load_profile("demo", ["image_size=1024"])  # the depth is the chapters' own
+
+
+def test_the_data_set_is_checked_before_anything_runs(tmp_path, monkeypatch):
+    monkeypatch.setenv("CELLAUG_BUILD", str(tmp_path / "build"))
+    assert run.load_profile("smoke", data=True)[0] == "smoke"
+    write_cells(tmp_path / "cells" / "b", *range(40))
+    write_cells(tmp_path / "cells" / "a", 200)
+    given = [f"data={tmp_path / 'cells'}"]
+    run.load_profile("smoke", given)
+    with pytest.raises(book.BookError, match=r'data: class "a" has only 1 images, so the split'):
+        run.load_profile("smoke", given, data=True)
+    write_cells(tmp_path / "cells" / "a", *range(200, 240))
+    run.load_profile("smoke", given, data=True)
+    room = shutil.disk_usage(tmp_path)._replace(free=2**30)
+    monkeypatch.setattr("shutil.disk_usage", lambda place: room)
+    with pytest.raises(book.BookError) as error:
+        run.load_profile("smoke", [*given, "gan_batch_size=64"], data=True)
+    assert re.search(r"gan_batch_size: 64 is more than the \d\d training images", str(error.value))
+    assert "has 1.0 GiB free, but a run needs about 1.0 GiB" in str(error.value)
+
+
+def test_a_path_of_data_is_from_the_profile_or_from_here(tiny, monkeypatch):
+    monkeypatch.setattr(book, "project_root", lambda: tiny)
+    place, here = tiny / "lab", tiny / "here"
+    for folder in (place / "mine", here / "mine", here / "other set"):
+        folder.mkdir(parents=True)
+    monkeypatch.chdir(here)
+    own = place / "own.yaml"
+    own.write_text("data: mine\n")
+    assert run.load_profile(str(own)) == ("own", {"profile": "own", "data": str(place / "mine")})
+    own.write_text("data: other set\n")
+    assert run.load_profile(str(own))[1]["data"] == str(here / "other set")
+    # What is typed is meant from here, and a run on other data has a name of its own.
+    name, profile = run.load_profile(str(own), ["data=mine"])
+    assert (name, profile["profile"]) == ("own-mine", "own-mine")
+    assert profile["data"] == str(here / "mine")
+    assert run.load_profile("tiny", ["data=../here/other set/"])[0] == "tiny-other-set"
+    assert run.load_profile("tiny", ["data=pbc"]) == (
+        "tiny-pbc",
+        {"seed": 3, "data": "pbc", "profile": "tiny-pbc"},
+    )
+    own.write_text("data: gone\n")
+    with pytest.raises(
+        book.BookError, match=f"there is no {place / 'gone'} and no {here / 'gone'}"
+    ):
+        run.load_profile(str(own))
+
+
+def test_a_second_run_of_a_profile_says_who_runs(tiny):
+    name, profile = run.load_profile("tiny")
+    seen = tiny / "seen"
+    cell = f"""\
+from cellaug.book import run
+from cellaug.errors import BookError
+from pathlib import Path
+
+try:
+    run.run("tiny", {profile!r}, ["01"])
+except BookError as error:
+    Path({str(seen)!r}).write_text(str(error))
+
+# %%
+import time"""
+    change(tiny / "notebooks/01_data.py", "import time", cell)
+    run.run(name, profile, ["01"])
+    assert f"is being written by a run of process {os.getpid()} on" in seen.read_text()
+    run.run(name, profile, ["record/benchmarks"])  # free again
+
+
+def test_a_killed_kernel_is_a_failed_chapter(tiny):
+    name, profile = run.load_profile("tiny")
+    stop = "import os, signal\nos.kill(os.getpid(), signal.SIGKILL)\n\n# %%\nimport time"
+    change(tiny / "notebooks/01_data.py", "import time", stop)
+    with pytest.raises(
+        run.ChapterFailed, match=r"01_data: the kernel died, .* want of memory"
+    ) as e:
+        run.run(name, profile, ["01"])
+    failed = tiny / "build/tiny/failed/01_data.ipynb"
+    assert str(failed) in str(e.value) and failed.is_file()
+    with pytest.raises(run.ChapterFailed, match="the kernel died"):
+        run.run_study("01_data", profile)
+
+
+def test_a_run_ends_with_its_result(tiny):
+    change = {"weighted_f1": {"mean": 0.0312, "low": -0.01, "high": 0.07}}
+    single = {"weighted_f1": {"mean": -0.02, "low": None, "high": None}}
+    arms = {name: {"weighted_f1": {"mean": 0.8 + k / 100}} for k, name in enumerate("xyz")}
+    found = {"arms": arms, "change_against_original": {"y": change, "z": single}}
+    merged = {"profile": "tiny", "durations": {"01_data": 2.0, "05_classifier": 61.0}}
+    merged["chapters"] = {"05_classifier": found}
+    text = run.summary(merged, "cellaug book --profile x.yaml")
+    lines = [" ".join(line.split()) for line in text.splitlines()]
+    assert lines[:3] == ["01_data 2 s", "05_classifier 61 s", "all 63 s"]
+    assert lines[5:8] == ["x 80.0", "y 81.0 +3.1 (-1.0 to +7.0)", "z 82.0 -2.0 (one seed)"]
+    assert lines[-2] == f"executed notebooks: {tiny / 'build/tiny/notebooks'}"
+    assert lines[-1] == "the report: cellaug book --profile x.yaml"
+    late = run.summary(merged, "", ["05_classifier"])
+    assert "81.0" not in late and late.endswith("still to be run: 05_classifier")
+
+
+def test_advice_is_what_was_typed(tiny, capsys):
+    (tiny / "my lab.yaml").write_text("seed: 4\n")
+    words = ["--profile", "my lab.yaml", "--set", "rate=0.25"]
+    for command in ("book", "record"):
+        assert cli.main([command, *words]) == 2
+        advice = "'cellaug run --profile 'my lab.yaml' --set rate=0.25' first"
+        assert advice in capsys.readouterr().err
+    assert cli.main(["run", *words, "--chapter", "record/benchmarks"]) == 0  # needs no data
+    printed = capsys.readouterr().out
+    assert "still to be run: 01_data" in printed and "build/my lab/notebooks" in printed
+
+
+def write_record(tiny, **more):
+    """The record of chapter 01, as if it had been run with seed 3."""
+    record = {"date": "2026-01-01", "settings": {"seed": 3}, "versions": {}, "device": ""}
+    path = tiny / "build/tiny/artifacts/01_data/metrics.json"
+    path.parent.mkdir(parents=True, exist_ok=True)
+    path.write_text(json.dumps(record | {"seconds": 1.5, "metrics": {}} | more))
+
+
+def test_a_chapter_takes_no_artifacts_of_another_run(tiny):
+    write_record(tiny)
+    chapter = book.Chapter("02_vanilla_gan", {"profile": "tiny", "seed": 3})
+    assert chapter.inputs("01_data") == tiny / "build/tiny/artifacts/01_data"
+    with pytest.raises(book.BookError, match=r"02_vanilla_gan has seed = 4, but 01_data .* with 3"):
+        book.Chapter("02_vanilla_gan", {"profile": "tiny", "seed": 4}).inputs("01_data")
+    with pytest.raises(book.BookError, match="needs 03_ac_gan, which has not been run here"):
+        chapter.inputs("03_ac_gan")
+
+
+def test_the_first_chapter_says_whether_its_set_is_split_by_patient(tmp_path):
+    cells = jupytext.read(book.project_root() / "notebooks" / "01_data.py").cells
+    (code,) = [cell.source for cell in cells if "patients = (" in cell.source]
+    write_cells(tmp_path, *range(60))
+    said = []
+    for grouped in (60, 30, 0):
+        rows = [f"{k}.png,{'ab'[k % 2]},{f'p{k // 5}' if k < grouped else ''}" for k in range(60)]
+        (tmp_path / "m.csv").write_text("\n".join(["path,label,group", *rows]))
+        opened = open_dataset(tmp_path / "m.csv")
+        names = {"cells": opened, "parts": split(opened, seed=1), "Markdown": said.append}
+        exec(code, names)
+    assert said[0].startswith("Splits are by patient") and "the 2 groups of the test" in said[0]
+    assert said[1].startswith("30 of 60 images name their group") and "too optimistic" in said[1]
+    assert said[2].startswith("0 of 60 images name their group") and "too optimistic" in said[2]
+
+
+def test_a_record_of_other_data_is_not_replaced(tiny):
+    write_record(tiny, data="0123", settings={"seed": 3, "data": "/somewhere/cells"})
+    path = book.record_results("tiny")
+    assert json.loads(path.read_text())["settings"] == {"data": "cells", "seed": 3}
+    assert book.record_results("tiny") == path  # the same data may be recorded again
+    change(path, '"0123"', '"4567"')
+    with pytest.raises(
+        book.BookError, match=r"data 4567, but this run is of data 0123.*other name"
+    ):
+        book.record_results("tiny")
+    assert '"4567"' in path.read_text()
 
 
 def test_profiles(tiny):
@@ -326,18 +523,19 @@ def test_a_recorded_run_knows_its_commit_and_whether_the_code_has_changed(tiny):
 
 def test_the_state_of_the_data_follows_a_folder_and_a_manifest(tmp_path):
     cells = tmp_path / "cells"
-    (cells / "a").mkdir(parents=True)
-    (cells / "a" / "1.png").write_bytes(b"one")
+    write_cells(cells / "a", 1, 2)
+    write_cells(cells / "b", 4)
     (cells / "m.csv").write_text("path,label\na/1.png,a\n")
-    for place in (cells, cells / "m.csv"):
-        before = run.data_state({"data": str(place)})
-        assert before == run.data_state({"data": str(place)}) != []
-        (cells / "a" / "1.png").write_bytes(b"another, for " + place.name.encode())
-        assert run.data_state({"data": str(place)}) != before
-    before = run.data_state({"data": str(cells / "m.csv")})
-    (cells / "m.csv").write_text("path,label\na/1.png,b\nx,y\n")
-    assert run.data_state({"data": str(cells / "m.csv")}) != before
-    assert run.data_state({"data": "phantom"}) == []
+    folder, manifest = ({"data": str(place)} for place in (cells, cells / "m.csv"))
+    before = [run.data_state(folder), run.data_state(manifest)]
+    write_cells(cells / "a", 3)  # the manifest does not list it
+    assert run.data_state(folder) != before[0] and run.data_state(manifest) == before[1]
+    write_png(cells / "a" / "1.png", np.full((16, 16, 3), 9, np.uint8))
+    assert run.data_state(manifest) != before[1]
+    before = run.data_state(manifest)
+    (cells / "m.csv").write_text("path,label\na/1.png,b\n")
+    assert run.data_state(manifest) != before
+    assert run.data_state({"data": "phantom"}) == ""
 
 
 def inner(x: int) -> int:

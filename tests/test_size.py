@@ -57,8 +57,9 @@ def test_no_module_or_function_is_long(path):
 
 
 def test_the_package_is_thin():
-    assert sum(map(raw_lines, MODULES)) <= 8_000
-    assert sum(code_lines(path.read_text()) for path in MODULES) <= 5_600
+    # 8,000 and 5,600 for the six chapters; the rest reads what laboratories really have.
+    assert sum(map(raw_lines, MODULES)) <= 10_300
+    assert sum(code_lines(path.read_text()) for path in MODULES) <= 7_400
 
 
 def test_no_layer_imports_upward_and_no_modules_import_in_a_circle():

@@ -124,11 +124,23 @@ class Chapter:
         keras.utils.set_random_seed(self.parameters["seed"])
 
     def inputs(self, chapter: str) -> Path:
-        """The folder with an earlier chapter's artifacts; `BookError` where it has not been run."""
+        """The folder with an earlier chapter's artifacts.
+
+        `BookError` where it has not been run, or was run with another value of a parameter that
+        both chapters have.
+        """
         folder = self.build / "artifacts" / chapter
         if not (folder / "metrics.json").is_file():
-            command = f"cellaug run --profile {self.build.name} --chapter {chapter[:2]}"
-            raise BookError(f"{self.name} needs {chapter}, which has not been run: '{command}'")
+            first = f"run {chapter} first, in the notebook or with 'cellaug run --chapter'"
+            raise BookError(f"{self.name} needs {chapter}, which has not been run here: {first}")
+        theirs = json.loads((folder / "metrics.json").read_text())["settings"]
+        shared = (theirs.keys() & self.parameters.keys()) - {"memory_mb"}  # changes no result
+        for key in sorted(shared):
+            if theirs[key] != self.parameters[key]:
+                both = (
+                    f"{key} = {self.parameters[key]!r}, but {chapter} was run with {theirs[key]!r}"
+                )
+                raise BookError(f"{self.name} has {both}: run both chapters with the same value")
         return folder
 
     def splits(self) -> dict[str, "Dataset"]:
@@ -218,9 +230,21 @@ def recorded_results() -> dict[str, dict[str, Any]]:
 
 
 def record_results(profile: str) -> Path:
-    """Keep the ``metrics.json`` of a finished run in ``book/results/<profile>/``."""
-    merged = merge_metrics(profile)
-    (target := result_file(f"{profile}/metrics.json")).parent.mkdir(parents=True, exist_ok=True)
+    """Keep the ``metrics.json`` of a finished run in ``book/results/<profile>/``.
+
+    One's own data are named without their folder. `BookError` rather than replace a record of other
+    data.
+    """
+    merged, name = merge_metrics(profile), f"{profile}/metrics.json"
+    if isinstance(data := merged["settings"].get("data"), str):
+        merged["settings"]["data"] = Path(data).name
+    if (target := result_file(name)).is_file():
+        kept = read_result(name, f"remove it; cellaug record --profile {profile}").get("data")
+        if kept != merged.get("data"):
+            both = f"data {kept}, but this run is of data {merged.get('data')}"
+            fix = "Copy the profile to a file of another name, then run and record that file"
+            raise BookError(f"{target} is the record of {both}: it is not replaced. {fix}")
+    target.parent.mkdir(parents=True, exist_ok=True)
     write_json(target, merged | {"commit": commit(project_root()), "code": chapters_hash()})
     return target
 

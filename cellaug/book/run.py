@@ -7,6 +7,7 @@ import hashlib
 import io
 import json
 import os
+import platform
 import re
 import shutil
 import sys
@@ -18,6 +19,7 @@ from pathlib import Path
 from typing import Any, TextIO
 
 from cellaug.book import chapter as book
+from cellaug.book import check
 from cellaug.book.chapter import CHAPTERS, build_folder, declared_parameters, pages
 from cellaug.book.source import PACKAGE, code_of
 from cellaug.errors import BookError, ChapterFailed, DataError
@@ -29,6 +31,7 @@ from doit.dependency import Dependency, JsonDB
 from doit.reporter import ZeroReporter
 from doit.runner import Runner
 from doit.task import Task
+from filelock import FileLock, Timeout
 
 # Which chapters' artifacts a chapter reads. Pages on record read none.
 NEEDS = {"02_vanilla_gan": CHAPTERS[:1], "06_discussion": CHAPTERS[:-1]}
@@ -42,14 +45,22 @@ WEIGHTS = ("05_classifier", "record/weights")
 # White space, and what TensorFlow says on being loaded, whatever the log level.
 _NOTHING = re.compile(r"(\s*\n|WARNING: All log messages before absl.*\n|[IW]\d{4} .*\n)*")
 
+DIED = "the kernel died, most often for want of memory. Close other programs, or take a smaller "
+DIED += "image_size, batch size or depth. The next run resumes from the last checkpoint. "
+DIED += "The notebook up to there:"
+
 Values = dict[str, Any]  # of a notebook's parameters or results
 
 
-def load_profile(source: str, settings: Iterable[str] = (), study: str = "") -> tuple[str, Values]:
-    """A profile's name and parameters; `BookError` for what no notebook can use.
+def load_profile(
+    source: str, settings: Iterable[str] = (), study: str = "", data: bool = False
+) -> tuple[str, Values]:
+    """A profile's name and parameters; `BookError` names everything that no notebook can use.
 
     `source`, a file in ``notebooks/profiles`` without its ending, or the path of a YAML file, may
-    give keys of all studies; ``key=value`` `settings` only those of `study`, "studies/ladder".
+    give keys of all studies; ``key=value`` `settings` only those of `study`, "studies/ladder". The
+    path of one's own data becomes absolute: from the file's folder, else from this one. With `data`
+    the set is opened, too, if chapter 01 has to run (`check.data_problems`).
     """
     folder = book.project_root() / "notebooks"
     own = source.endswith((".yaml", ".yml"))
@@ -64,21 +75,41 @@ def load_profile(source: str, settings: Iterable[str] = (), study: str = "") -> 
     studies = (f"studies/{file.stem}" for file in folder.glob("studies/*.py"))
     every = ChainMap(*known.maps, *map(declared_parameters, studies))
     accepted = {*known, *(set(profile) & set(every))}
-    for pair in settings:
-        key, equals, value = pair.partition("=")
-        if not equals:
-            raise BookError(f"--set {pair}: expected key=value")
-        profile[key.strip()] = _yaml(value, f"--set {pair}")
-    profile["profile"] = path.stem
+    typed = dict(map(_setting, settings))
+    name, places = path.stem, [Path.cwd()] if "data" in typed else [path.parent, Path.cwd()]
+    if not study and typed.get("data", (usual := profile.get("data"))) != usual:
+        name += "-" + re.sub(r"[^\w.-]+", "-", Path(str(typed["data"])).name)
+    profile |= typed | {"profile": name}
+    problems = []
     if unknown := ", ".join(sorted(set(profile) - accepted)):
-        raise BookError(f"no chapter declares {unknown}: the keys are {', '.join(sorted(known))}")
-    for key, value in profile.items():
+        problems = [f"no chapter declares {unknown}: the keys are {', '.join(sorted(known))}"]
+    right = {key: profile[key] for key in profile if key in every}
+    for key, value in list(right.items()):
         if type(value) is int and type(every[key]) is float:
-            profile[key] = float(value)
+            profile[key] = right[key] = float(value)
         elif type(value) is not type(every[key]):
             found = f"found {value!r}; numbers like 1e-5 are written 1.0e-5 in YAML"
-            raise BookError(f"{key}: expected a value such as {every[key]!r}, {found}")
-    return path.stem, profile
+            problems.append(f"{key}: expected a value such as {every[key]!r}, {found}")
+            del right[key]
+    problems += check.wrong_values(right if study else {**known, **right})
+    if "data" in right:
+        try:
+            profile["data"] = check.own_data(right["data"], places)
+        except DataError as error:
+            problems.append(str(error))
+    if data and not problems and CHAPTERS[0] in outdated(name, profile):
+        problems = check.data_problems({**known, **profile}, build_folder(name))
+    if problems:
+        several = f"{path} and --set: {len(problems)} problems\n  " * (len(problems) > 1)
+        raise BookError(several + "\n  ".join(problems))
+    return name, profile
+
+
+def _setting(pair: str) -> tuple[str, Any]:
+    key, equals, value = pair.partition("=")
+    if not equals:
+        raise BookError(f"--set {pair}: expected key=value")
+    return key.strip(), _yaml(value, f"--set {pair}")
 
 
 def _yaml(text: str, place: str) -> Any:
@@ -93,16 +124,15 @@ def notebook_parameters(name: str, profile: Mapping[str, Any]) -> dict[str, Any]
     return {key: profile[key] for key in declared_parameters(name) if key in profile}
 
 
-def data_state(profile: Mapping[str, Any]) -> list[tuple[str, int, int]]:
-    """Names, sizes and times of the files of the profile's data set; none if it is drawn."""
-    from cellaug.data import locate
+def data_state(profile: Mapping[str, Any]) -> str:
+    """A hash over the images that the profile's set lists, not over other files; "" if drawn."""
+    from cellaug.data import open_dataset
 
     source = profile.get("data", declared_parameters(CHAPTERS[0])["data"])
     if source == "phantom":
-        return []
-    place = locate(source)
-    files = filter(Path.is_file, sorted((place.parent if place.is_file() else place).rglob("*")))
-    return [(str(file), file.stat().st_size, file.stat().st_mtime_ns) for file in files]
+        return ""
+    rows = open_dataset(source).table.astype(object).to_numpy().tolist()
+    return hashlib.sha256(ascii(rows).encode()).hexdigest()
 
 
 def state_of(name: str, profile: Mapping[str, Any]) -> str:
@@ -112,7 +142,7 @@ def state_of(name: str, profile: Mapping[str, Any]) -> str:
         files += book.result_file("").glob(pattern)
     files += (PACKAGE / "weights").rglob("*.[nj]*") if name in WEIGHTS else []
     found: list[Any] = [notebook_parameters(name, profile), book.versions()]
-    found += data_state(profile) if name == CHAPTERS[0] else []
+    found += [data_state(profile)] if name == CHAPTERS[0] else []
     found += sorted((path.name, hashlib.sha256(path.read_bytes()).hexdigest()) for path in files)
     return hashlib.sha256(json.dumps(found).encode()).hexdigest()
 
@@ -150,23 +180,49 @@ class _Runner(Runner):
         print(f"{task.name}: done in {time.monotonic() - started:.0f} s", flush=True)
 
 
-def run(name: str, profile: Values, chapters: Sequence[str] = (), force: bool = False) -> Values:
-    """Run a profile's notebooks, and those that they need, and return what `merge_metrics` does.
-
-    `chapters` are names such as "record/ladder" or numbers such as "03", none for all of them;
-    `force` runs these even where nothing has changed. ChapterFailed ends the run.
-    """
+def chosen(chapters: Sequence[str]) -> list[str]:
+    """The notebooks that are asked for by name or number; `BookError` for another."""
     asked: list[str] = []
     for text in chapters or pages():
         asked += (found := [page for page in pages() if text in (page, page[:2], page[1:2])])
         if not found:
             raise BookError(f"no chapter '{text}': there are {', '.join(pages())}")
+    return asked
+
+
+def run(name: str, profile: Values, chapters: Sequence[str] = (), force: bool = False) -> Values:
+    """Run a profile's notebooks, and those that they need, and return what `merge_metrics` does.
+
+    `chapters` are names such as "record/ladder" or numbers such as "03", none for all of them;
+    `force` runs these even where nothing has changed. ChapterFailed ends the run; BookError where
+    another run of the same name is under way.
+    """
+    asked = chosen(chapters)
     (known := build_folder(name) / ".doit.json").parent.mkdir(parents=True, exist_ok=True)
-    control = TaskControl([_task(page, profile, force and page in asked) for page in pages()])
-    control.process(asked)
-    runner = _Runner(Dependency(JsonDB, str(known)), ZeroReporter(sys.stdout, {}))
-    runner.run_all(control.task_dispatcher())
-    return book.merge_metrics(name)
+    with _alone(known.parent):
+        control = TaskControl([_task(page, profile, force and page in asked) for page in pages()])
+        control.process(asked)
+        runner = _Runner(Dependency(JsonDB, str(known)), ZeroReporter(sys.stdout, {}))
+        runner.run_all(control.task_dispatcher())
+        return book.merge_metrics(name)
+
+
+@contextmanager
+def _alone(build: Path) -> Iterator[None]:
+    """Let one process at a time run into a folder; `BookError`, saying which, for a second."""
+    lock, owner = FileLock(build / ".lock"), build / ".running"
+    try:
+        lock.acquire(blocking=False)
+    except Timeout as error:
+        who = owner.read_text() if owner.exists() else "another process"
+        fix = "wait until it has ended, or give this run another profile file"
+        raise BookError(f"{build} is being written by a run of {who}: {fix}") from error
+    owner.write_text(f"process {os.getpid()} on {platform.node()}")
+    try:
+        yield
+    finally:
+        owner.unlink()
+        lock.release()
 
 
 def outdated(name: str, profile: Mapping[str, Any]) -> list[str]:
@@ -182,11 +238,12 @@ def outdated(name: str, profile: Mapping[str, Any]) -> list[str]:
 def execute(name: str, profile: Mapping[str, Any]) -> Path:
     """Execute a notebook; it appears, whole, in ``build/<profile>``, under ``failed/`` if it fails.
 
-    Raises ChapterFailed where a cell raises.
+    Raises ChapterFailed where a cell raises or the kernel dies.
     """
     import jupytext
     import nbformat
     import papermill
+    from nbclient.exceptions import DeadKernelError
 
     build = build_folder(profile["profile"])
     final, failed = (build / kind / f"{name}.ipynb" for kind in ("notebooks", "failed"))
@@ -209,9 +266,11 @@ def execute(name: str, profile: Mapping[str, Any]) -> Path:
                 options["stdout_file"] = _LastLine(terminal)
             given = notebook_parameters(name, profile)
             executed = papermill.execute_notebook(notebook, running, given, **options)
-    except papermill.PapermillExecutionError as error:
+    except (papermill.PapermillExecutionError, DeadKernelError) as error:
         failed.parent.mkdir(parents=True, exist_ok=True)
         running.replace(failed)
+        if isinstance(error, DeadKernelError):
+            raise ChapterFailed(f"chapter {name}: {DIED}\n{failed}") from error
         cell, begins = error.exec_count or error.cell_index, error.source.strip().split("\n")[0]
         words = f"chapter {name} failed in cell {cell}, which begins\n    {begins}\n{error.ename}: "
         words += f"{error.evalue}\nThe notebook up to there, with the traceback: {failed}"
@@ -231,7 +290,12 @@ def run_study(name: str, values: Mapping[str, Any]) -> str:
         outputs = nbformat.read(execute(name, values), as_version=4).cells[-1].outputs
     except ChapterFailed as failed:
         cause: Any = failed.__cause__
-        if cause.ename in ("BookError", "DataError", "FileNotFoundError", "PermissionError"):
+        if getattr(cause, "ename", "") in (
+            "BookError",
+            "DataError",
+            "FileNotFoundError",
+            "PermissionError",
+        ):
             raise DataError(cause.evalue) from failed
         raise
     return "".join(out.text for out in outputs if out.output_type == "stream").strip()
@@ -272,25 +336,44 @@ def _tidy(notebook: Any) -> None:
             cell.outputs = [o for o in cell.outputs if not _NOTHING.fullmatch(o.get("text", "-"))]
 
 
-def build_book(name: str, profile: Mapping[str, Any]) -> Path:
+def build_book(name: str, profile: Mapping[str, Any], command: str = "cellaug run") -> Path:
     """Render the executed notebooks to ``build/<profile>/html``; returns its index page."""
     from cellaug.book.report import build_html
 
-    require_current(name, profile)
+    require_current(name, profile, command)
     return build_html(build_folder(name), book.merge_metrics(name))
 
 
-def require_current(name: str, profile: Mapping[str, Any]) -> None:
-    """Raise `BookError` unless every notebook was run with the present code, data and settings."""
+def require_current(name: str, profile: Mapping[str, Any], command: str = "cellaug run") -> None:
+    """Raise `BookError` unless every notebook was run with the present code, data and settings.
+
+    It names the `command` that runs them.
+    """
     if late := ", ".join(outdated(name, profile)):
         reason = "not run with the present code, data and settings"
-        raise BookError(f"{late} {reason}: 'cellaug run --profile {name}' first")
+        raise BookError(f"{late} {reason}: '{command}' first")
 
 
-def summary(merged: Mapping[str, Any]) -> str:
-    """One line a chapter with its duration, for the terminal."""
+def summary(merged: Mapping[str, Any], command: str, late: Sequence[str] = ()) -> str:
+    """For the terminal: durations, the result of chapter 05, where it is, how to go on.
+
+    `late` are the notebooks that have still to be run, `command` the one that builds the report.
+    """
     took = merged["durations"] | {"all": sum(merged["durations"].values())}
-    return "\n".join(f"{chapter:<18}{seconds:8.0f} s" for chapter, seconds in took.items())
+    lines = [f"{chapter:<18}{seconds:8.0f} s" for chapter, seconds in took.items()]
+    found = merged["chapters"].get("05_classifier", {})
+    if (arms := found.get("arms")) and "05_classifier" not in late:
+        lines += ["", f"{'weighted F1, %':<22}{'mean':>6}  change in points (95 % interval)"]
+        for arm, scores in arms.items():
+            line = f"{arm:<22}{100 * scores['weighted_f1']['mean']:6.1f}"
+            if change := found["change_against_original"].get(arm):
+                mean, low, high = (change["weighted_f1"][key] for key in ("mean", "low", "high"))
+                line += f"  {100 * mean:+.1f} "
+                line += "(one seed)" if low is None else f"({100 * low:+.1f} to {100 * high:+.1f})"
+            lines.append(line)
+    lines += ["", f"executed notebooks: {build_folder(merged['profile']) / 'notebooks'}"]
+    rest = f"still to be run: {', '.join(late)}" if late else f"the report: {command}"
+    return "\n".join([*lines, rest])
 
 
 def parameters_help() -> str:

@@ -101,6 +101,15 @@ class Dataset:
         counts = np.bincount(self.labels, minlength=len(self.class_names))
         return pd.Series(counts, pd.Index(self.class_names, name="class"), name="images")
 
+    def origins(self) -> str:
+        """Return a sentence on how many images are generated, and by what; "" if none is."""
+        made = self.table[self.table["origin"] == "synthetic"]
+        if made.empty:
+            return ""
+        named = made.get("generator", pd.Series(dtype=object)).replace("", None).dropna().unique()
+        by = f" (by {', '.join(named[:3])}{', …' * (len(named) > 3)})" if len(named) else ""
+        return f"{len(made):,} of {len(self):,} images are generated{by}"
+
     def outcomes(self) -> pd.DataFrame:
         """Count the report's files by outcome and kind of reason (the text before the colon)."""
         kinds = self.report["reason"].str.split(":").str[0]

@@ -2,6 +2,7 @@
 
 import hashlib
 import io
+import json
 import os
 import stat
 import threading
@@ -31,6 +32,8 @@ _FORMATS = ("JPEG", "PNG", "TIFF", "BMP", "GIF", "WEBP", "JPEG2000", "AVIF", "PP
 _FOREIGN = {b"%pdf": "a PDF", b"pk\3\4": "a zip archive", b"<svg": "an SVG drawing"}
 _FOREIGN |= {b"<?xml": "XML, perhaps an SVG drawing", b"<html": "a web page"}
 _FOREIGN |= {b"<!doctype html": "a web page"}
+CHUNK = "cellaug"  # of a generated PNG: a text, JSON, with these keys
+CHUNK_KEYS = ("generator", "class", "seed", "index")
 
 
 def read_file(path: Path) -> tuple[bytes, os.stat_result]:
@@ -88,6 +91,25 @@ def decode(source: bytes | str | Path, name: str = "") -> tuple[np.ndarray, list
             what = "wrong checksum" if isinstance(error, zlib.error) else "cannot be decoded"
             raise DataError(f"damaged image ({what})") from error
         return _to_rgb(image, notes), notes
+
+
+def generated_by(data: bytes) -> dict[str, str] | None:
+    """Read the text chunk `CHUNK` of a generated PNG, given its bytes; None without that chunk.
+
+    Returns `CHUNK_KEYS` as texts; what the chunk does not say, or not in JSON, is "".
+    """
+    if not (data.startswith(b"\x89PNG") and b"tEXt" + CHUNK.encode() + b"\0" in data):
+        return None
+    header: Any = Image.OPEN["PNG"][0](io.BytesIO(data), "")
+    text = header.info.get(CHUNK) or header.text.get(CHUNK)  # before the pixels, or behind them
+    if text is None:
+        return None  # these bytes are part of the pixels
+    try:
+        said = dict(json.loads(text))
+    except (ValueError, TypeError, RecursionError):
+        said = {}
+    texts = ((key, str(said.get(key, "")).encode("utf-8", "replace")) for key in CHUNK_KEYS)
+    return {key: " ".join(text.decode().split())[:200] for key, text in texts}
 
 
 def _kind(data: bytes) -> str:
@@ -212,9 +234,11 @@ def _check_parts(tags: Tiff.ImageFileDirectory_v2, data: bytes) -> None:
 def _to_rgb(image: np.ndarray, notes: list[str]) -> np.ndarray:
     if image.dtype == np.uint16:
         notes.append("16-bit scaled to 8-bit")
-        if image.max() < 4096:  # 12-bit cameras fill only the lowest part of the range
-            notes[-1] += f": very dark, largest value {image.max()} of 65535"
-        image = cv2.convertScaleAbs(image, alpha=1 / 257)
+        # Cameras of 12 bits, and programs that only change the type, fill the lowest part.
+        bits = next(bits for bits in (8, 12, 16) if image.max() < 2**bits)
+        if bits < 16:
+            notes[-1] += f": {bits}-bit values, 0 to {2**bits - 1}"
+        image = cv2.convertScaleAbs(image, alpha=255 / (2**bits - 1))
     if image.dtype != np.uint8:
         raise DataError(f"{image.dtype} values (expected 8- or 16-bit whole numbers; convert it)")
     image = image.reshape(*image.shape[:2], -1)
@@ -294,7 +318,19 @@ def check_images(images: np.ndarray, name: str) -> np.ndarray:
     return images
 
 
-def write_png(path: str | Path, image: np.ndarray) -> None:
-    """Write a uint8 RGB image (H, W, 3) as PNG; the file appears whole or not at all."""
-    check_images(np.asarray(image)[None], str(path))
-    write_atomically(path, cv2.imencode(".png", image[..., ::-1])[1].tobytes())
+def write_png(path: str | Path, image: np.ndarray, **texts: str) -> None:
+    """Write a uint8 RGB image (H, W, 3) as PNG; the file appears whole or not at all.
+
+    Each of `texts` becomes a tEXt chunk of that keyword, in Latin-1 (PNG, 3rd edition, 11.3.3).
+    """
+    write_atomically(path, as_png(check_images(np.asarray(image)[None], str(path))[0], **texts))
+
+
+def as_png(image: np.ndarray, **texts: str) -> bytes:
+    """The bytes of the file that `write_png` writes."""
+    data = cv2.imencode(".png", image[..., ::-1])[1].tobytes()
+    for keyword, text in texts.items():  # behind signature and header, the first 33 bytes
+        chunk = b"tEXt" + f"{keyword}\0{text}".encode("latin-1")
+        ends = (len(chunk) - 4).to_bytes(4, "big"), zlib.crc32(chunk).to_bytes(4, "big")
+        data = data[:33] + ends[0] + chunk + ends[1] + data[33:]
+    return data

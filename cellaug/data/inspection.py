@@ -13,9 +13,10 @@ from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
 
+from cellaug.data.copies import HELD_OUT, THUMBNAIL, families, leaked, near_duplicates
 from cellaug.data.dataset import Dataset, printable
-from cellaug.data.images import decode, fit_square, turned
-from cellaug.data.splits import split
+from cellaug.data.images import decode, fit_square
+from cellaug.data.splits import measurable, plan, split
 from cellaug.errors import DataError
 from cellaug.files import progress
 
@@ -23,26 +24,19 @@ import cv2
 import numpy as np
 import pandas as pd
 import yaml
-from scipy.fft import rfft2
-from scipy.ndimage import gaussian_filter
-from scipy.sparse import coo_array
-from scipy.sparse.csgraph import connected_components
-from sklearn.neighbors import NearestNeighbors
+from scipy.stats import mannwhitneyu
 
 _RULES = yaml.safe_load(Path(__file__).with_name("inspection.yaml").read_text("utf-8"))
 MEASURES = {name: SimpleNamespace(**entry) for name, entry in _RULES["measures"].items()}
 """Words for low and high values of each measure, its unit and the floor of its scale."""
 BOUNDS: dict[str, float] = _RULES["bounds"]
+IMAGES_PER_SECOND = 200.0
+"""Of 360 pixels, that are inspected on two cores."""
 _SOUND = tuple(_RULES["sound"])
 _LAB = ["background_l", "background_a", "background_b"]
 _BACKGROUNDS = (("darker", "brighter"), ("greener", "redder"), ("bluer", "yellower"))
-_HELD_OUT = ("validation", "test")  # the splits that training must not see
-_TURNED = [f"turned by {degrees}°" for degrees in (90, 180, 270)]
-TURNS = ("", *_TURNED, "mirrored", *(f"mirrored and {turn}" for turn in _TURNED))
-"""How one of two near duplicates lies relative to the other; empty if it lies the same way."""
-_NEAR = SimpleNamespace(**_RULES["near_duplicates"])
-_INNER = slice(_NEAR.shift, -_NEAR.shift)  # what is left of a side if it is shifted
-_BLOCK = 1024  # images handled at once, which bounds the memory
+_ACROSS = r"^copy: of (.*) \(in the split \w+, this one in train\)$"
+_INNER = r"^a folder inside a class folder; what it holds is not read: ([\d,]+) images"
 _COPY, _TWIN = "copy:", "same image under another label:"  # how reasons of the report begin
 
 
@@ -52,11 +46,13 @@ class Inspection:
 
     Paths are relative to the root; `side` is "" if the set could not be divided, and `undivided`
     says why. `counts` are the images by class (index), by side and in all (images). `statistics`
-    has one row per image: path, class, side, width, height (pixels), the `MEASURES`, background_l,
-    background_a, background_b. `outliers`, the worst first: index, path, class, side, measure (the
-    most unusual one), score (robust deviations) and reason (all that is unusual). `duplicates` are
-    pairs: index, path, class, side, other_index, other, other_class, other_side, kind ("same file"
-    or "near"), likeness (up to 1), turn (of `TURNS`); under two labels first, then on two sides.
+    has one row per image: path, class, side, group, origin, width, height (pixels), the `MEASURES`,
+    background_l, background_a, background_b. `outliers`, the worst first: index, path, class, side,
+    measure (the most unusual one), score (robust deviations) and reason (all that is unusual).
+    `duplicates` are pairs: index, path, class, side, other_index, other, other_class, other_side,
+    kind ("same file" or "near"), likeness (up to 1), turn (of `copies.TURNS`); under two labels
+    first, then on two sides. `division` says how `split` divides the set (`splits.plan`; None if
+    the sides were given), `recall` what the test images measure (`splits.measurable`).
     """
 
     name: str
@@ -68,6 +64,8 @@ class Inspection:
     duplicates: pd.DataFrame
     report: pd.DataFrame
     undivided: str = ""
+    division: dict[str, Any] | None = None
+    recall: pd.DataFrame | None = None
 
     @property
     def sizes(self) -> pd.DataFrame:
@@ -119,7 +117,7 @@ class Inspection:
 
 def inspect(dataset: Dataset, splits: Mapping[str, Dataset] | None = None) -> Inspection:
     """Look at every image of a set and its `splits` (else `split`); `DataError` if one is bad."""
-    undivided = ""
+    undivided, division = "", None if splits else plan(dataset)
     if splits is None:
         try:
             splits = split(dataset)
@@ -132,7 +130,9 @@ def inspect(dataset: Dataset, splits: Mapping[str, Dataset] | None = None) -> In
     table = pd.DataFrame(counts).rename(index=printable)
     facts = printable(dataset.name), dataset.fingerprint, dataset.credit, table
     found = statistics, _outliers(statistics), _pairs(dataset, statistics, thumbnails)
-    return Inspection(*facts, *found, dataset.report.map(printable), undivided)
+    recall = measurable(splits).rename(index=printable) if splits else None
+    report = dataset.report.map(printable)
+    return Inspection(*facts, *found, report, undivided, division, recall)
 
 
 def _measure_all(dataset: Dataset) -> tuple[pd.DataFrame, np.ndarray]:
@@ -146,7 +146,8 @@ def _measure_all(dataset: Dataset) -> tuple[pd.DataFrame, np.ndarray]:
         looks = progress(pool.map(look, starts), "measuring", total=len(starts), unit_scale=64)
         measured = [found for part in looks for found in part]
     values, thumbnails = (np.array(part) for part in zip(*measured, strict=True))
-    table = dataset.table[["path", "class"]].astype(object).map(printable)
+    known = ["path", "class", "group", "origin"]
+    table = dataset.table[known].astype(object).map(printable)
     table[["width", "height"]] = values[:, :2].astype(int)
     table[["brightness", "contrast", "colour", "sharpness"]] = values[:, 2:6]
     table["background"] = np.linalg.norm(values[:, 6:] - np.median(values[:, 6:], axis=0), axis=1)
@@ -169,7 +170,7 @@ def measure(image: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
     border = lab[np.pad(np.zeros((48, 48), bool), 8, constant_values=True)]
     bare = border[border[:, 0] >= np.quantile(border[:, 0], 0.8)]
     values = [*image.shape[1::-1], lightness.mean(), lightness.std(), chroma.mean(), sharpness]
-    tiny = cv2.resize(small, (_NEAR.thumbnail,) * 2, interpolation=cv2.INTER_AREA)
+    tiny = cv2.resize(small, (THUMBNAIL,) * 2, interpolation=cv2.INTER_AREA)
     return np.array([*values, *np.median(bare, axis=0)]), cv2.cvtColor(tiny, cv2.COLOR_RGB2GRAY)
 
 
@@ -218,64 +219,6 @@ def _words(measure: str, score: float, shift: np.ndarray) -> str:
     return f"{_BACKGROUNDS[axis][int(shift[axis] > 0)]} background"
 
 
-def near_duplicates(thumbnails: np.ndarray) -> pd.DataFrame:
-    """Pairs of thumbnails that show the same, however bright, shifted, mirrored or turned.
-
-    Images with similar amplitudes of low spatial frequencies, which shifts do not change, are
-    candidates. Their likeness is the best correlation of their details over shifts of up to a tenth
-    of the side, mirrors and quarter turns. `thumbnails` are grey, uint8 (N, 32, 32). Returns
-    columns first, second (places, first < second), likeness (0.95 to 1) and turn (`TURNS`).
-    """
-    blocks = (thumbnails[i : i + _BLOCK] for i in range(0, len(thumbnails), _BLOCK))
-    spectra = np.concatenate([_spectra(_details(block)) for block in blocks])
-    places = np.flatnonzero(spectra.any(axis=1))
-    spectra, alike = spectra[places], []
-    search = NearestNeighbors(radius=_NEAR.radius, algorithm="brute")
-    for start in progress(range(0, len(spectra), _BLOCK), "comparing blocks of images"):
-        search.fit(spectra[start:])
-        near = search.radius_neighbors(spectra[start : start + _BLOCK], sort_results=True)[1]
-        for row, others in enumerate(near):
-            for other in others[others > row][: _NEAR.candidates]:
-                pair = places[[start + row, start + other]]
-                alike.append((*pair, *_likeness(*_details(thumbnails[pair]))))
-    found = pd.DataFrame(alike, columns=["first", "second", "likeness", "turn"])
-    return found[found["likeness"] >= BOUNDS["near"]].sort_values(["first", "second"])
-
-
-def _details(thumbnails: np.ndarray) -> np.ndarray:
-    """Thumbnails without noise and the dark disc of a cell, float32; zeros without details."""
-    images, look = thumbnails.astype(np.float32), {"axes": (1, 2), "mode": "mirror"}
-    fine, coarse = (gaussian_filter(images, blur, **look) for blur in _NEAR.blurs)
-    spread = (fine - coarse)[:, _INNER, _INNER].std(axis=(1, 2), keepdims=True)
-    return np.where(spread >= _NEAR.flat, fine - coarse, 0)
-
-
-def _spectra(details: np.ndarray) -> np.ndarray:
-    """Amplitudes (N, 72) of low frequencies, sorted within those that turns and mirrors exchange.
-
-    Zeros for an image without details. A window fades what a shift moves in or out at the border.
-    """
-    window = np.sqrt(np.hanning(_NEAR.thumbnail + 2)[1:-1]).astype(np.float32)
-    images = (details - details.mean(axis=(1, 2), keepdims=True)) * window * window[:, None]
-    norms = np.linalg.norm(images, axis=(1, 2), keepdims=True)
-    waves = np.abs(rfft2(images / np.where(norms > 0, norms, 1), norm="ortho"))
-    low = np.arange(_NEAR.frequencies)
-    rising, falling = waves[:, : len(low), : len(low)], waves[:, -low, : len(low)]
-    i, j = np.triu_indices(len(low), 1)
-    four = np.stack([rising[:, i, j], falling[:, i, j], rising[:, j, i], falling[:, j, i]], axis=-1)
-    two = np.stack([rising[:, low, low], falling[:, low, low]], axis=-1)
-    ordered = [np.sort(waves, axis=-1).reshape(len(details), -1) for waves in (four, two)]
-    return np.concatenate(ordered, axis=1).astype(np.float32)
-
-
-def _likeness(first: np.ndarray, second: np.ndarray) -> tuple[float, str]:
-    """The best correlation of two images' details (32, 32), and the turn that gives it."""
-    views = [np.ascontiguousarray(turned(second[..., None], view)) for view in range(len(TURNS))]
-    inner, how = first[_INNER, _INNER], cv2.TM_CCOEFF_NORMED
-    found = [cv2.matchTemplate(view, inner, how).max() for view in views]
-    return min(float(max(found)), 1.0), TURNS[int(np.argmax(found))]
-
-
 def _pairs(dataset: Dataset, statistics: pd.DataFrame, thumbnails: np.ndarray) -> pd.DataFrame:
     places = pd.Series(range(len(dataset)))
     first = places.groupby(list(dataset.digests)).transform("min")
@@ -293,16 +236,6 @@ def _pairs(dataset: Dataset, statistics: pd.DataFrame, thumbnails: np.ndarray) -
     return pairs.iloc[rank].reset_index(drop=True)
 
 
-def leaked(duplicates: pd.DataFrame, statistics: pd.DataFrame) -> np.ndarray:
-    """Places of the held-out images that have a copy or near duplicate on a training side."""
-    first, second = duplicates[["index", "other_index"]].to_numpy(int).T
-    side = statistics["side"].to_numpy()
-    links = coo_array((np.ones(len(first)), (first, second)), shape=(len(side), len(side)))
-    group = connected_components(links, directed=False)[1]
-    held_out = np.isin(side, _HELD_OUT)
-    return np.flatnonzero(held_out & np.isin(group, group[~held_out & (side != "")]))
-
-
 def _judgements(found: Inspection) -> Iterator[tuple[str, int, int, dict[str, Any]]]:
     """Apply each rule: its name, the number of cases, of how many, and facts for its sentence."""
     statistics, pairs, images = found.statistics, found.duplicates, len(found.statistics)
@@ -316,9 +249,15 @@ def _judgements(found: Inspection) -> Iterator[tuple[str, int, int, dict[str, An
     yield "imbalance", facts["most"] > BOUNDS["widest_imbalance"] * facts["fewest"], 1, facts
     facts = {"which": _listed(_kinds(bad).value_counts().head(3))}
     yield "unreadable", len(bad), images + len(bad), facts
+    unread = found.report["reason"].str.extract(_INNER)[0].dropna().str.replace(",", "").astype(int)
+    yield "inner_folders", (unread > 0).sum(), 1, {"files": f"{unread.sum():,}"}
     dropped = found.copies[found.copies["outcome"] == "dropped"]["reason"]
     yield "two_labels", dropped.str.startswith(_TWIN).sum(), 1, {}
-    yield "copies", dropped.str.startswith(_COPY).sum(), 1, {}
+    across = dropped.str.extract(_ACROSS)[0].dropna()
+    yield "copies", dropped.str.startswith(_COPY).sum() - len(across), 1, {}
+    held_out = statistics["side"].isin(HELD_OUT)
+    published = found.division["published"] if found.division else HELD_OUT
+    yield "split_leaked", across.nunique(), statistics["side"].isin(published).sum(), {}
     yield "blank", (statistics["contrast"] < BOUNDS["blank_contrast"]).sum(), images, {}
     sides = statistics[["width", "height"]].min(axis=1)
     facts = {"shortest": sides.min(), "longest": sides.max()}
@@ -332,11 +271,60 @@ def _judgements(found: Inspection) -> Iterator[tuple[str, int, int, dict[str, An
         far = float(np.linalg.norm(shift))
         facts = {"name": name, "words": _words("background", far, shift.to_numpy())}
         yield "stain", far > usual, 1, facts | {"shift": far, "usual": usual}
+    yield from _origins(statistics)
+    yield from _groups(statistics, found.recall)
     torn = pairs["class"] != pairs["other_class"]
     contradicting = np.unique(pairs.loc[torn, ["index", "other_index"]])
     yield "contradicting", len(contradicting), images, {}
-    yield "leaked", len(leaked(pairs, statistics)), statistics["side"].isin(_HELD_OUT).sum(), {}
+    yield "leaked", len(leaked(pairs, statistics)), held_out.sum(), {}
     yield "duplicates", (~torn).sum(), 1, {}
+    named = families(statistics)
+    facts = {"which": "; ".join(", ".join(paths[:3]) for paths in named[:2])}
+    yield "families", len(named), images, facts | {"files": sum(map(len, named))}
+
+
+def _origins(statistics: pd.DataFrame) -> Iterator[tuple[str, int, int, dict[str, Any]]]:
+    """Generated images on the held-out sides, and classes whose sharpness tells them apart."""
+    made = statistics["origin"] == "synthetic"
+    yield "made_held_out", (made & statistics["side"].isin(HELD_OUT)).sum(), made.sum(), {}
+    apart = {}
+    for kind, rows in statistics["sharpness"].groupby(statistics["class"], sort=False):
+        real, generated = rows[~made[rows.index]], rows[made[rows.index]]
+        if min(len(real), len(generated)) >= BOUNDS["enough_of_origin"]:
+            area = mannwhitneyu(real, generated).statistic / len(real) / len(generated)
+            apart[kind] = max(area, 1 - area)
+    told = {kind: area for kind, area in apart.items() if area >= BOUNDS["told_apart"]}
+    facts = {"which": ", ".join(f"{kind} ({area:.2f})" for kind, area in told.items())}
+    yield "origin_told", len(told), len(apart), facts
+
+
+def _groups(
+    statistics: pd.DataFrame, recall: pd.DataFrame | None
+) -> Iterator[tuple[str, int, int, dict[str, Any]]]:
+    """Patients or slides that are divided, unknown or written in two ways, and what is too few."""
+    grouped = statistics[statistics["group"] != ""]
+    sides = grouped[grouped["side"] != ""].groupby("group")["side"].unique()
+    torn = sides[sides.map(len) > 1]
+    which = (f"{group} ({', '.join(parts)})" for group, parts in torn.head(3).items())
+    yield "torn_groups", len(torn), len(sides), {"which": ", ".join(which)}
+    names = pd.Series(sorted(set(grouped["group"])), dtype=object)
+    look = names.str.casefold().replace(r"\s|(?<!\d)0+(?=\d)", "", regex=True)
+    alike = names.groupby(look).agg(list)
+    alike = alike[alike.map(len) > 1]
+    facts = {"which": "; ".join(" = ".join(spellings) for spellings in alike.head(5))}
+    yield "alike_groups", len(alike), len(names), facts
+    real = statistics["origin"] != "synthetic"  # a generated image has none
+    unknown = (real & (statistics["group"] == "")).sum() if len(grouped) else 0
+    yield "no_group", unknown, real.sum(), {}
+    recall = pd.DataFrame() if recall is None else recall
+    low = recall.query("0 < groups < @BOUNDS['fewest_groups']") if len(recall) else recall
+    yield "few_groups", len(low), len(recall), {"which": _listed(low.get("groups", pd.Series()))}
+    one = recall.query("groups > 0 and tested < 2") if len(recall) else recall
+    yield "one_tested", len(one), len(recall), {"which": ", ".join(one.index)}
+    few = recall.query("0 < images < @BOUNDS['fewest_tested']") if len(recall) else recall
+    rows = few.itertuples()
+    which = (f"{r.Index} ({r.images}: {r.low:.2f} to {r.high:.2f})" for r in rows)
+    yield "few_tested", len(few), len(recall), {"which": ", ".join(which)}
 
 
 def _listed(counts: pd.Series) -> str:
@@ -354,11 +342,34 @@ def _by_class(found: Inspection) -> pd.DataFrame:
     return groups.quantile([0.05, 0.5, 0.95]).rename({0.05: "low", 0.5: "median", 0.95: "high"})
 
 
+def _split_words(division: Mapping[str, Any]) -> str:
+    """Which split was looked at, as a line of text."""
+    published = division["published"]
+    free = {n: part for n, part in division["fractions"].items() if n not in published}
+    if len(free) == 1:
+        return f"published split, with {', '.join(published)} held out"
+    parts = ", ".join(f"{name} {part / sum(free.values()):.0%}" for name, part in free.items())
+    how = (
+        "stratified" if division["stratified"] else "by the content of each image alone, as PBC is"
+    )
+    words = f"{parts}; by {division['by']}, {how}, seed {division['seed']}"
+    return (
+        f"published split ({', '.join(published)}), the rest: {words}"
+        if published
+        else "split: " + words
+    )
+
+
 def as_json(found: Inspection) -> str:
     """What was found as JSON (ASCII); statistics are the 5, 50 and 95 % quantiles by class."""
     names = "name credit fit problems warnings sizes unreadable copies report".split()
     document: dict[str, Any] = {name: getattr(found, name) for name in names}
     document |= {"hash": found.fingerprint, "images": len(found.statistics), "bounds": BOUNDS}
+    document |= {"generated": int((found.statistics["origin"] == "synthetic").sum())}
+    document |= {"split": found.division, "test": None}
+    if found.recall is not None:
+        rows = found.recall.astype(object).where(found.recall.notna(), None)
+        document["test"] = rows.to_dict("index")
     document["counts"] = found.counts.to_dict("index")
     rows = _by_class(found).groupby(level=0, sort=False)
     document["statistics"] = {name: part.droplevel(0).to_dict() for name, part in rows}
@@ -382,7 +393,10 @@ def as_text(found: Inspection, everything: bool = False) -> str:
         return path + " (" + (kind + ", " + side).str.removesuffix(", ") + ")"
 
     text = [f"{found.name}: {len(found.statistics):,} images, {len(found.counts)} classes"]
+    if made := (found.statistics["origin"] == "synthetic").sum():
+        text[0] += f"; {made:,} of the images are generated"
     text += [f"data hash {found.fingerprint}", *filter(None, [found.credit]), ""]
+    text += [_split_words(found.division)] if found.division else []
     named = {"index": None, "columns": "class"}
     text += [found.counts.map(" {:,}".format).rename_axis(**named).to_string(), ""]
     sizes = found.sizes.astype(str)

@@ -16,7 +16,7 @@ from multiprocessing.pool import ThreadPool
 from pathlib import Path
 from typing import TextIO
 
-from cellaug.data.images import decode, read_file
+from cellaug.data.images import decode, generated_by, read_file
 from cellaug.errors import DataError
 from cellaug.files import cache_home, progress, write_atomically
 
@@ -25,8 +25,8 @@ import pandas as pd
 import PIL
 import simplejpeg
 
-FIELDS = ["size", "mtime_ns", "digest", "height", "width", "notes", "problem"]
-_FORMAT = "; ".join(("4", *(f"{m.__name__} {m.__version__}" for m in (cv2, PIL, simplejpeg))))
+FIELDS = ["size", "mtime_ns", "digest", "height", "width", "notes", "problem", "generated"]
+_FORMAT = "; ".join(("5", *(f"{m.__name__} {m.__version__}" for m in (cv2, PIL, simplejpeg))))
 _HUSHING = threading.Lock()  # two at once would save each other's silence
 _THREADS = min(8, os.cpu_count() or 1)
 _SAVE_EVERY = 30.0  # seconds
@@ -36,7 +36,8 @@ def scan(root: Path, names: Sequence[str]) -> pd.DataFrame:
     """Look at the files `names` (relative to `root`), reading only new or changed ones.
 
     Returns a row per name: `FIELDS`, that is size (bytes), mtime_ns, digest (SHA-256), height,
-    width (pixels), notes (on conversions) and problem ("" for a usable image).
+    width (pixels), notes (on conversions), problem ("" for a usable image) and generated, what
+    `generated_by` says, as JSON ("" for nothing).
     """
     root = root.resolve()
     place = hashlib.sha256(os.fsencode(root)).hexdigest()[:16]
@@ -111,8 +112,10 @@ def _look(path: Path) -> list:
         record = [status.st_size, status.st_mtime_ns, hashlib.sha256(data).hexdigest()]
         image, notes = decode(data, path.name)
     except DataError as error:
-        return [*record, 0, 0, "", str(error)]
-    return [*record, *image.shape[:2], "; ".join(notes), ""]
+        return [*record, 0, 0, "", str(error), ""]
+    made = generated_by(data)
+    said = "" if made is None else json.dumps(made)
+    return [*record, *image.shape[:2], "; ".join(notes), "", said]
 
 
 def _save(index: Path, known: dict[str, list]) -> None:

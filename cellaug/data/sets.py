@@ -1,25 +1,30 @@
 """Open a set of labelled images, and report every file that is left out or converted.
 
-A manifest, `.csv` (comma, semicolon or tab; UTF-8) or `.parquet`, has one row per image: path (or
-file; below the manifest's folder), label, and if wanted split (train, validation, test), group
-(patient or slide), origin (real or synthetic) and other columns, which are kept as texts.
+A manifest, `.csv` (comma, semicolon or tab; UTF-8, UTF-16 or Windows-1252) or `.parquet`, has one
+row per image: path (or file; below the manifest's folder), label, and if wanted split (train,
+validation, test), group (patient or slide), origin (real or synthetic) and other columns, which are
+kept as texts. A `manifest.csv` in a folder of classes adds all but the label to the files that it
+lists. An image whose text chunk says that it is generated (`images.generated_by`) is synthetic.
 """
 
 import inspect
-import os
-import posixpath
+import json
 import unicodedata
 from collections import Counter
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
+from contextlib import nullcontext, suppress
 from dataclasses import replace
 from pathlib import Path
 
-from cellaug.data import published
+from cellaug.data import layouts, published
 from cellaug.data.dataset import REPORT_COLUMNS, Dataset, as_table, printable
+from cellaug.data.images import CHUNK
+from cellaug.data.layouts import check_label
 from cellaug.data.phantom import phantom
 from cellaug.data.published import MANIFEST, NAMES, PBC_FINE, PBC_FOLDERS, PBC_TOP
 from cellaug.data.scan import scan
 from cellaug.data.store import INDEX, Store
+from cellaug.data.tables import OriginError, explained, read_manifest, read_rows, read_table
 from cellaug.errors import DataError
 from cellaug.files import cache_home, homes
 
@@ -27,11 +32,6 @@ import pandas as pd
 
 SMALLEST_SIDE = 8  # pixels; an image that is smaller on a side shows no cell and is dropped
 MANIFEST_SUFFIXES = (".csv", ".parquet")
-_CLUTTER = {"__macosx", "thumbs.db", "desktop.ini", "icon\r"}
-_SIDES = {"training": "train", "val": "validation", "valid": "validation", "testing": "test"}
-_CSV = {"sep": None, "engine": "python", "dtype": object, "keep_default_na": False}
-# A name that is not UTF-8 still finds its file this way.
-_CSV |= {"encoding": "utf-8-sig", "encoding_errors": "surrogateescape"}
 
 
 def open_dataset(source: str | Path, **options) -> Dataset:
@@ -39,13 +39,15 @@ def open_dataset(source: str | Path, **options) -> Dataset:
 
     `source` is "phantom" (drawn cells; options as `cellaug.data.phantom.phantom` has them), "pbc"
     (8 classes), "pbc-fine" (11, from the file names), "bloodmnist-28", "-64", "-128" or "-224" (PBC
-    as MedMNIST publishes it, with its split), a folder with one subfolder of images per class, a
-    manifest (see this module) or a store. `class_names` gives the order of a folder's or manifest's
-    classes, alphabetical otherwise. Public sets are looked for under `$CELLAUG_DATA`, then in the
-    cache. `DataError` for whatever cannot be opened, or a class without a usable image.
+    as MedMNIST publishes it, with its split), a folder with one subfolder of images per class (or
+    as `cellaug.data.layouts` has it), a manifest (see this module), a folder with images and a
+    `manifest.csv`, or a store. `class_names` gives the order of a folder's or manifest's classes,
+    alphabetical otherwise; `columns` other names of a manifest's columns, as {"path": "image ID"}.
+    Public sets are looked for under `$CELLAUG_DATA`, then in the cache. `DataError` for whatever
+    cannot be opened, a label that cannot be a folder's name, or a class without a usable image.
     """
     drawn: Iterable[str] = inspect.signature(phantom).parameters if source == "phantom" else ()
-    allowed = drawn or (() if source in NAMES else ("class_names",))
+    allowed = drawn or (() if source in NAMES else ("class_names", "columns"))
     if unknown := sorted(set(options) - set(allowed)):
         takes = ", ".join(allowed) or "none"
         raise DataError(f"unknown option {', '.join(unknown)}: {source} takes {takes}")
@@ -60,27 +62,66 @@ def _open(source: str | Path, options: dict) -> Dataset:
     if source == "phantom":
         root, names, drawn = phantom(**options)
         credit = "phantom cells drawn by cellaug, not real ones"
-        cells = _collect("phantom", root, _in_folders(root, names), names, credit)
+        cells = _collect("phantom", root, layouts.in_folders(root, names), names, credit)
         table = cells.table.merge(drawn.drop(columns="class"), "left", "path")
         return replace(cells, table=as_table(table, names))
-    root, wanted = locate(source), options.get("class_names")
+    root, wanted, columns = locate(source), options.get("class_names"), options.get("columns") or {}
     if source in NAMES:
         name, (names, credit) = str(source), published.CLASSES[source]
         mnist, fine = name in published.BLOODMNIST, PBC_FINE if name == "pbc-fine" else None
-        listed = _in_manifest(root / MANIFEST) if mnist else _in_folders(root, PBC_FOLDERS, fine)
+        if mnist:
+            listed = read_manifest(root / MANIFEST, {})
+        else:
+            listed = layouts.in_folders(root, PBC_FOLDERS, fine)
         return _collect(name, root, listed, names, credit, keep_copies=mnist)
     if root.is_file():
-        listed = _in_manifest(root)
-        names = _in_order(root, listed["class"][listed["reason"] == ""].unique(), wanted)
-        return _collect(root.stem, root.parent, listed, names)
-    if (root / INDEX).is_file():
+        return _open_manifest(root, root.stem, wanted, columns)
+    if (root / INDEX).is_file() and not columns:
         return Store(root).dataset()
-    folders = [e.name for e in root.iterdir() if not _clutter(e.name) and e.is_dir()]
-    if not folders:
-        hint = f". Give {file} to open its manifest" if (file := root / MANIFEST).is_file() else ""
-        raise DataError(f"{source}: no classes. Expected one subfolder of images per class{hint}")
-    names = _in_order(source, folders, wanted)
-    return _collect(root.name, root, _in_folders(root, names), names)
+    if inner := layouts.wrapped(root):
+        files = layouts.in_folders(root, [inner.name])[["path", "class", "reason"]].to_numpy()
+        rows = [(f"{root}/{path}", "", "dropped", why) for path, kind, why in files if not kind]
+        rows.append((inner.as_posix(), "", "kept", "one folder more than expected: opened"))
+        return _reported(_open(inner, options), rows)
+    return _open_folder(root, wanted, columns)
+
+
+def _open_folder(root: Path, wanted: Sequence[str] | None, columns: Mapping[str, str]) -> Dataset:
+    found, file = layouts.read_layout(root), root / MANIFEST
+    if file.is_file() and (found is None or len(found.class_names) == 1):
+        with suppress(DataError) if found else nullcontext():  # class folders need no labels
+            return _open_manifest(file, root.name, wanted, columns)
+    if found is None:
+        raise DataError(f"{root}: no classes. Expected one subfolder of images per class")
+    listed, folders, words = found
+    tables = [file for file in root.iterdir() if file.suffix.lower() in MANIFEST_SUFFIXES]
+    if len(folders) == 1 and tables and root / MANIFEST not in tables:
+        one = f"its images lie in one folder, {folders[0]}; {tables[0].name} may list their classes"
+        raise DataError(f"{root}: {one}. Give the table itself: {tables[0]}")
+    for name in folders:
+        check_label(name, root, "a folder's name")
+    names = _in_order(root, folders, wanted)
+    cells = _collect(root.name, root, _with_manifest(root, listed, columns), names)
+    group = ", with the patient or slide as group" * ("PATIENT" in words)
+    said = f"folders are read as {words}{group}"
+    return _reported(cells, [(".", "", "kept", said)] if words else [])
+
+
+def _reported(cells: Dataset, rows: Iterable[tuple]) -> Dataset:
+    """The set with further rows of its report, at the start."""
+    more = pd.DataFrame(rows, columns=REPORT_COLUMNS, dtype=object)
+    return replace(cells, report=pd.concat([more, cells.report], ignore_index=True))
+
+
+def _open_manifest(
+    file: Path, name: str, wanted: Sequence[str] | None, columns: Mapping[str, str]
+) -> Dataset:
+    listed = read_manifest(file, columns)
+    recoded = ", ".join(listed.attrs.pop("recoded"))
+    names = _in_order(file, listed["class"][listed["reason"] == ""].unique(), wanted)
+    cells = _collect(name, file.parent, listed, names, file=file)
+    said = f"not UTF-8: the columns {recoded} are read as Windows-1252"
+    return _reported(cells, [(file.name, "", "converted", said)] if recoded else [])
 
 
 def locate(source: str | Path) -> Path:
@@ -120,108 +161,56 @@ def _in_order(source: str | Path, found: Iterable[str], wanted: Sequence[str] | 
     names = sorted(found)
     if odd := [name for name in names if name != printable(name)]:
         raise DataError(f"{source}: the class name {odd[0]!r} is not valid UTF-8; rename it")
-    looks = [unicodedata.normalize("NFC", name).casefold().strip() for name in names]
+
+    def look(name: str) -> str:
+        return unicodedata.normalize("NFC", name).casefold().strip()
+
+    looks = list(map(look, names))
     if alike := [name for name, look in zip(names, looks, strict=True) if looks.count(look) > 1]:
         how = "differ only by case, spaces or the form of their accents"
         fix = "Put their images together, or give them other names"
         raise DataError(f"{source}: the classes {', '.join(alike)} {how}. {fix}")
     if wanted is not None and sorted(wanted) != names:
         both = f"{', '.join(wanted)}, but the classes {', '.join(names)}"
-        raise DataError(f"{source}: class_names are {both}")
+        same = sorted(map(look, wanted)) == sorted(looks)
+        fix = ". They differ by case, spaces or accents: write them as there" * same
+        raise DataError(f"{source}: class_names are {both}{fix}")
     return tuple(wanted or names)
 
 
-def _in_folders(root: Path, folders: Sequence[str], kinds: dict | None = None) -> pd.DataFrame:
-    """List class folders, as `_in_manifest` does; `kinds` gives classes by file-name prefix."""
-    clutter, outside = "hidden or system clutter", "outside the class folders"
-    others = {path.name for path in root.iterdir()}.difference(folders)
-    rows = [(name, "", clutter if _clutter(name) else outside) for name in others]
-    for folder in folders:
-        for entry in sorted(os.scandir(root / folder), key=lambda entry: entry.name):
-            kind = folder if kinds is None else kinds.get(entry.name.split("_")[0], "")
-            reason = "" if kind else "finer label not specified"
-            if _clutter(entry.name):
-                reason = clutter
-            # Not entry.is_dir() for links, which raises on one that leads to itself.
-            elif entry.is_dir(follow_symlinks=False) or os.path.isdir(entry):  # noqa: PTH112
-                reason = "a folder inside a class folder; what it holds is not read"
-            rows.append((f"{folder}/{entry.name}", kind or folder, reason))
-    listed = pd.DataFrame(rows, columns=["path", "class", "reason"], dtype=object)
-    return listed.assign(side="", group="", origin="real")
-
-
-def _clutter(name: str) -> bool:
-    return name.startswith(".") or name.lower() in _CLUTTER
-
-
-def _in_manifest(file: Path) -> pd.DataFrame:
-    """List a manifest as texts: path below its folder, class, reason to leave it out, side, …"""
-    table = _read_table(file)
-    table.columns = pd.Index([str(name).strip().lower() for name in table.columns], dtype=object)
-    if "path" not in table:
-        table = table.rename(columns={"file": "path"})
-    for needed in ("path", "label"):
-        if needed not in table:
-            fix = "Expected path (or file) and label, and if wanted split, group and origin"
-            there = f"(there are: {', '.join(table.columns)})"
-            raise DataError(f"{file}: no column '{needed}' {there}. {fix}")
-    if twice := list(table.columns[table.columns.duplicated()]):
-        raise DataError(f"{file}: several columns are called {twice[0]}; rename or remove them")
-    # A row with too few fields leaves holes.
-    table = table.apply(lambda column: column.fillna("").str.strip()).astype(object)
-    ours = ["class", "digest", "side", "reason"]  # which have another meaning here
-    if "origin" in table and not table["origin"].str.lower().isin(["", "real", "synthetic"]).all():
-        ours.append("origin")
-    names = {name: f"{name} (manifest)" for name in ours}
-    table = table.rename(columns=names | {"label": "class", "split": "side"})
-    reasons = pd.Series("", table.index, dtype=object)
-    if "side" in table:
-        reasons[table["side"] == ""] = "no split, where other rows have one"
-    table = table.assign(**dict.fromkeys({"side", "group", "origin"}.difference(table), ""))
-    table["side"] = table["side"].str.lower().replace(_SIDES)
-    table["origin"] = table["origin"].str.lower().replace({"": "real"})
-    root = file.parent.as_posix()
-    places = pd.Series([_within(path, root) for path in table["path"]], dtype=object)
-    reasons[table["class"] == ""] = "no label"
-    reasons[places.isna()] = f"outside the manifest's folder: expected a path below {root}"
-    reasons[table["path"] == ""] = "no path"
-    table["path"] = places.fillna(table["path"])
-    rows = table.loc[reasons == "", ["path", "class", "side", "group", "origin"]]
-    distinct = rows.drop_duplicates()
-    torn = rows["path"].isin(distinct["path"][distinct["path"].duplicated()])
-    reasons[rows.index[rows.duplicated()]] = "listed twice"
-    reasons[rows.index[torn]] = "listed with different labels, splits or groups"
-    table["reason"] = [why and f"{why} (row {row + 1})" for row, why in reasons.items()]
-    if table["reason"].all():
-        first = table[["path", "reason"]].head(3).to_numpy()
-        seen = "; ".join(f"{path or '(no path)'}: {why}" for path, why in first)
-        raise DataError(f"{file}: no usable row ({seen or 'it has none'})")
-    return table
-
-
-def _read_table(file: Path) -> pd.DataFrame:
+def _with_manifest(root: Path, listed: pd.DataFrame, columns: Mapping[str, str]) -> pd.DataFrame:
+    """Add what the manifest in a folder says of the listed files: origin, split, group, others."""
+    if not (file := root / MANIFEST).is_file():
+        if columns:
+            raise DataError(f"{root}: columns are those of a table; give the table, not its folder")
+        return listed
     try:
-        if file.suffix.lower() == ".parquet":
-            table = pd.read_parquet(file)
-            return table.astype(object).where(table.notna(), "").astype(str).astype(object)
-        return pd.read_csv(file, **_CSV)
-    except Exception as error:  # readers raise what they like on a damaged file
-        what = f"cannot be read as {file.suffix[1:]} ({error}). Expected a table with the columns"
-        raise DataError(f"{file}: {what} path and label") from error
-
-
-def _within(path: str, root: str) -> str | None:
-    """The path from the folder `root` on, None if it leads out of it."""
-    if "\\" in path and not os.path.lexists(f"{root}/{path}"):
-        path = path.replace("\\", "/")  # written on Windows
-    place = posixpath.normpath(posixpath.join(root, Path(path).as_posix()))
-    return place[len(root) + 1 :] if place.startswith(f"{root}/") else None
+        rows = read_rows(file, ("path",), columns)
+    except DataError as error:
+        if columns or isinstance(error, OriginError):
+            raise
+        listed.loc[listed["path"] == MANIFEST, "reason"] += f", and not used: {error}"
+        return listed
+    # Of several rows on a file the one that says "synthetic" is believed.
+    rows = rows.sort_values("origin", kind="stable", ignore_index=True)
+    row_of = {path: row for row, path in enumerate(rows["path"])}  # no merge: not all are UTF-8
+    told = rows.drop(columns=["path", "class", "outside"], errors="ignore")
+    told = told.reindex([row_of.get(path, -1) for path in listed["path"]]).set_index(listed.index)
+    told = told.fillna("")
+    for name in ("side", "group"):
+        told[name] = told[name].where(told[name] != "", listed[name])
+    listed = listed[["path", "class", "reason"]].join(told)
+    usable = listed["reason"] == ""
+    if listed["side"][usable].any():
+        lacking = usable & (listed["side"] == "")
+        listed.loc[lacking, "reason"] = f"no split in {MANIFEST}, where other files have one"
+    return listed
 
 
 def lists_origin(folder: Path, origin: str) -> bool:
     """Whether a folder's `manifest.csv` lists an image of that origin, "real" or "synthetic"."""
     file = folder / MANIFEST
-    return file.is_file() and origin in set(_read_table(file).get("origin", ()))
+    return file.is_file() and origin in set(read_table(file).get("origin", ()))
 
 
 def _collect(
@@ -231,6 +220,7 @@ def _collect(
     classes: Sequence[str],
     credit="",
     keep_copies=False,
+    file: Path | None = None,
 ) -> Dataset:
     report: list[pd.DataFrame] = []
 
@@ -242,10 +232,14 @@ def _collect(
 
     table = leave_out(listed, listed["reason"]).drop(columns="reason")
     seen = scan(root, table["path"].tolist()).set_index(table.index)
+    if file:
+        seen["problem"] = explained(file, table["path"], seen["problem"])
     size = seen["width"].astype(str) + "×" + seen["height"].astype(str)
     small = "too small: " + size + f" pixels, expected at least {SMALLEST_SIDE} on each side"
     fit = (seen["problem"] != "") | (seen[["height", "width"]].min(axis=1) >= SMALLEST_SIDE)
     table = leave_out(table.assign(digest=seen["digest"]), seen["problem"].where(fit, small))
+    table, belied = _with_chunks(table, seen["generated"][table.index])
+    leave_out(table, belied, "kept")
     copies = _copies(table)
     # Copies that a generator made say something about it.
     kept = (copies != "") & ((table["origin"] == "synthetic") | keep_copies)
@@ -257,7 +251,12 @@ def _collect(
         kinds = Counter(reason.split(":")[0] for reason in sorted(dropped["reason"]))
         counted = "; ".join(f"{count} × {kind}" for kind, count in kinds.most_common(3))
         what = f'class "{empty}" has no usable image ({counted or "no files"})'
-        raise DataError(f"{root}: {what}. Add images to it or remove it")
+        fix = "Add images to it or remove it"
+        if file and len(dropped):  # the table may be wrong, not the class
+            first = dropped.loc[dropped["reason"].str.len().idxmax()]
+            what = f"{what}, such as {first['path']}: {first['reason']}"
+            fix = f"Correct the paths in {file.name}, or remove the class from it"
+        raise DataError(f"{file or root}: {what}. {fix}")
     seen, size = seen.loc[table.index], size[table.index]
     usual = "×".join(map(str, seen.groupby(["width", "height"]).size().idxmax()))
     other = "other size: " + size + f" where most have {usual}; centre cropped and resized"
@@ -271,18 +270,41 @@ def _collect(
     return Dataset(name, root, tuple(classes), table, rows, credit)
 
 
+def _with_chunks(table: pd.DataFrame, said: pd.Series) -> tuple[pd.DataFrame, pd.Series]:
+    """Believe images that say themselves that they are generated; return which were listed as real.
+
+    `said` holds for each row what `generated_by` found in the file, as JSON.
+    """
+    said = said[said != ""]
+    belied = (table["origin"] == "real") & table.index.isin(said.index)
+    table = table.assign(origin=table["origin"].replace("", "real"))
+    if len(said):
+        table.loc[said.index, "origin"] = "synthetic"
+        facts = pd.DataFrame(map(json.loads, said), said.index, dtype=object)
+        for name in ("generator", "seed", "index"):
+            told = table.get(name, pd.Series("", table.index, dtype=object))
+            table[name] = told.where(told != "", facts[name].reindex(table.index, fill_value=""))
+    why = f"generated, though listed as real: the text chunk {CHUNK} of the file says so"
+    return table, pd.Series(why, table.index, dtype=object).where(belied, "")
+
+
 def _copies(table: pd.DataFrame) -> pd.Series:
     """Reasons to drop byte-identical files: all but one in a class, all under several labels."""
     # Of copies on several sides of a published split the one that training does not see is kept.
     alike = table[table.duplicated("digest", keep=False)].sort_values("path")
     late = 2 * (alike["origin"] == "synthetic") + (alike["side"] == "train")
-    alike = alike.loc[late.sort_values(kind="stable").index, ["digest", "path", "class"]]
+    alike = alike.loc[late.sort_values(kind="stable").index, ["digest", "path", "class", "side"]]
     groups = alike.groupby("digest")
     reasons = pd.Series("", table.index, dtype=object)
     later = alike[alike.duplicated("digest")]
-    reasons[later.index] = "copy: of " + groups["path"].transform("first")[later.index]
+    first = groups[["path", "side"]].transform("first").loc[later.index]
+    sides = " (in the split " + first["side"] + ", this one in " + later["side"] + ")"
+    reasons[later.index] = (
+        "copy: of " + first["path"] + sides.where(first["side"] != later["side"], "")
+    )
     torn = alike[groups["class"].transform("nunique") > 1].reset_index(names="row")
-    pairs = torn.merge(torn, on="digest", suffixes=("", "_other"))
+    one = torn.drop_duplicates(["digest", "class"])  # of each class: all would be a square number
+    pairs = torn.merge(one, on="digest", suffixes=("", "_other"))
     pairs = pairs[pairs["class"] != pairs["class_other"]]
     named = pairs["path_other"] + " (" + pairs["class_other"] + ")"
     for row, others in named.groupby(pairs["row"]):  # not agg: it takes only what is UTF-8

@@ -1,15 +1,16 @@
 """A store: images decoded once, cropped, resized and kept on disk as uint8.
 
-A folder with `index.parquet`, one row per image (see `Dataset.table`), and `images-….npy`, uint8
-(n, size, size, 3): its row k is the image of the k-th distinct digest of the index. One read at a
-known offset fetches an image. The index is moved into place last: until then the old store is used.
+A folder with `index.parquet`, one row per image (see `Dataset.table`; `adler32` is the checksum of
+its pixels), and `images-….npy`, uint8 (n, size, size, 3): its row k is the image of the k-th
+distinct digest of the index. One read at a known offset fetches an image. The index is moved into
+place last: until then the old store is used.
 """
 
 import hashlib
 import os
 import re
-import shutil
 import weakref
+import zlib
 from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import suppress
@@ -19,14 +20,14 @@ from pathlib import Path
 from cellaug.data.dataset import Dataset
 from cellaug.data.images import read_image
 from cellaug.errors import DataError
-from cellaug.files import cache_home, progress
+from cellaug.files import cache_home, inside, progress, require_room
 
 import numpy as np
 import pandas as pd
 from filelock import FileLock
 
-INDEX = "index.parquet"
-_FORMAT = 2
+INDEX, SUM = "index.parquet", "adler32"  # SUM: the column of the pixels' checksums
+_FORMAT = 3
 _OURS = re.compile(r"(images|shard)-\w+(\.digests)?\.(npy|part)|index\.parquet(\.part)?|\.lock")
 _SPARE_BYTES = 2**26  # of disk, that a build leaves free
 _AT_ONCE = 256  # images that are decoded before they are written
@@ -38,10 +39,12 @@ class Store:
     def __init__(self, folder: str | Path):
         self.folder = Path(folder).resolve()
         try:
-            self._dataset, facts = Dataset.load(self.folder / INDEX)
+            cells, facts = Dataset.load(self.folder / INDEX)
             self.size: int = facts["size"]
-            self.digests = pd.Index(self._dataset.table["digest"].unique())
-            self.file = self.folder / facts["array"]
+            once = cells.table.drop_duplicates("digest")
+            self.digests, self.sums = pd.Index(once["digest"]), once[SUM].tolist()
+            self._dataset = replace(cells, table=cells.table.drop(columns=SUM))
+            self.file = inside(self.folder, facts["array"])
             self.images = np.load(self.file, mmap_mode="r")
             found = facts["format"], self.images.dtype, self.images.shape
             if found != (_FORMAT, np.uint8, (len(self.digests), self.size, self.size, 3)):
@@ -65,15 +68,18 @@ class Store:
         return rows
 
     def read(self, rows: np.ndarray, out: np.ndarray) -> None:
-        """Read rows (n,) into `out`, uint8 (n, size, size, 3); `DataError` if they are cut off."""
-        if not hasattr(os, "preadv"):  # on Windows
-            out[:] = self.images[rows]
-            return
-        # Not from the mapped array, whose pages would count as memory of this process.
+        """Read rows (n,) into `out`, uint8 (n, size, size, 3); `DataError` if they are damaged."""
+        at_an_offset = hasattr(os, "preadv")  # not on Windows
         for row, image in zip(rows.tolist(), out, strict=True):
-            start = self.images.offset + row * image.nbytes
-            if os.preadv(self._open, [image], start) != image.nbytes:
-                raise DataError(f"{self.file}: cut short. Build the store again")
+            if at_an_offset:
+                # Not from the mapped array, whose pages would count as memory of this process.
+                start = self.images.offset + row * image.nbytes
+                whole = os.preadv(self._open, [image], start) == image.nbytes
+            else:
+                image[:], whole = self.images[row], True
+            if not whole or zlib.adler32(image) != self.sums[row]:
+                fix = f"Delete {self.folder} and build the store again"
+                raise DataError(f"{self.file}: the pixels of image {row} are damaged. {fix}")
 
     def dataset(self) -> Dataset:
         """Return the dataset that was stored, read from here; its files may be gone."""
@@ -108,28 +114,38 @@ def stored(dataset: Dataset, size: int, folder: str | Path | None = None) -> Dat
             raise DataError(f"{folder}: {what}")
         files = dict(zip(dataset.digests, dataset.paths, strict=True))
         name = f"images-{hashlib.sha256(''.join(files).encode()).hexdigest()[:16]}.npy"
-        if not old or old.file.name != name:
-            _write_array(folder / name, files, size, old)
-        dataset.save(folder / INDEX, format=_FORMAT, size=size, array=name)
+        if old and old.file.name == name:
+            sums = dict(zip(old.digests, old.sums, strict=True))
+        else:
+            sums = _write_array(folder / name, files, size, old)
+        table = dataset.table.assign(**{SUM: dataset.table["digest"].map(sums)})
+        replace(dataset, table=table).save(folder / INDEX, format=_FORMAT, size=size, array=name)
         for path in folder.glob("*"):
             if path.name not in (name, INDEX, ".lock"):
                 path.unlink()
     return replace(dataset, store=Store(folder))
 
 
-def _write_array(target: Path, files: dict[str, Path], size: int, old: Store | None) -> None:
-    """Write the images of these files, by digest, to one array; take old ones from a store."""
+def _write_array(
+    target: Path, files: dict[str, Path], size: int, old: Store | None
+) -> dict[str, int]:
+    """Write the images of these files, by digest, to one array; take old ones from a store.
+
+    Returns the checksums of their pixels, by digest.
+    """
     needed = len(files) * size * size * 3 + _SPARE_BYTES
-    if needed > (free := shutil.disk_usage(target.parent).free):
-        less = f"needs {needed / 2**30:.1f} GiB more, but the disk has {free / 2**30:.1f} GiB left"
-        fix = "Make room, give another folder, or take fewer pixels"
-        raise DataError(f"{target.parent}: the store {less}. {fix}")
+    require_room(target.parent, needed, "the store")
 
     def pixels(digest: str) -> memoryview:
-        if old and digest in old.digests:
-            return old.images[old.digests.get_loc(digest)].data
-        return read_image(files[digest], size, digest).data
+        row = int(old.digests.get_indexer([digest])[0]) if old else -1
+        if old and row >= 0 and zlib.adler32(old.images[row].data) == old.sums[row]:
+            image = old.images[row].data
+        else:
+            image = read_image(files[digest], size, digest).data
+        sums[digest] = zlib.adler32(image)
+        return image
 
+    sums: dict[str, int] = {}
     part, digests = target.with_suffix(".part"), list(files)
     header = {"descr": "|u1", "fortran_order": False, "shape": (len(files), size, size, 3)}
     starts = range(0, len(files), _AT_ONCE)
@@ -141,3 +157,4 @@ def _write_array(target: Path, files: dict[str, Path], size: int, old: Store | N
         part.replace(target)
     finally:
         part.unlink(missing_ok=True)
+    return sums

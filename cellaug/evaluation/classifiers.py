@@ -6,6 +6,7 @@ from typing import TYPE_CHECKING, Any
 
 from cellaug.data import to_float
 from cellaug.data.images import turned
+from cellaug.errors import DataError
 from cellaug.evaluation.expert import binomial_interval
 from cellaug.files import progress
 
@@ -22,6 +23,12 @@ Batch = tuple[np.ndarray, np.ndarray]
 
 STEPS, BATCH = 400, 32
 """Training steps of a classifier, and images in each."""
+
+CALIBRATION, CHECKED = 64, 8
+"""Most batches of a pass that sets BatchNorm's running averages, and of a check of the result."""
+
+LARGEST_DROP = 0.2
+"""Accuracy that a classifier may lose on its training images between training and prediction."""
 
 
 def classification_report(truth: Array, predicted: Array, class_names: Sequence[str]) -> dict:
@@ -50,6 +57,26 @@ def classification_report(truth: Array, predicted: Array, class_names: Sequence[
         "confusion": metrics.confusion_matrix(truth, predicted, labels=every).tolist(),
         "class_names": list(class_names),
     }
+
+
+def require_better_than_guessing(report: Mapping, title: str) -> None:
+    """DataError unless a report's accuracy is above the largest class's fraction of its images.
+
+    By the exact one-sided binomial test at 5 %: what names the largest class every time is as right
+    as that, so a comparison with such a classifier measures chance.
+    """
+    confusion = np.array(report["confusion"])
+    right, images, largest = (
+        int(n) for n in (confusion.trace(), confusion.sum(), confusion.sum(1).max())
+    )
+    test = stats.binomtest(right, images, largest / images, alternative="greater")
+    if test.pvalue >= 0.05:
+        found = f"{right} of {images} test images are right (accuracy {right / images:.2f})"
+        chance = f"naming the largest class every time gives {largest / images:.2f}"
+        fix = "Train for more epochs (classifier_epochs), with another learning rate "
+        fix += "(classifier_learning_rate), or on more images"
+        what = f"{found}, and {chance}: no better than guessing (p = {test.pvalue:.2f})"
+        raise DataError(f"{title}: {what}. A comparison would measure chance. {fix}")
 
 
 def per_class_change(baseline: Mapping, other: Mapping) -> pd.Series:
@@ -103,8 +130,10 @@ def train_classifier(
     """Train a classifier, images in [-1, 1] to logits (B, classes), with Adam on cross-entropy.
 
     `batches` is a `Reader`, trained on for whole epochs by `fit` (`training.fit`), or yields uint8
-    images (B, S, S, 3) with class numbers (B,); `steps` counts them. `kind` is that of
+    images (B, S, S, 3) with class numbers (B,), endlessly; `steps` counts them. `kind` is that of
     `networks.classifier`; `augment` adds classical augmentation; `decay` is along a cosine to 0.
+    BatchNorm's running averages are set at the end (`networks.recalibrate`). Raises DataError if
+    the classifier then still predicts its training images far worse than in training.
     """
     from cellaug import training
     from cellaug.data.reader import Reader
@@ -119,10 +148,32 @@ def train_classifier(
     model.compile(adam, loss, metrics=["accuracy"], jit_compile=training.use_xla())
     if isinstance(batches, Reader):
         (fit or training.fit)(model, batches, steps // len(batches), label=title)
+        batches.seek(0)
+        images = len(set(batches.dataset.digests))  # each may come several times
+        again: Iterator[Batch] = islice(iter(batches), -(-images // batches.batch_size))
     else:
-        for images, labels in progress(islice(batches, steps), title, total=steps):
-            model.train_on_batch(to_float(images), labels)
+        again = ((to_float(images), labels) for images, labels in batches)
+        for images, labels in progress(islice(again, steps), title, total=steps):
+            model.train_on_batch(images, labels)
+    _calibrate(model, again, title)
     return model
+
+
+def _calibrate(model: "keras.Model", batches: Iterator[Batch], title: str) -> None:
+    """Set BatchNorm's running averages from float32 batches; DataError if predictions stay off."""
+    from cellaug.networks import recalibrate
+
+    checked = list(islice(batches, CHECKED))
+    rest = islice(batches, CALIBRATION - CHECKED)
+    learned = recalibrate(model, (images for images, _ in chain(checked, rest)))
+    labels = np.concatenate([labels for _, labels in checked])
+    shown = [np.asarray(model(images, training=False)).argmax(1) for images, _ in checked]
+    trained = np.equal(learned[: len(labels)], labels).mean()
+    found = np.equal(np.concatenate(shown), labels).mean()
+    if trained - found > LARGEST_DROP:
+        what = f"its accuracy on training images is {trained:.2f} in training, but {found:.2f} when"
+        fix = "Use more images, larger batches or more training steps"
+        raise DataError(f"{title}: {what} it predicts, so it cannot be used. {fix}")
 
 
 def predicted(model: "keras.Model", images: np.ndarray) -> np.ndarray:
@@ -174,16 +225,16 @@ def machine_expert(
         shared = f"{known} of the trial's {len(trial)} images are among those to train on"
         raise ValueError(f"{shared}: take them out of real and fake")
     rng, half = np.random.default_rng(seed), batch_size // 2
-    fakes, reals = _endless(fake, half, rng), _endless(real, half, rng)
+    fakes, reals = endless(fake, half, rng), endless(real, half, rng)
     labels = np.repeat([0, 1], half)
-    batches = ((np.concatenate([next(fakes), next(reals)]), labels) for _ in range(steps))
+    batches = ((np.concatenate([next(fakes), next(reals)]), labels) for _ in count())
     rate: dict[str, Any] = {"learning_rate": 1e-3, "decay": False}
     model = train_classifier(batches, trial.shape[1], 2, steps, seed=seed, **rate)
     return predicted(model, trial) == 1
 
 
-def _endless(images: np.ndarray, size: int, rng: np.random.Generator) -> Iterator[np.ndarray]:
-    """Batches without end, in which every image comes up equally often."""
+def endless(images: np.ndarray, size: int, rng: np.random.Generator) -> Iterator[np.ndarray]:
+    """Batches (size, ...) without end: all images in random order, then all again in another."""
     order = chain.from_iterable(rng.permutation(len(images)) for _ in count())
     while True:
         yield images[list(islice(order, size))]

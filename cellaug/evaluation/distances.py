@@ -6,6 +6,7 @@ area-averaged to 32×32 pixels. Two cells of one class of PBC are some 30 to 40 
 """
 
 from collections.abc import Sequence
+from dataclasses import dataclass
 
 from cellaug.data.images import check_images
 
@@ -18,6 +19,9 @@ from sklearn.metrics import pairwise_distances_argmin
 SIDE = 32  # pixels at which images are compared; smaller images are compared as they are
 
 
+LARGEST_GRAM = 6000  # points whose inner products are kept for all half-samples (288 MB)
+
+
 def frechet_distance(first: np.ndarray, second: np.ndarray) -> float:
     """Squared Fréchet distance of the normal distributions fitted to two sets, (N, d) and (M, d).
 
@@ -28,12 +32,28 @@ def frechet_distance(first: np.ndarray, second: np.ndarray) -> float:
     if count <= width:
         need = f"at least {width + 1} images in each set, got {count}"
         raise ValueError(f"a Fréchet distance with {width} features needs {need}")
-    shift = first.mean(0) - second.mean(0)
-    one, two = (np.atleast_2d(np.cov(points, rowvar=False)) for points in (first, second))
-    values, vectors = np.linalg.eigh(one)
-    root = vectors * np.sqrt(np.maximum(values, 0))
+    one, two = _moments(first), _moments(second)
+    return _frechet(one, _root(one[1]), two)
+
+
+def _moments(points: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    return points.mean(0), np.atleast_2d(np.cov(points, rowvar=False))
+
+
+def _root(covariance: np.ndarray) -> np.ndarray:
+    """A matrix R with R Rᵀ = Σ."""
+    try:
+        return np.linalg.cholesky(covariance)
+    except np.linalg.LinAlgError:  # singular, which this takes five times as long to allow for
+        values, vectors = np.linalg.eigh(covariance)
+        return vectors * np.sqrt(np.maximum(values, 0))
+
+
+def _frechet(first: tuple[Array, Array], root: Array, second: tuple[Array, Array]) -> float:
+    (mean, one), (other, two) = first, second
     # Σ₁Σ₂ has the eigenvalues of the symmetric rootᵀ Σ₂ root, whose roots are real for certain
     middle = np.sqrt(np.maximum(np.linalg.eigvalsh(root.T @ two @ root), 0)).sum()
+    shift = mean - other
     return float(max(shift @ shift + np.trace(one) + np.trace(two) - 2 * middle, 0))
 
 
@@ -48,24 +68,24 @@ def kernel_distance(first: Array, second: Array, strata: Sequence[Array] | None 
     if min(np.unique(part, return_counts=True)[1].min() for part in strata) < 2:
         need = f"at least 2 images of each class, got {len(first)} and {len(second)} images"
         raise ValueError(f"a kernel distance needs in each set {need}")
-    within = _within(first, strata[0]) + _within(second, strata[1])
-    return float(within - 2 * _kernel(first, second).mean())
+    width, parts = first.shape[1], zip((first, second), strata, strict=True)
+    within = sum(_within(_kernel(part @ part.T, width), classes) for part, classes in parts)
+    return float(within - 2 * _kernel(first @ second.T, width).mean())
 
 
-def _kernel(first: np.ndarray, second: np.ndarray) -> np.ndarray:
-    linear = first @ second.T / first.shape[1] + 1
+def _kernel(inner: np.ndarray, width: int) -> np.ndarray:
+    linear = inner / width + 1
     return linear * linear * linear  # a tenth of the time of a power
 
 
-def _within(points: np.ndarray, strata: np.ndarray) -> float:
+def _within(kernel: np.ndarray, strata: np.ndarray) -> float:
     """Mean kernel of two independent points: of n in a class, n (n − 1) pairs stand for n²."""
-    kernel = _kernel(points, points)
     np.fill_diagonal(kernel, 0)
     total = kernel.sum()
     for name in np.unique(strata):
         members = np.flatnonzero(strata == name)
         total += kernel[np.ix_(members, members)].sum() / (len(members) - 1)
-    return total / len(points) ** 2
+    return total / len(kernel) ** 2
 
 
 def precision_recall_density_coverage(real: Array, fake: Array, k: int = 5) -> dict[str, float]:
@@ -80,8 +100,12 @@ def precision_recall_density_coverage(real: Array, fake: Array, k: int = 5) -> d
     if min(len(real), len(fake)) <= k:
         need = f"at least {k + 1} images are needed in each set, got {len(real)} and {len(fake)}"
         raise ValueError(f"with k = {k} neighbours {need}")
-    between = squared_distances(real, fake)
-    inside_real, inside_fake = between < _reach(real, k)[:, None], between < _reach(fake, k)
+    own, other = (_reach(squared_distances(part, part), k) for part in (real, fake))
+    return _overlap(squared_distances(real, fake), own, other, k)
+
+
+def _overlap(between: Array, real_reach: Array, fake_reach: Array, k: int) -> dict[str, float]:
+    inside_real, inside_fake = between < real_reach[:, None], between < fake_reach
     return {
         "precision": float(inside_real.any(0).mean()),
         "recall": float(inside_fake.any(1).mean()),
@@ -90,11 +114,69 @@ def precision_recall_density_coverage(real: Array, fake: Array, k: int = 5) -> d
     }
 
 
-def _reach(points: np.ndarray, k: int) -> np.ndarray:
-    """Squared distance of each point to its k-th nearest neighbour."""
-    squares = squared_distances(points, points)
+def _reach(squares: np.ndarray, k: int) -> np.ndarray:
+    """Squared distance of each point to its k-th nearest neighbour, from those of all pairs."""
     np.fill_diagonal(squares, np.inf)
     return np.partition(squares, k - 1, axis=1)[:, k - 1]
+
+
+@dataclass(frozen=True)
+class Part:
+    """Some of the points of `Samples`, with what their distances to others take."""
+
+    which: np.ndarray  # their numbers (n,)
+    reach: np.ndarray  # squared distance to the k-th neighbour (n,)
+    within: float  # mean kernel of two of them
+    moments: tuple[np.ndarray, np.ndarray]  # mean and covariance along the axes
+
+
+class Samples:
+    """All distances between samples of one set of points (N, d), equal to those of the functions.
+
+    What two samples share is worked out once: inner products of pairs of points, and what a `Part`
+    holds. `strata` (n,) are the classes of every part, in its order; the Fréchet distance is taken
+    along `axes` (d, p), and left out without them. `k` is as in
+    `precision_recall_density_coverage`.
+    """
+
+    def __init__(self, points: Array, strata: Array, k: int, axes: Array | None):
+        self.points, self.strata, self.k = points, strata, k
+        self.along = None if axes is None else points @ axes
+        self.squares = (points**2).sum(1)
+        self.gram = points @ points.T if len(points) <= LARGEST_GRAM else None
+
+    def part(self, which: np.ndarray) -> Part:
+        """The points of these numbers (n,)."""
+        inner = self._inner(which, which)
+        reach = _reach(self._distances(which, which, inner), self.k)
+        within = _within(_kernel(inner, self.points.shape[1]), self.strata)
+        empty = np.zeros(0), np.zeros((0, 0))
+        return Part(
+            which, reach, within, empty if self.along is None else _moments(self.along[which])
+        )
+
+    def between(self, first: Part, others: Sequence[Part]) -> list[dict[str, float]]:
+        """Distances of one part, of real points, to each of some others."""
+        root, found = _root(first.moments[1]), []
+        for other in others:
+            inner = self._inner(first.which, other.which)
+            squares = self._distances(first.which, other.which, inner)
+            row = _overlap(squares, first.reach, other.reach, self.k)
+            kernel = _kernel(inner, self.points.shape[1]).mean()
+            row["kernel"] = float(first.within + other.within - 2 * kernel)
+            if self.along is not None:
+                row["frechet"] = _frechet(first.moments, root, other.moments)
+            found.append(row)
+        return found
+
+    def _inner(self, rows: np.ndarray, columns: np.ndarray) -> np.ndarray:
+        if self.gram is None:
+            return self.points[rows] @ self.points[columns].T
+        return self.gram[np.ix_(rows, columns)]
+
+    def _distances(self, rows: np.ndarray, columns: np.ndarray, inner: np.ndarray) -> np.ndarray:
+        squares = self.squares[rows][:, None] + self.squares[columns] - 2 * inner
+        return np.maximum(squares, 0, out=squares)
 
 
 def squared_distances(first: np.ndarray, second: np.ndarray) -> np.ndarray:

@@ -7,10 +7,11 @@ import os
 import re
 from base64 import b64encode
 from collections.abc import Sequence
+from contextlib import suppress
 from pathlib import Path
 
 import cellaug
-from cellaug.data import DataError
+from cellaug.data import DataError, open_dataset
 from cellaug.data.dataset import printable
 from cellaug.data.images import check_images, decode, fit_square
 from cellaug.data.scan import scan
@@ -36,7 +37,9 @@ def write_test(
     """Write the page `expert-test.html` and its key `key.json` into the new folder `out`.
 
     `count` images are drawn at random from each of the folders `real` and `fake` and their
-    subfolders. They are shown with a side of `size` pixels, by default the shortest of any of them.
+    subfolders; where both have classes (subfolders, or labels in a manifest.csv), the same number
+    of each class, so that the class does not give an image away. They are shown with a side of
+    `size` pixels, by default the shortest of any of them.
     Returns the key: `trial` (`trial_hash`), for each image `real` and `files`, and `folders`,
     `seed`, `size`, `notes`, `left_out` (file and reason). DataError for what makes no trial.
     """
@@ -49,7 +52,8 @@ def write_test(
     files = pd.concat([_look(kind, root) for kind, root in roots.items()], ignore_index=True)
     usable = files["problem"] == ""
     _refuse_shared(files[usable])
-    drawn = pd.concat(_draw(files, kind, count, [seed, k]) for k, kind in enumerate(roots))
+    wanted, matched = _matched(files[usable], count, seed)
+    drawn = pd.concat(_draw(files, kind, wanted, [seed, k]) for k, kind in enumerate(roots))
     size = size or int(drawn["side"].min())
     images = np.stack([fit_square(decode(path)[0], size) for path in drawn["path"]])
     _refuse_shared(drawn.assign(digest=[image.tobytes() for image in images]))
@@ -60,7 +64,7 @@ def write_test(
     key |= {"trial": expert.trial_hash(images[order]), "real": (order < count).tolist()}
     key["files"] = drawn["name"].iloc[order].tolist()
     key["folders"] = {kind: printable(str(root)) for kind, root in roots.items()}
-    key["notes"] = _notes(files["kind"][usable], drawn, size)
+    key["notes"] = [*_notes(files["kind"][usable], drawn, size), matched]
     key["left_out"] = files.loc[~usable, ["name", "problem"]].to_numpy().tolist()
     with atomic_folder(out) as part:
         (part / PAGE).write_bytes(page(images[order], _credit(roots)).encode())
@@ -196,6 +200,13 @@ def _look(kind: str, root: Path) -> pd.DataFrame:
         names += [Path(place, name).relative_to(root).as_posix() for name in links + sorted(files)]
     names = [name for name in names if name not in (MANIFEST, CREDIT) and "/." not in f"/{name}"]
     table = scan(root, names)
+    if kind == "real" and (made := table["generated"] != "").any():
+        many = f"{made.sum():,} of {len(made):,} images are generated"
+        such = printable(names[int(made.argmax())])
+        raise DataError(f"{root}: {many}, such as {such} (the files say so). Give real ones")
+    listed = _labels(root)
+    known = [listed.get(name, Path(name).parent.name) for name in names]
+    table["class"] = pd.Series(known, dtype=object)
     table["kind"], table["side"] = kind, table[["height", "width"]].min(axis=1)
     table["path"] = pd.Series([root / name for name in names], dtype=object)
     table["name"] = [f"{kind}/{printable(name)}" for name in names]
@@ -208,14 +219,52 @@ def _look(kind: str, root: Path) -> pd.DataFrame:
     return table
 
 
-def _draw(files: pd.DataFrame, kind: str, count: int, seed: Sequence[int]) -> pd.DataFrame:
-    """`count` usable files of one side, at random."""
-    files = files[files["kind"] == kind]
+def _labels(root: Path) -> dict[str, str]:
+    """The class of each file that a folder's manifest.csv lists, if it has a usable one."""
+    with suppress(DataError):
+        if (root / MANIFEST).is_file() and not (cells := open_dataset(root / MANIFEST)).unlabelled:
+            return dict(zip(cells.table["path"], cells.table["class"].astype(str), strict=True))
+    return {}
+
+
+def _matched(usable: pd.DataFrame, count: int, seed: int) -> tuple[dict[str, int], str]:
+    """How many images of each class to draw from both sides ("" for any), and a note on it."""
+    spare = pd.crosstab(usable["class"].str.casefold(), usable["kind"])
+    spare = spare.reindex(columns=["real", "fake"], fill_value=0)
+    known = spare[(spare > 0).any(axis=1)].drop("", errors="ignore")
+    both = known.min(axis=1)
+    both = both[both > 0]
+    if "" in spare.index or both.empty:
+        gap = (
+            "Classes were not matched: not all images are in subfolders of their class (or listed "
+        )
+        gap += "in a manifest.csv), or no class is on both sides. A reader may tell real from fake "
+        return {"": count}, f"{gap}images by how often a class comes up."
+    if both.sum() < count:
+        have = ", ".join(f"{n} {name}" for name, n in both.items())
+        raise DataError(
+            f"only {both.sum()} images of each side match by class ({have}), but {count} are asked "
+            "for. Ask for fewer, or add images of the classes that are rarer on one side"
+        )
+    pool = np.random.default_rng([seed, 2]).permutation(np.repeat(both.index.to_numpy(), both))
+    wanted = pd.Series(pool[:count]).value_counts(sort=False).sort_index()
+    many = ", ".join(f"{n} {name}" for name, n in wanted.items())
+    return wanted.to_dict(), f"Each side has the same number of images of a class: {many}."
+
+
+def _draw(
+    files: pd.DataFrame, kind: str, wanted: dict[str, int], seed: Sequence[int]
+) -> pd.DataFrame:
+    """Usable files of one side at random, so many of each class ("" for any)."""
+    files, count = files[files["kind"] == kind], sum(wanted.values())
     usable, left_out = files[files["problem"] == ""], files[files["problem"] != ""]
     if len(usable) < count:
         why = "; ".join(["", *(left_out["name"] + ": " + left_out["problem"])[:3]])
         raise DataError(f"{len(usable)} usable {kind} images, but {count} are asked for{why}")
-    return usable.iloc[np.random.default_rng(seed).permutation(len(usable))[:count]]
+    order = usable.iloc[np.random.default_rng(seed).permutation(len(usable))]
+    looks = order["class"].str.casefold()
+    parts = [order[looks == name] if name else order for name in wanted]
+    return pd.concat([part[:many] for part, many in zip(parts, wanted.values(), strict=True)])
 
 
 def _refuse_shared(files: pd.DataFrame) -> None:

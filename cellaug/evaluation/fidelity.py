@@ -12,10 +12,13 @@ from typing import Any
 
 from cellaug.data.dataset import Dataset
 from cellaug.errors import DataError
-from cellaug.evaluation import classifiers, features, measures, scorecard
+from cellaug.evaluation import classifiers, measures, scorecard
+from cellaug.evaluation import features as extractors
+from cellaug.evaluation.features import Extractor
 from cellaug.evaluation.finding import Fidelity, notes
 from cellaug.evaluation.measures import COMPONENTS, LARGEST_HALF, Points, Rows
 from cellaug.evaluation.memorisation import NEIGHBOURS, Strata, look_for_copies
+from cellaug.evaluation.sources import alike, separated, suggestion
 from cellaug.files import progress
 
 import numpy as np
@@ -28,12 +31,13 @@ def evaluate(
     fake: Dataset,
     reference: Dataset | None = None,
     *,
-    extractor: features.Extractor | None = None,
+    features: str = "auto",
+    extractor: Extractor | None = None,
+    trained_on: np.ndarray | None = None,
     cas: bool = True,
     resamples: int = 200,
     seed: int = 0,
     k: int = 5,
-    few: bool = False,
 ) -> Fidelity:
     """Compare generated images with real ones, at the size of the generated ones.
 
@@ -41,30 +45,96 @@ def evaluate(
         real: real images that the generator was not trained on, with classes.
         fake: generated images in memory (`Dataset.in_memory`); classes are matched by name.
         reference: the generator's training images, for memorisation and the real accuracy score.
-        extractor: of features and class logits; by default the package's own.
+        features: those of the package ("shipped"), "own" ones that are learned from half of the
+            reference, or without one from half of the real images, which are then not compared;
+            "auto" takes the shipped ones if they know the real cells, else own ones if every class
+            has enough images. Features that do not know the cells give values but no verdicts.
+        extractor: of features and class logits, in place of the package's own.
+        trained_on: what `training_digests` knows of a generator.
         cas: train classifiers for the classification accuracy score (a minute or so).
         resamples: half-samples, at least 20.
-        seed: of the half-samples and the classifiers.
+        seed: of the half-samples, the classifiers and own features.
         k: neighbours in precision and the like; a class takes 2 (k + 1) images in either set.
-        few: with too few images for a Fréchet distance over all, measure the others; no error.
 
     Raises DataError for sets that cannot be compared, ValueError for an argument out of range.
     """
-    if resamples < 20 or k < 1 or fake.images is None:
-        wanted = f"resamples from 20, k from 1 and {fake.name} in memory, as `in_memory` gives it"
-        raise ValueError(f"expected {wanted}; got {resamples} and {k}")
+    if resamples < 20 or k < 1 or fake.images is None or features not in extractors.CHOICES:
+        wanted = f"resamples from 20, k from 1, features {', '.join(extractors.CHOICES)} and "
+        wanted += f"{fake.name} in memory, as `in_memory` gives it"
+        raise ValueError(f"expected {wanted}; got {resamples}, {k} and {features}")
     sets = {"real": real, "generated": fake} | ({"reference": reference} if reference else {})
-    size = fake.images.shape[1]
-    images = {role: cells.read(size) for role, cells in sets.items()}
-    _refuse_leaks(sets, images)
-    extractor = extractor or features.load_extractor()
-    points = {role: Points.of(images[role], extractor) for role in progress(sets, "features")}
-    comparison = _Comparison(sets, points, extractor, resamples, seed, k, few)
+    sets, left_out, said = separated(sets, fake.images.shape[1], trained_on)
+    described = _in_features(sets, features, seed, extractor)
+    comparison = _Comparison(*described, left_out, resamples, seed, k)
     comparison.by_class()
     fields = {"spectra": comparison.over_all(), **comparison.copies()}
     if cas:
         comparison.accuracy()
-    return comparison.finding(**fields)
+    return comparison.finding(said, **fields)
+
+
+def expected_seconds(real: int, fake: int, reference: int = 0, cas: bool = True) -> float:
+    """About how long `evaluate` takes for so many images with shipped features, on two cores.
+
+    As measured: features, 200 half-samples of half of the smaller set, a minute per classifier.
+    """
+    half = min(real // 2, fake // 2, LARGEST_HALF)
+    return (real + fake + reference) / 150 + 200 * 3e-7 * half**2 + 60 * cas * (1 + bool(reference))
+
+
+def _in_features(
+    sets: dict[str, Dataset], choice: str, seed: int, given: Extractor | None
+) -> tuple[dict[str, Dataset], dict[str, Points], dict[str, Any]]:
+    """The sets to compare, their points, and facts of the features; see `evaluate`."""
+    own, points = choice == "own" and given is None, {}
+    if not own:
+        extractor = given or extractors.load_extractor()
+        names = tuple(alike(extractor.class_names, sets["real"].class_names).values())
+        points["real"] = Points.of(sets["real"], extractor, names)
+        facts = _facts("given" if given else "shipped", sets, points, extractor, names, seed)
+        unfit = bool(facts["recognition"]["problem"])
+        own = unfit and given is None and choice == "auto" and _teachable(sets, seed)
+    if own:
+        role = "reference" if "reference" in sets else "real"
+        learned = extractors.halves_to_learn(sets[role].labels, seed)
+        lesson, points = sets[role].subset(learned), {}
+        sets = sets if role == "reference" else sets | {"real": sets["real"].subset(~learned)}
+        extractor = extractors.learn_extractor(lesson, seed)
+        names = extractor.class_names
+    for each in progress([name for name in sets if name not in points], "features"):
+        points[each] = Points.of(sets[each], extractor, names)
+    if own:
+        others = np.ones(len(sets["real"]), bool) if role == "real" else ~learned
+        truth = sets[role].table["class"].astype(object).to_numpy()
+        tested = others & np.isin(truth, names)
+        extractor.accuracy = float((points[role].seen == truth)[tested].mean())
+        facts = _facts("own", sets, points, extractor, names, seed)
+        facts["learned_from"] = {"set": role, "images": len(lesson)}
+    return sets, points, facts
+
+
+def _facts(
+    source: str,
+    sets: Mapping[str, Dataset],
+    points: Mapping[str, Points],
+    extractor: Extractor,
+    names: tuple[str, ...],
+    seed: int,
+) -> dict[str, Any]:
+    truth = sets["real"].table["class"].astype(object).to_numpy()
+    found = extractors.recognition(points["real"].seen, truth, names, extractor.accuracy, seed)
+    facts: dict[str, Any] = {"source": source, "digest": extractor.digest, "classes": list(names)}
+    facts |= {"features": points["real"].features.shape[1], "accuracy": float(extractor.accuracy)}
+    return facts | {"recognition": found}
+
+
+def _teachable(sets: Mapping[str, Dataset], seed: int) -> bool:
+    """Whether there are enough images of every real class to learn own features from."""
+    cells = sets.get("reference", sets["real"])
+    lesson = cells.subset(extractors.halves_to_learn(cells.labels, seed))
+    counts = lesson.counts().reindex(sets["real"].class_names, fill_value=0)
+    counts = counts[sets["real"].counts() > 0]
+    return len(counts) > 1 and counts.min() >= extractors.ENOUGH
 
 
 @dataclass
@@ -73,18 +143,19 @@ class _Comparison:
 
     sets: Mapping[str, Dataset]
     points: Mapping[str, Points]
-    extractor: features.Extractor
+    extractor: dict[str, Any]
+    left_out: dict[str, str]
     resamples: int
     seed: int
     k: int
-    few: bool
 
     def __post_init__(self) -> None:
         self.real, self.fake = self.points["real"], self.points["generated"]
         self.trained = self.points.get("reference")
-        self.strata, self.left_out = _strata(self.sets["real"], self.sets["generated"])
+        self.strata, unmatched = _strata(self.sets["real"], self.sets["generated"])
+        self.left_out = {**self.left_out, **unmatched}
         self.dimensions = self.real.features.shape[1]
-        self.sizes = measures.halves(self.strata, 0 if self.few else self.dimensions, self.k)
+        self.sizes = measures.halves(self.strata, self.dimensions, self.k)
         self.axes, self.share = measures.components(self.real.features)
         self.weights = {name: len(mine) for name, (mine, _) in self.strata.items()}
         self.spreads: dict[str, dict[str, np.ndarray]] = {}
@@ -122,7 +193,7 @@ class _Comparison:
             found |= {measure: measures.estimate(both) for measure, both in spread.items()}
             self.add(name, found, compared=m)
             row: dict[str, Any] = {"reason": f"the extractor knows no class '{name}'"}
-            if name in self.extractor.class_names:
+            if name in self.extractor["classes"]:
                 sides = zip((self.real, self.fake), members, strict=True)
                 self.votes[name] = [points.seen[part] == name for points, part in sides]
                 row = measures.agreement([self.votes[name]], rng)
@@ -219,7 +290,7 @@ class _Comparison:
         kind = {"generated": "value", "reference": "real"}[role]
         return found.set_axis([kind, *scorecard.ENDS[kind]], axis=1)
 
-    def finding(self, **fields: Any) -> Fidelity:
+    def finding(self, said: list[str], **fields: Any) -> Fidelity:
         rows = []
         for group, found in self.rows.items():
             place = {"level": "class" if group else "overall", "group": group}
@@ -230,16 +301,16 @@ class _Comparison:
             | {"classes": {} if cells.unlabelled else cells.counts().to_dict()}
             for role, cells in self.sets.items()
         }
-        extractor = {"digest": self.extractor.digest, "features": self.dimensions}
-        extractor |= {"accuracy": float(self.extractor.accuracy)}
-        extractor |= {"classes": list(self.extractor.class_names)}
         settings: dict = {"size": self.fake.images.shape[1], "resamples": self.resamples}
         settings |= {"seed": self.seed, "k": self.k, "compared": sum(self.sizes)}
         settings |= {"components": min(COMPONENTS, self.dimensions)}
         settings["components_variance"] = self.share
         table = scorecard.tidy(rows)
-        finding = Fidelity(table, sets, extractor, settings, self.left_out, **fields)
-        return replace(finding, notes=notes(finding, self.sets.values()))
+        if problem := self.extractor["recognition"]["problem"]:
+            unfit = table["measure"].isin(scorecard.IN_FEATURES) & (table["reason"] == "")
+            table.loc[unfit, "reason"] = problem
+        finding = Fidelity(table, sets, self.extractor, settings, self.left_out, **fields)
+        return replace(finding, notes=notes(finding, self.sets.values()) + said)
 
 
 def _members(cells: Dataset, name: str) -> np.ndarray:
@@ -247,29 +318,20 @@ def _members(cells: Dataset, name: str) -> np.ndarray:
     return np.flatnonzero((cells.table["class"] == name).to_numpy())
 
 
-def _refuse_leaks(sets: Mapping[str, Dataset], images: Mapping[str, np.ndarray]) -> None:
-    """Raise DataError for real images without classes, or that are training images too."""
-    real = sets["real"]
-    if real.unlabelled:
-        raise DataError(f"{real.name}: the real images have no classes; give them labels")
-    known = {image.tobytes() for image in images.get("reference", ())}
-    if both := sum(image.tobytes() in known for image in images["real"]):
-        shared = f"{both:,} of the {len(real):,} real images of {real.name} are among the training"
-        shared += f" images of {sets['reference'].name} too"
-        raise DataError(f"{shared}: compare with images that the generator was not trained on")
-
-
 def _strata(real: Dataset, fake: Dataset) -> tuple[Strata, dict[str, str]]:
     """The images of each class that is in both sets; and the others, with the reason."""
     if fake.unlabelled:
         return {"": (np.arange(len(real)), np.arange(len(fake)))}, {}
     strata, left_out = {}, {}
+    only = [[n for n, count in cells.counts().items() if count] for cells in (real, fake)]
+    only = [[n for n in one if n not in other] for one, other in zip(only, only[::-1], strict=True)]
     for name in dict.fromkeys((*real.class_names, *fake.class_names)):
         mine, theirs = _members(real, name), _members(fake, name)
         if len(mine) and len(theirs):
             strata[name] = mine, theirs
         elif len(mine) or len(theirs):
             left_out[name] = f"there are no {'generated' if len(mine) else 'real'} images of it"
+            left_out[name] += suggestion(name, only[bool(len(mine))])
     if not strata:
         names = " and ".join(", ".join(cells.class_names) for cells in (real, fake))
         none = f"{real.name} and {fake.name} have no class in common ({names})"

@@ -22,10 +22,11 @@ class Fidelity:
 
     table: pd.DataFrame  # every measure
     sets: dict[str, dict[str, Any]]  # real, generated, reference: name, credit, images, classes
-    extractor: dict[str, Any]  # digest, number of features, accuracy on its test images, classes
+    extractor: dict[str, Any]  # source (shipped, own, given), digest, number of features, accuracy
+    # on its test images, classes, recognition of the real images (`features.recognition`)
     settings: dict[str, Any]  # size (pixels), resamples, seed, k, compared (images in a half),
     # components (of a class's Fréchet distance) and their share of the features' variance
-    left_out: dict[str, str]  # classes that were not compared, and why
+    left_out: dict[str, str]  # classes and images that were not compared, and why
     spectra: tuple[np.ndarray, np.ndarray] = field(repr=False)  # mean power, real and generated
     closest: pd.DataFrame = field(default_factory=pd.DataFrame)  # pairs nearest to each other
     memorisation: dict[str, dict[str, float]] = field(default_factory=dict)  # by space
@@ -85,9 +86,8 @@ def notes(found: Fidelity, sets: Iterable[Dataset]) -> list[str]:
         f"Bias: a Fréchet distance with {extractor['features']} features is too large for finite "
         "sets; precision, recall and coverage depend on the number of images too. Compare them "
         f"only with values of {m:,} images, such as those of real halves.",
-        f"Features are those of extractor {extractor['digest']}, right on "
-        f"{extractor['accuracy']:.1%} of its own test images. Images are compared at "
-        f"{settings['size']} pixels.",
+        f"Images are compared at {settings['size']} pixels.",
+        *_on_features(extractor),
     ]
     if len(classes):
         said.append(
@@ -102,7 +102,11 @@ def notes(found: Fidelity, sets: Iterable[Dataset]) -> list[str]:
         shares = f"{agreement['training']:.1%}, of the real ones {agreement['real']:.1%}"
         said += [f"Class agreement of the training images, weighted as the real ones: {shares}."]
         often = "generated images that resemble them are recognised more often than unseen cells"
-        said += [f"The package's own extractor learned from PBC's training images: {often}."]
+        whose = {"own": "Own features", "shipped": "The package's own extractor"}
+        if extractor["source"] in whose:
+            these = {"own": "half of these training images", "shipped": "PBC's training images"}
+            learned = f"{whose[extractor['source']]} learned from {these[extractor['source']]}"
+            said += [f"{learned}: {often}."]
     if "accuracy score" not in overall.index:
         said.append("accuracy score: not measured, it was not asked for.")
     elif pd.notna(overall.at["accuracy score", "value"]):
@@ -113,7 +117,7 @@ def notes(found: Fidelity, sets: Iterable[Dataset]) -> list[str]:
         said += [f"Copies in {space} are nearer to a training image than {near}."]
         low = "below −3 generated images lie nearer than real ones do, as copies and blurs do"
         said += [f"C_T in {space} is {facts['copying']:.2f}; {low}."]
-    said += [f"{name} was not compared: {why}." for name, why in found.left_out.items()]
+    said += [f"Not compared: {name}: {why}." for name, why in found.left_out.items()]
     for cells in sets:
         lost = cells.outcomes().query("outcome == 'dropped'").itertuples()
         said += [f"{cells.name}: {r.files:,} files are not counted ({r.reason})." for r in lost]
@@ -121,3 +125,29 @@ def notes(found: Fidelity, sets: Iterable[Dataset]) -> list[str]:
             drawn = cells.table[["generator", "seed"]].drop_duplicates().itertuples(index=False)
             said += [f"{cells.name}: drawn by {maker} with seed {seed}." for maker, seed in drawn]
     return list(dict.fromkeys(said))
+
+
+def _on_features(extractor: dict[str, Any]) -> list[str]:
+    """Sentences on whose features these are, and on how well they know the real images."""
+    known, lesson = extractor["recognition"], extractor.get("learned_from")
+    right = f"right on {extractor['accuracy']:.1%} of its own test images"
+    said = [f"Features are those of extractor {extractor['digest']}, {right}."]
+    if lesson:
+        whose = {"real": "real images, which are not compared", "reference": "training images"}
+        of = f"{lesson['images']:,} of the {whose[lesson['set']]}"
+        said = [f"Features were learned from {of} (extractor {extractor['digest']}, {right})."]
+    if known["value"] is not None:
+        classes = f"{len(known['classes'])} of the {known['of']} classes"
+        said += [
+            f"Of the real images it recognises {known['value']:.1%} (95 %: {known['low']:.1%} to "
+            f"{known['high']:.1%}), the mean of the {classes} that it knows; chance is "
+            f"{known['chance']:.1%}, verdicts need {known['needed']:.1%}."
+        ]
+    if known["problem"]:
+        fix = (
+            "Learn own features (--features own)"
+            if not lesson
+            else "Give more images to learn from"
+        )
+        said += [f"Measures in features are not judged: {known['problem']}. {fix}."]
+    return said

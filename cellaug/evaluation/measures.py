@@ -4,10 +4,11 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any
 
+from cellaug.data.dataset import Dataset
 from cellaug.data.images import turned
 from cellaug.errors import DataError
 from cellaug.evaluation import distances, texture
-from cellaug.evaluation.features import Extractor
+from cellaug.evaluation.features import Extractor, pixels
 from cellaug.evaluation.memorisation import Strata
 from cellaug.evaluation.scorecard import ENDS
 from cellaug.files import progress
@@ -31,12 +32,16 @@ class Points:
     seen: np.ndarray
 
     @staticmethod
-    def of(images: np.ndarray, extractor: Extractor) -> "Points":
-        """Images as points; the norm of a row of pixels is its root mean square."""
+    def of(cells: Dataset, extractor: Extractor, names: Sequence[str]) -> "Points":
+        """A set in memory as points; the norm of a row of pixels is its root mean square.
+
+        `names` are those of the extractor's classes, as the real images have them.
+        """
+        images = pixels(cells)
         features, logits = extractor(images)
-        pixels = distances.reduced(images)
-        seen = np.array(extractor.class_names, object)[np.asarray(logits).argmax(1)]
-        return Points(images, features.astype(float), pixels / pixels.shape[1] ** 0.5, seen)
+        rows = distances.reduced(images)
+        seen = np.array(names, object)[np.asarray(logits).argmax(1)]
+        return Points(images, features.astype(float), rows / rows.shape[1] ** 0.5, seen)
 
     def take(self, indices: np.ndarray) -> "Points":
         """Some of them."""
@@ -44,18 +49,20 @@ class Points:
 
 
 def halves(strata: Strata, dimensions: int, k: int) -> list[int]:
-    """Number of images of each class in a half; DataError if there are too few in all."""
+    """Number of images of each class in a half; DataError if it is not above `k` in all.
+
+    It is at most `LARGEST_HALF` in all, or twice the `dimensions` of the features.
+    """
     sizes = [min(map(len, members)) // 2 for members in strata.values()]
     most, total = max(LARGEST_HALF, 2 * dimensions), sum(sizes)
     if total > most:
         sizes = [m * most // total for m in sizes]
     # one image says nothing about the variation of its class
     sizes = [m if m > 1 else 0 for m in sizes]
-    total, least = sum(sizes), max(dimensions, k) + 1
+    total, least = sum(sizes), k + 1
     if total < least:
         mine, theirs = (sum(map(len, side)) for side in zip(*strata.values(), strict=True))
-        why = f"with {dimensions} features " * bool(dimensions)
-        why += f"a half must hold at least {least}, which takes {2 * least} real images and as many"
+        why = f"a half must hold at least {least}, which takes {2 * least} real images and as many"
         have = f"There are {mine} real and {theirs} generated ones, of which {2 * total} of either"
         raise DataError(f"too few images: {why} generated ones. {have} match by class. Add images")
     return sizes
@@ -125,26 +132,22 @@ def compare(
     """
     classes = np.repeat(np.arange(len(sizes)), sizes)
     space = "features" if axes is None else "principal components"
-    axes = np.eye(real.features.shape[1]) if axes is None else axes
-    exact = len(classes) > axes.shape[1]
-
-    def between(near: np.ndarray, far: np.ndarray) -> dict[str, float]:
-        found = distances.precision_recall_density_coverage(near, far, k)
-        found["kernel"] = distances.kernel_distance(near, far, (classes, classes))
-        if exact:
-            found["frechet"] = distances.frechet_distance(near @ axes, far @ axes)
-        return found
-
+    width = real.features.shape[1] if axes is None else axes.shape[1]
+    exact = len(classes) > width
+    axes = np.eye(width) if axes is None else axes
+    points = np.concatenate([real.features, fake.features])
+    samples = distances.Samples(points, classes, k, axes if exact else None)
     rows = []
     for first, second, other in progress(draws, "comparing"):
-        near = real.features[first]
-        rows.append([between(near, fake.features[other]), between(near, real.features[second])])
+        near, far, made = map(samples.part, (first, second, other + len(real.features)))
+        rows.append(samples.between(near, (made, far)))
     found: Rows = {}
     for name in rows[0][0]:  # the kernel distance of real halves has the mean 0, hence no ratio
         found[name] = estimate([[side[name] for side in both] for both in rows], name != "kernel")
     if not exact:
-        need = f"it needs {2 * (axes.shape[1] + 1)} images in either set"
-        found["frechet"] = {"reason": f"with {axes.shape[1]} {space} {need}"}
+        need = f"it needs {2 * (width + 1)} images in either set, "
+        need += f"{2 * len(classes)} of either match by class"
+        found["frechet"] = {"reason": f"with {width} {space} {need}"}
     powers = [_power(real.images, draws, 0), _power(fake.images, draws, 2)]
     mine, theirs = map(texture.grid_energy, powers)
     for period, (energy, lines) in theirs.items():

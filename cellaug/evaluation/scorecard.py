@@ -10,7 +10,7 @@ classifier trained on generated images (`real`: on as many training images).
 Columns: `value` (generated against real), `real` (real against real), `ratio` (of these) or, for
 shares, `gap` (their difference), each with its 95 % interval (`low`, `high`, `real_low`, ...);
 `training` (class agreement of training images), `compared` (images in each half, or to train on),
-and `reason`, why a value is missing.
+and `reason`, why a value is missing, or if there is one why it is not judged.
 """
 
 from collections.abc import Mapping, Sequence
@@ -35,6 +35,9 @@ MEASURES = {  # over all and class by class
     "agreement": "class agreement",
 }
 
+IN_FEATURES = {"frechet", "kernel", "precision", "recall", "density", "coverage", "agreement"}
+IN_FEATURES |= {"diversity_features", "copies in features", "nearest in features"}
+
 _TARGETS = {  # in words, the lowest and the highest value that meet the target; None for none
     "frechet_ratio": ("Fréchet distance", None, 3.0),
     "coverage_ratio": ("coverage", 0.8, None),
@@ -47,6 +50,9 @@ _TARGETS = {  # in words, the lowest and the highest value that meet the target;
 }
 ROWS = {name: words for name, (words, _, _) in _TARGETS.items()}
 TARGETS = {name: tuple(ends) for name, (_, *ends) in _TARGETS.items()}
+
+FRECHET_IMAGES = 700
+"""Images in each set of the scorecard's Fréchet distance, about half of PBC's test split."""
 
 ENDS = {kind: (f"{kind}_low", f"{kind}_high") for kind in ("real", "ratio", "gap")}
 ENDS = {"value": ("low", "high")} | ENDS  # the columns of a value's interval
@@ -81,7 +87,8 @@ def summary(table: pd.DataFrame) -> pd.DataFrame:
 
 def alarms(table: pd.DataFrame) -> pd.DataFrame:
     """The tests for copies that give an alarm: p below `ALPHA` over the number of tests."""
-    return table[table["p"] < ALPHA / max(table["p"].notna().sum(), 1)]
+    table = table[table["p"].notna() & (table["reason"] == "")]
+    return table[table["p"] < ALPHA / max(len(table), 1)]
 
 
 def scorecard(rows: Sequence[str] | pd.DataFrame) -> pd.DataFrame:
@@ -89,7 +96,20 @@ def scorecard(rows: Sequence[str] | pd.DataFrame) -> pd.DataFrame:
 
     `rows` is a table, or its lines of CSV as a model card has them. Returns for each name in
     `TARGETS`: value, low, high (95 %), where (class or period), lowest and highest (the target),
-    met (None if not measured), measured and of (how many of how many classes or periods), reason.
+    met, measured and of (how many of how many classes or periods), reason (for no verdict).
+
+    `met` is decided by the interval: True if in every class the whole of it is within the target,
+    False if in one it is wholly outside, None if undecided or not judged. `where` is the class that
+    decides, of several the one farthest out. With fewer images intervals grow, and more remains
+    undecided; the values themselves must not change with the number of images m in each set:
+
+    - A Fréchet distance is F + c/m, the finite-sample bias being the same for generated and for
+      real images (Chong & Forsyth 2020); between real images F is 0. Its ratio to that of real
+      images, 1 + F m/c, would grow with m, so it is given for m = `FRECHET_IMAGES`, as
+      1 + (ratio − 1) · `FRECHET_IMAGES` / m. The interval is that of the distance over the mean
+      distance of real halves, of which a single one says little.
+    - Ratios of coverage, recall, diversity and grid texture compare equal numbers in numerator and
+      denominator. On real cells they changed by at most 0.03 from m = 12 to m = 120 of a class.
     """
     table = tidy(rows)
     card = pd.DataFrame({name: _row(name, table) for name in TARGETS}).T
@@ -110,15 +130,27 @@ def _row(name: str, table: pd.DataFrame) -> dict[str, Any]:
     elif name == "memorised":
         own, kind = _memorised(table).assign(where=""), "value"
         reason = own["reason"].iloc[0]
+    if name == "frechet_ratio":
+        more = FRECHET_IMAGES / own["compared"].fillna(FRECHET_IMAGES)
+        for column, value in zip((kind, *ENDS[kind]), ("value", "low", "high"), strict=True):
+            ratio = (own[value] / own["real"]).fillna(own[column])
+            own[column] = (1 + (ratio - 1) * more).clip(lower=0)
     known = own[own[kind].notna()]
     row = {"value": NAN, "low": NAN, "high": NAN, "where": "", "lowest": low, "highest": high}
     if known.empty:
         return row | {"met": None, "measured": 0, "of": 0, "reason": reason}
+    ends = [known[end].fillna(known[kind]) for end in ENDS[kind]]
+    missed = (ends[1] < low) | (ends[0] > high)
+    met = ~((ends[0] < low) | (ends[1] > high))
     room = pd.concat([known[kind] - low, high - known[kind]], axis=1).min(axis=1)
-    worst = known.loc[room.idxmin(), [kind, *ENDS[kind], "where"]]
+    order = pd.DataFrame({"rank": 1 + met.astype(int) - missed.astype(int), "room": room})
+    first = order.sort_values(["rank", "room"], kind="stable").index[0]
+    worst = known.loc[first, [kind, *ENDS[kind], "where"]]
     row |= dict(zip(("value", "low", "high", "where"), worst, strict=True))
-    met = bool(room.min() >= 0)
-    return row | {"met": met, "measured": len(known), "of": len(own), "reason": ""}
+    verdict = {0: False, 1: None, 2: True}[order["rank"][first]]
+    reason = known["reason"][first]
+    row |= {"met": None if reason else verdict, "reason": reason}
+    return row | {"measured": len(known), "of": len(own)}
 
 
 def _memorised(table: pd.DataFrame) -> pd.DataFrame:
@@ -126,7 +158,7 @@ def _memorised(table: pd.DataFrame) -> pd.DataFrame:
     if "memorised" in set(table["measure"]):
         return table[table["measure"] == "memorised"]
     tests = table[table["measure"].str.startswith("copies")]
-    if tests["p"].notna().any():
+    if (tests["p"].notna() & (tests["reason"] == "")).any():
         return tidy([{"value": float(len(alarms(table)) > 0)}])
     return tidy([{"reason": "".join(tests["reason"].head(1)) or "no training images were given"}])
 
@@ -153,9 +185,11 @@ def scorecard_table(rows: Sequence[str] | pd.DataFrame) -> pd.DataFrame:
         if name == "memorised":
             value, target = {0: "no", 1: "yes"}.get(row["value"], "–"), "no"
         some = f" ({row['measured']} of {row['of']} measured)" * (row["measured"] < row["of"])
-        within = row["reason"] or span(row["low"], row["high"])
-        met = {True: "met", False: "missed", None: ""}[row["met"]]
-        words[ROWS[str(name)]] = [value, within, row["where"] + some, target, met]
+        measured, judged = pd.notna(row["value"]), not row["reason"]
+        within = span(row["low"], row["high"]) if measured else row["reason"]
+        met = {True: "met", False: "missed", None: "undecided" if judged else "not judged"}
+        verdict = met[row["met"]] if measured else ""
+        words[ROWS[str(name)]] = [value, within, row["where"] + some, target, verdict]
     columns = ["worst value", "95 %", "where", "target", ""]
     return pd.DataFrame.from_dict(words, "index", columns=columns)
 
@@ -182,7 +216,8 @@ def as_text(table: pd.DataFrame) -> str:
     for reason, rows in table[table["reason"] != ""].groupby("reason", sort=False):
         what = ", ".join(rows["name"].unique())
         what = "measures" if set(MEASURES) <= set(rows["measure"]) else what
-        parts.append(f"{', '.join(rows['group'].unique())}, no {what}: {reason}")
+        lack = "no" if rows["value"].isna().any() else "no verdict on"
+        parts.append(f"{', '.join(rows['group'].unique())}, {lack} {what}: {reason}")
     return "\n\n".join(parts)
 
 

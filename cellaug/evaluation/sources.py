@@ -1,18 +1,23 @@
-"""Read the images of an evaluation: generated ones from any source, refused among real ones."""
+"""Read the images of an evaluation, match their classes, and keep real and generated ones apart."""
 
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import replace
+from difflib import get_close_matches
 from pathlib import Path
 
 from cellaug.data import Dataset, open_dataset
+from cellaug.data.dataset import printable
 from cellaug.data.images import decode
 from cellaug.data.published import MANIFEST, NAMES
 from cellaug.data.sets import lists_origin
 from cellaug.errors import DataError
+from cellaug.evaluation.features import pixels
 from cellaug.files import progress
-from cellaug.generators import CARD, load_generator, shipped_generators
+from cellaug.generators import CARD, Generator, read_generator, shipped_generators
 
 import numpy as np
+
+NAMED = 3  # images that a message names
 
 
 def read_generated(
@@ -32,40 +37,140 @@ def read_generated(
     Raises DataError for no generated images, and a generator that knows no class of `wanted`.
     """
     folder = Path(source).expanduser()
-    if (folder / CARD).is_file() or (not folder.exists() and str(source) in shipped_generators()):
-        return _drawn(folder, wanted, size, count, seed)
+    if generator := _generator(folder):
+        return _drawn(folder, generator, wanted, size, count, seed)
     if not folder.exists() and str(source) not in ("phantom", *NAMES):
         known = f"the name of one that comes with cellaug: {', '.join(shipped_generators())}"
         give = f"Give generated images, a generator directory, or {known}"
         raise DataError(f"{source}: no such folder or manifest. {give}")
-    if lists_origin(folder, "synthetic"):
-        cells = replace(open_dataset(folder / MANIFEST), name=folder.name)
-        cells = cells.subset(cells.table["origin"] == "synthetic")
-    elif lists_origin(folder, "real"):
-        raise DataError(f"{folder / MANIFEST}: it lists no image of the origin synthetic")
-    else:
-        cells = open_dataset(source)
+    cells = open_dataset(source)
+    if (made := cells.table["origin"] == "synthetic").any():
+        cells = cells.subset(made)
+    elif lists_origin(cells.root, "real"):
+        raise DataError(f"{cells.root / MANIFEST}: it lists no image of the origin synthetic")
     if size is None:
         size = cells.store.size if cells.store else min(decode(cells.paths[0])[0].shape[:2])
     return cells.in_memory(size)
 
 
+def _generator(folder: Path) -> Generator | None:
+    shipped = not folder.exists() and str(folder) in shipped_generators()
+    return read_generator(folder) if shipped or (folder / CARD).is_file() else None
+
+
+def training_digests(source: str | Path) -> np.ndarray | None:
+    """The first 8 bytes of the SHA-256 of each image that a generator was trained on, uint64 (N,).
+
+    They are big-endian numbers. None for what is no generator, or one that does not say.
+    """
+    return getattr(_generator(Path(source).expanduser()), "trained_on", None)
+
+
 def refuse_generated(dataset: Dataset) -> None:
     """Raise DataError if a set that should be real holds generated images."""
-    if lists_origin(dataset.root, "synthetic") or (dataset.table["origin"] == "synthetic").any():
+    if made := dataset.origins():
         give = "give real ones only, such as the set that it was made from"
-        raise DataError(f"{dataset.root} holds generated images (see its {MANIFEST}): {give}")
+        place = dataset.root if dataset.table["path"].ne("").any() else dataset.name
+        raise DataError(f"{place} holds generated images ({made}): {give}")
+
+
+def separated(
+    sets: Mapping[str, Dataset], size: int, trained_on: np.ndarray | None = None
+) -> tuple[dict[str, Dataset], dict[str, str], list[str]]:
+    """The sets of an evaluation in memory, kept apart: real, generated and perhaps reference.
+
+    Classes whose names differ only by case or spaces get the name among the real ones. Real images
+    that are training images too, by their pixels at this `size` or by `trained_on` (see
+    `training_digests`), are left out. Returns the sets, what was left out and why, and notes.
+    Raises DataError for real images without classes, generated images among the real ones, real
+    images among the generated ones, and if no real image is left.
+    """
+    real = sets["real"]
+    if real.unlabelled:
+        raise DataError(f"{real.name}: the real images have no classes; give them labels")
+    found, notes = {}, []
+    for role, cells in sets.items():
+        if role != "generated":
+            refuse_generated(cells)
+        same = {} if cells.unlabelled else alike(cells.class_names, real.class_names)
+        if changed := {old: new for old, new in same.items() if old != new}:
+            column = cells.table["class"].cat.rename_categories(changed)
+            names = tuple(column.cat.categories)
+            cells = replace(cells, class_names=names, table=cells.table.assign(**{"class": column}))
+            pairs = ", ".join(f"{old} as {new}" for old, new in changed.items())
+            notes.append(f"{cells.name}: classes were matched by name without case: {pairs}.")
+        found[role] = cells.in_memory(size)
+    _refuse_real(found["real"], found["generated"])
+    known = _first(found["reference"]) if "reference" in found else {}
+    seen = [image.tobytes() in known for image in pixels(found["real"])]
+    numbers = np.array([int(digest[:16], 16) for digest in real.digests], np.uint64)
+    shared = np.array(seen) | np.isin(
+        numbers, np.array(() if trained_on is None else trained_on, "u8")
+    )
+    left_out = {}
+    if shared.any():
+        which = _listed([_name(real, k) for k in np.flatnonzero(shared).tolist()])
+        what = f"{shared.sum():,} of the {len(real):,} real images of {real.name}"
+        if shared.all():
+            other = "compare with images that the generator was not trained on"
+            raise DataError(f"{what} are among the training images too ({which}): {other}")
+        left_out[what] = f"they are training images of the generator ({which})"
+        found["real"] = found["real"].subset(~shared)
+    return found, left_out, notes
+
+
+def alike(names: Iterable[str], wanted: Iterable[str]) -> dict[str, str]:
+    """By name the one of `wanted` that differs from it at most by case or spaces, else itself."""
+    looks = {name.casefold().strip(): name for name in wanted}
+    found = {name: looks.get(name.casefold().strip(), name) for name in names}
+    return found if len(set(found.values())) == len(found) else {name: name for name in found}
+
+
+def suggestion(name: str, others: Sequence[str]) -> str:
+    """A question whether a class is one of the other set's, to put behind a reason, or ""."""
+    looks = {other.casefold(): other for other in others}
+    near = get_close_matches(name.casefold(), looks, 1)
+    return f"; is it their class '{looks[near[0]]}'? Then give both the same name" if near else ""
+
+
+def _refuse_real(real: Dataset, fake: Dataset) -> None:
+    known = _first(real)
+    content = [image.tobytes() for image in pixels(fake)]
+    if pairs := [(known[each], k) for k, each in enumerate(content) if each in known]:
+        which = _listed([f"{_name(fake, k)} is {_name(real, own)}" for own, k in pairs])
+        same = f"{len(pairs):,} of the {len(fake):,} generated images of {fake.name} are real"
+        give = "give images that a generator drew"
+        raise DataError(f"{same} images of {real.name}, pixel by pixel ({which}): {give}")
+
+
+def _first(cells: Dataset) -> dict[bytes, int]:
+    """By its pixels the number of each image."""
+    return {image.tobytes(): k for k, image in enumerate(pixels(cells))}
+
+
+def _name(cells: Dataset, number: int) -> str:
+    return printable(cells.table["path"].iloc[number]) or f"image {number}"
+
+
+def _listed(names: Sequence[str]) -> str:
+    return ", ".join([*names[:NAMED], *["…"] * (len(names) > NAMED)])
 
 
 def _drawn(
-    folder: Path, wanted: Mapping[str, int], size: int | None, count: int | None, seed: int
+    folder: Path,
+    generator: Generator,
+    wanted: Mapping[str, int],
+    size: int | None,
+    count: int | None,
+    seed: int,
 ) -> Dataset:
-    generator = load_generator(folder)
-    names = [name for name in wanted if name in generator.class_names]
+    same = alike(generator.class_names, wanted)
+    names = [name for name in generator.class_names if same[name] in wanted]
+    names.sort(key=lambda name: [*wanted].index(same[name]))
     if not generator.conditional:
         images, labels = generator.generate(None, count or sum(wanted.values()), seed), None
     elif names:
-        many = [count or wanted[name] for name in names]
+        many = [count or wanted[same[name]] for name in names]
         seeds = [(seed, generator.class_names.index(name)) for name in names]
         drawn = map(generator.generate, progress(names, "generating"), many, seeds)
         images, labels = np.concatenate(list(drawn)), np.repeat(np.arange(len(names)), many)

@@ -9,7 +9,7 @@ from cellaug.data.inspection import MEASURES as INSPECTED
 from cellaug.data.inspection import Inspection, worst
 from cellaug.evaluation.finding import Fidelity
 from cellaug.evaluation.memorisation import NEIGHBOURS
-from cellaug.evaluation.scorecard import MEASURES, ROWS, TARGETS, scorecard
+from cellaug.evaluation.scorecard import MEASURES, TARGETS, scorecard_table
 from cellaug.figures import style
 from cellaug.figures.charts import panels, stacked_bars
 from cellaug.figures.sheets import LINE, Sheet
@@ -132,11 +132,13 @@ def fidelity(found: Fidelity) -> Figure:
             captions += [f"{pair['training_class'] or 'training'}\n{near}"]
         title = "Closest pairs: a generated image and the training image nearest to it"
         sheets[title] = np.concatenate(found.pairs), captions, 2
-    met = scorecard(found.table)["met"].dropna().astype(bool)
-    missed = ", missed: " + ", ".join(met.index[~met].map(ROWS)) if not met.all() else ""
+    verdicts = scorecard_table(found.table)[""]
+    judged = verdicts[verdicts != ""]
+    words = [word for word in ("missed", "undecided", "not judged") if word in set(judged)]
     real, made = found.sets["real"], found.sets["generated"]
     title = f"{made['name']}: {made['images']:,} generated images against {real['images']:,} real "
-    title += f"ones of {real['name']}\n{met.sum()} of {len(met)} targets met{missed}"
+    title += f"ones of {real['name']}\n{judged.eq('met').sum()} of {len(judged)} targets met"
+    title += "".join(f", {word}: {', '.join(judged.index[judged == word])}" for word in words)
     notes = ["Lines: 95 % intervals. Real halves: half of the real images against the other half."]
     notes += ["Grey: values that meet the target."]
     notes += dict.fromkeys(part["credit"] for part in found.sets.values())

@@ -14,6 +14,7 @@ from cellaug.networks.classifier import (
     classical_augmentation,
     classifier,
     compact_xception,
+    recalibrate,
     xception,
 )
 from cellaug.networks.conditional import conditional_discriminator, conditional_generator

@@ -1,6 +1,9 @@
 """The classifiers by which augmented training sets are judged (Section 4.7)."""
 
+from collections.abc import Iterable, Iterator
+
 import keras
+import numpy as np
 from keras import Input, KerasTensor, Model, Sequential, layers
 
 
@@ -74,3 +77,30 @@ def classifier(kind: str, size: int, classes: int, augment: bool = False, seed: 
         return body
     image = Input((size, size, 3), name="image")
     return Model(image, body(classical_augmentation(seed)(image)), name=f"augmented_{body.name}")
+
+
+def recalibrate(model: Model, batches: Iterable[np.ndarray]) -> np.ndarray:
+    """Set BatchNorm's running averages to exact means over batches of images; weights stay.
+
+    `batches` are float32 images (B, S, S, 3) in [-1, 1], as in training. After few steps a running
+    average is still near its initial value, so a network that has learned everything predicts at
+    random (Wu & Johnson 2021, "precise BatchNorm", arXiv 2105.07576). Returns the class numbers
+    (N,) that the model gives in training mode. Raises ValueError for no batch.
+    """
+    norms = [x for x in _parts(model) if isinstance(x, layers.BatchNormalization)]
+    momenta, seen, answers = [norm.momentum for norm in norms], 0, []
+    for images in batches:
+        for norm in norms:  # the first batch replaces the old average
+            norm.momentum = seen / (seen + len(images))
+        seen += len(images)
+        answers.append(keras.ops.convert_to_numpy(model(images, training=True)).argmax(1))
+    for norm, momentum in zip(norms, momenta, strict=True):
+        norm.momentum = momentum
+    return np.concatenate(answers)
+
+
+def _parts(layer: keras.Layer) -> Iterator[keras.Layer]:
+    """A layer and all those inside it."""
+    yield layer
+    for part in getattr(layer, "layers", ()):
+        yield from _parts(part)

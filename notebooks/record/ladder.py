@@ -22,7 +22,7 @@
 # %% tags=["hide-input"]
 from cellaug import figures
 from studies import ladder
-from studies.common import verdicts
+from studies.common import measured_in, verdicts
 
 import pandas as pd
 from IPython.display import Markdown
@@ -40,7 +40,7 @@ Markdown(
     f"each, evaluated on {study['test_images']:,} test images; "
     f"{study['options']['generator_depth']} channels at 4×4 pixels in the generator and "
     f"{study['options']['discriminator_depth']} after the discriminator's first convolution. "
-    f"{study['device']}.*"
+    f"{study['device']}. {measured_in(study['runs'][0]['settings']['extractor'])}*"
 )
 
 # %% [markdown]
@@ -108,7 +108,8 @@ Markdown(
 # ## The last step and its targets
 #
 # The last step over its seeds: for each measure, the worst class (or grid period), its target, and in
-# how many of the seeds the target was met.
+# how many of the seeds the target was met or missed. In the others it is undecided, because the
+# interval includes an end of the target.
 
 # %% tags=["nbval-check-output"]
 verdicts(run for run in study["runs"] if run["arm"] == steps[-1]).round(2)

@@ -1,5 +1,6 @@
 """Shared by the studies: the data, the vanilla GAN, the training run, and verdicts over seeds."""
 
+import json
 from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Any
@@ -8,14 +9,17 @@ from cellaug import networks
 from cellaug.book.source import code_hash
 from cellaug.data import Dataset, open_dataset, split, stored
 from cellaug.data.reader import Reader
+from cellaug.data.splits import SEED
 from cellaug.evaluation.collapse import Diversity
+from cellaug.evaluation.features import NAME
 from cellaug.evaluation.scorecard import ROWS, scorecard
+from cellaug.generators import SHIPPED
 from cellaug.training import Adversarial, CrossEntropy, Recipe, Symmetries, fit
 
 import keras
 import pandas as pd
 
-SPLIT_SEED = 1
+SPLIT_SEED = SEED
 """The chapters' own, so that their test images were never trained on."""
 
 COMPARED = 2000
@@ -107,17 +111,28 @@ def studies_hash() -> str:
     return code_hash({Path(__file__), Path(__file__).with_name("variants.py")})
 
 
+def measured_in(digest: str) -> str:
+    """A sentence on the extractor of a record, and whether the package has another one now."""
+    present = json.loads((SHIPPED / f"{NAME}.json").read_text("utf-8"))["sha256"][: len(digest)]
+    if digest == present:
+        return f"Features of extractor {digest}."
+    only = "compare these values with each other, not with those of other pages"
+    return f"Features of extractor {digest}, not of the present one ({present}): {only}."
+
+
 def verdicts(runs: Iterable[Mapping[str, Any]]) -> pd.DataFrame:
     """The scorecards of recorded runs that differ only in the seed.
 
     Returns:
         A row for each measure of the scorecard that was measured, for its worst class or period:
         `mean` and standard deviation (`sd`) over the seeds, the target from `lowest` to `highest`
-        (NaN for no bound), and `met`, in how many of `seeds` it was met.
+        (NaN for no bound), and in how many of `seeds` it was `met`, and `missed`; in the others it is
+        undecided.
     """
     cards = pd.concat([scorecard(run["table"]) for run in runs])
-    cards = cards[cards["value"].notna()].astype({"met": bool})
+    cards = cards[cards["value"].notna() & (cards["reason"] == "")]
+    cards = cards.assign(met=cards["met"].eq(True), missed=cards["met"].eq(False))
     by = cards.groupby(cards.index.map(ROWS), sort=False)
     table = pd.DataFrame({"mean": by["value"].mean(), "sd": by["value"].std()})
     table[["lowest", "highest"]] = by[["lowest", "highest"]].first()
-    return table.assign(met=by["met"].sum(), seeds=by.size())
+    return table.assign(met=by["met"].sum(), missed=by["missed"].sum(), seeds=by.size())

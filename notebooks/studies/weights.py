@@ -154,6 +154,7 @@ def measure(
         splits["test"].in_memory(size),
         read_generated(folder, splits["test"].counts().to_dict(), seed=seed),
         splits["train"].in_memory(size),
+        features="shipped",
         cas=cas and bool(names),
         resamples=resamples,
         seed=seed,
@@ -216,11 +217,13 @@ def weaknesses(fidelity: Mapping[str, Any]) -> str:
     """The targets that were missed and the worst classes, from a card's fidelity."""
     table = tidy(fidelity["table"])
     card = scorecard(table)
-    missed = [
-        ROWS[str(name)] + (f" ({row['where']})" if row["where"] else "")
-        for name, row in card[card["met"].eq(False)].iterrows()
-    ]
-    said = [f"Targets missed: {', '.join(missed) or 'none of those measured'}."]
+    judged = card[card["value"].notna() & (card["reason"] == "")]
+    named = judged["where"].map(lambda where: f" ({where})" if where else "")
+    named = named.radd([ROWS[str(name)] for name in judged.index])
+    missed = ", ".join(named[judged["met"].eq(False)])
+    said = [f"Targets missed: {missed or 'none of those measured'}."]
+    if undecided := ", ".join(named[judged["met"].isna()]):
+        said.append(f"Undecided, because the interval includes an end of the target: {undecided}.")
     overall = table[table["level"] == "overall"].set_index("measure")["energy_ratio"].dropna()
     if len(overall):
         energies = ", ".join(f"{value:.2f} at {name[5:]}" for name, value in overall.items())
