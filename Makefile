@@ -9,12 +9,12 @@ book: .venv/installed
 	$(BIN)/cellaug run --profile $(PROFILE)
 	$(BIN)/cellaug book --profile $(PROFILE)
 
-# Style, then all tests in two processes, with their coverage.
+# Style, then all tests in three processes, with their coverage: one waits where two compute.
 test: .venv/tested
 	PATH="$(CURDIR)/$(BIN):$$PATH" sh tests/install_browser.sh
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
-	$(BIN)/python -m pytest --numprocesses 2 --dist loadfile --no-loadscope-reorder --cov --ignore tests/reference
+	$(BIN)/python -m pytest --numprocesses 3 --dist loadfile --no-loadscope-reorder --cov --ignore tests/reference
 
 lab: .venv/installed
 	PYTHONPATH="$(CURDIR)/notebooks" $(BIN)/jupyter lab --notebook-dir=notebooks

@@ -64,7 +64,7 @@ figures.use_style()
 drawing = {"classes": phantom_classes, "images": phantom_images, "size": phantom_size, "seed": seed}
 cells = open_dataset(data, **(drawing if data == "phantom" else {}))
 print(f"{cells.name}: {len(cells):,} images in {len(cells.class_names)} classes")
-print(cells.credit)
+print("\n".join(filter(None, [cells.credit, cells.origins()])))
 
 # %% [markdown]
 # Some cell types are rare in every laboratory. The figure counts the images of each class. The larger

@@ -13,7 +13,7 @@ os.environ["PYTHONPATH"] = os.pathsep.join([NOTEBOOKS, os.environ.get("PYTHONPAT
 
 assert cellaug.__version__
 
-# These take longest. They begin first, so that both processes of `make test` end together.
+# These take longest. They begin first, so that the processes of `make test` end together.
 LONGEST = ["test_study.py", "test_book.py", "test_conditional.py", "test_references.py"]
 LONGEST += ["test_variants.py", "test_run.py", "test_training.py", "test_fidelity.py"]
 

@@ -269,3 +269,12 @@ def test_a_class_is_not_called_as_our_files(tmp_path, label):
     (root / f"{label}.d").rename(root / label)
     with pytest.raises(DataError, match="is the name of a file that cellaug writes"):
         open_dataset(root)
+
+
+def test_a_manifest_says_which_folders_are_one_patient(tmp_path):
+    root = tree(tmp_path / "set", "P01/a/0.png P01/b/1.png p1/a/2.png p1/b/3.png P2/a/4.png")
+    assert sorted(set(open_dataset(root).table["group"])) == ["P01", "P2", "p1"]
+    (root / "manifest.csv").write_text("path,group\np1/a/2.png,P01\np1/b/3.png,P01\n")
+    cells = open_dataset(root)
+    assert table(cells, "group")["p1/a/2.png"] == table(cells, "group")["P01/b/1.png"] == "P01"
+    assert sorted(set(cells.table["group"])) == ["P01", "P2"]

@@ -8,7 +8,7 @@ from itertools import pairwise
 from cellaug import cli, figures
 from cellaug.book import chapter as book
 from cellaug.data import DataError, open_dataset, split
-from cellaug.data.images import decode
+from cellaug.data.images import decode, write_png
 from cellaug.data.phantom import phantom
 from cellaug.errors import BookError
 from cellaug.evaluation.distances import frechet_distance, kernel_distance
@@ -356,6 +356,18 @@ def test_changes_of_another_laboratory_by_hand():
     assert dark["larger"] / 400 == pytest.approx((20 / 16) ** 2, rel=0.1)
     assert dark["smaller"] / 400 == pytest.approx((20 / 24) ** 2, rel=0.2)
     assert found["blurred"][0, 9, 9, 0] > 120 and dark["blurred"] == pytest.approx(400, rel=0.03)
+
+
+def test_studies_leave_generated_images_out(tmp_path, monkeypatch):
+    monkeypatch.setenv("CELLAUG_CACHE", str(tmp_path / "cache"))
+    shutil.copytree(cells_of(images=120, imbalance=1).root, tmp_path / "set")
+    files = sorted((tmp_path / "set").rglob("*.png"))
+    for number, file in enumerate(files):
+        if number % 4 == 0:  # as `cellaug generate` writes it
+            write_png(file, decode(file)[0], cellaug='{"generator": "g"}')
+    splits = stored_splits(str(tmp_path / "set"), 16)
+    assert sum(map(len, splits.values())) == len(files) - len(files[::4])
+    assert {origin for part in splits.values() for origin in part.table["origin"]} == {"real"}
 
 
 def test_an_extractor_is_trained_measured_and_written(tmp_path, monkeypatch):
