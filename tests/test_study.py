@@ -383,6 +383,16 @@ def test_an_extractor_is_trained_measured_and_written(tmp_path, monkeypatch):
     assert f"Accuracy**: {card['accuracy']:.1%}" in (tmp_path / "blood-extractor.md").read_text()
 
 
+def test_an_extractor_knows_the_phantoms_of_another_laboratory(tmp_path, monkeypatch):
+    """No change costs a tenth; with BatchNorm and symmetries alone paler cells cost two tenths."""
+    monkeypatch.setenv("CELLAUG_CACHE", str(tmp_path / "cache"))
+    drawn = cells_of(classes=6, images=1200, size=32, imbalance=1)
+    splits = stored_splits(str(drawn.root), 32)
+    card = extractor.train(tmp_path, splits, size=32, width=8, epochs=14, batch_size=32)
+    assert card["accuracy"] > 0.7 and len(card["elsewhere"]) == 9
+    assert min(card["elsewhere"].values()) > card["accuracy"] - 0.1
+
+
 def test_seeds_are_recorded_one_after_the_other(cells, tmp_path, monkeypatch):
     """A seed replaces itself, another joins it, and a run of another recipe removes both."""
     monkeypatch.setattr(book, "project_root", lambda: tmp_path)
