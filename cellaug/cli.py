@@ -434,7 +434,7 @@ class QuietTensorFlow:
         sys.meta_path.remove(self)
         if (spec := importlib.util.find_spec(name)) and spec.loader:
             load = spec.loader.exec_module
-            setattr(spec.loader, "exec_module", kept_quiet()(load))  # noqa: B010
+            setattr(spec.loader, "exec_module", kept_quiet()(load))  # noqa: B010 - mypy
         return spec
 
 
@@ -457,7 +457,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         sys.meta_path.insert(0, QuietTensorFlow())
     if threading.current_thread() is threading.main_thread():
         signal.signal(signal.SIGTERM, signal.default_int_handler)
-    setattr(warnings, "formatwarning", lambda words, *_, **__: f"cellaug: {words}\n")  # noqa: B010
+    setattr(warnings, "formatwarning", lambda words, *_, **__: f"cellaug: {words}\n")  # noqa: B010 - mypy
     given = list(sys.argv[1:] if argv is None else argv)
     try:
         return commands.main(given, "cellaug", standalone_mode=False) or 0

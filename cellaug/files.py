@@ -86,10 +86,15 @@ def atomic_folder(target: Path) -> Iterator[Path]:
         raise
 
 
+def free_bytes(folder: Path) -> int:
+    """What is free on the disk of a folder, which may not be there yet."""
+    there = next(place for place in (folder, *folder.parents) if place.exists())
+    return shutil.disk_usage(there).free
+
+
 def require_room(folder: Path, needed: int, words: str) -> None:
     """Raise `DataError` if the disk of a folder, to be made perhaps, lacks `needed` bytes."""
-    there = next(place for place in (folder, *folder.parents) if place.exists())
-    if needed > (free := shutil.disk_usage(there).free):
+    if needed > (free := free_bytes(folder)):
         less = f"needs {needed / 2**30:.1f} GiB more, but the disk has {free / 2**30:.1f} GiB left"
         raise DataError(f"{folder}: {words} {less}. Make room, or give a folder on another disk")
 

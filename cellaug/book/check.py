@@ -1,6 +1,5 @@
 """Check a profile before its first chapter runs: its values, its data set, room on the disk."""
 
-import shutil
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -9,6 +8,7 @@ from cellaug.data import open_dataset, split
 from cellaug.data.dataset import Dataset
 from cellaug.data.published import NAMES
 from cellaug.errors import DataError
+from cellaug.files import free_bytes
 
 import click
 
@@ -94,7 +94,7 @@ def data_problems(values: Mapping[str, Any], build: Path) -> list[str]:
         for key in whole
         if values[key] > len(training)
     ]
-    needed, free = _bytes(cells, training, values), _free(build)
+    needed, free = _bytes(cells, training, values), free_bytes(build)
     if needed > free:
         fix = "Make room, name another folder with CELLAUG_BUILD, or take a smaller image_size"
         room = f"has {free / 2**30:.1f} GiB free, but a run needs about {needed / 2**30:.1f} GiB"
@@ -108,8 +108,3 @@ def _bytes(cells: Dataset, training: Dataset, values: Mapping[str, Any]) -> int:
     files = sum(path.stat().st_size for path in training.paths if path.exists())
     copies = files + pixels * len(training) * (1 + 2 * values["ratio"])  # also as a store
     return int(pixels * len(cells) + 3 * copies) + _SPARE_BYTES
-
-
-def _free(folder: Path) -> int:
-    there = next(place for place in (folder, *folder.parents) if place.exists())
-    return shutil.disk_usage(there).free

@@ -120,8 +120,10 @@ def measurable(parts: Mapping[str, Dataset]) -> pd.DataFrame:
     whole = pd.concat([part.table for part in parts.values()])
     by_class = whole[whole["origin"] == "real"].groupby("class", observed=False)["group"]
     groups = by_class.nunique().where(~by_class.agg(lambda names: (names == "").any()), 0)
-    images = parts["test"].counts() if "test" in parts else groups * 0
-    tested = parts["test"].table.groupby("class", observed=False)["group"].nunique()
+    images = tested = groups * 0
+    if "test" in parts:
+        images = parts["test"].counts()
+        tested = parts["test"].table.groupby("class", observed=False)["group"].nunique()
     found = pd.DataFrame({"images": images, "groups": groups.astype(int), "tested": tested})
     for kind, count in images[images > 0].items():
         interval = binomtest(round(0.9 * count), int(count)).proportion_ci()

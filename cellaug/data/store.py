@@ -137,15 +137,14 @@ def _write_array(
     require_room(target.parent, needed, "the store")
 
     def pixels(digest: str) -> memoryview:
-        row = int(old.digests.get_indexer([digest])[0]) if old else -1
-        if old and row >= 0 and zlib.adler32(old.images[row].data) == old.sums[row]:
-            image = old.images[row].data
-        else:
+        image = old.images[rows[digest]].data if old and digest in rows else None
+        if old is None or image is None or zlib.adler32(image) != old.sums[rows[digest]]:
             image = read_image(files[digest], size, digest).data
         sums[digest] = zlib.adler32(image)
         return image
 
     sums: dict[str, int] = {}
+    rows = {digest: row for row, digest in enumerate(old.digests)} if old else {}
     part, digests = target.with_suffix(".part"), list(files)
     header = {"descr": "|u1", "fortran_order": False, "shape": (len(files), size, size, 3)}
     starts = range(0, len(files), _AT_ONCE)
