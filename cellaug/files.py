@@ -6,7 +6,7 @@ import os
 import shutil
 import tempfile
 import threading
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path, PureWindowsPath
 from typing import Any, TypeVar
@@ -14,9 +14,11 @@ from typing import Any, TypeVar
 from cellaug.errors import DataError
 
 import numpy as np
+from joblib import Parallel, cpu_count, delayed
 from tqdm import tqdm
 
 T = TypeVar("T")
+_MANY = 8  # parts for which it pays to start processes, which takes two seconds
 
 
 def write_atomically(path: str | Path, data: bytes) -> None:
@@ -111,6 +113,20 @@ def new_folder(out: str | Path) -> Path:
 def progress(items: Iterable[T] | None = None, words: str = "", **options: Any) -> tqdm:
     """A progress bar on a terminal for what takes over two seconds; nothing elsewhere."""
     return tqdm(items, words, **{"leave": False, "delay": 2, "disable": None} | options)
+
+
+def in_parallel(
+    work: Callable[[Any], T], parts: Iterable[Any], words: str, size: int, each: int
+) -> list[T]:
+    """The results of `work` for each part, by one process per processor if there are many parts.
+
+    `words`, the number of items, `size`, and of those in a part, `each`, are for a progress bar.
+    """
+    total = -(-size // each)
+    jobs = cpu_count() if total >= _MANY else 1
+    calls = (delayed(work)(part) for part in parts)
+    results = Parallel(jobs, return_as="generator", max_nbytes=None)(calls)
+    return list(progress(results, words, total=total, unit_scale=each))
 
 
 def cache_home() -> Path:

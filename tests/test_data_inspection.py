@@ -750,6 +750,20 @@ def test_command_says_by_its_status_whether_the_set_is_fit(cells, capsys):
     assert cli.main(["inspect", str(cells / "nowhere")]) == 2
 
 
+def test_processes_measure_what_one_does(cells, monkeypatch):
+    dataset = open_dataset(cells)
+    alone = inspect(dataset)
+    monkeypatch.setattr(inspection, "_BLOCK", 9)
+    monkeypatch.setattr(copies, "_BLOCK", 9)
+    monkeypatch.setattr(copies, "_PAIRS", 2)
+    shared = inspect(dataset)
+    pd.testing.assert_frame_equal(shared.statistics, alone.statistics)
+    pd.testing.assert_frame_equal(shared.duplicates, alone.duplicates)
+    dataset.paths[70].unlink()
+    with pytest.raises(DataError, match=re.escape(f"{dataset.paths[70]}: cannot be read (No such")):
+        inspect(dataset)
+
+
 def test_command_says_how_long_a_large_set_takes(cells, capsys, monkeypatch):
     monkeypatch.setattr(inspection, "IMAGES_PER_SECOND", 4.0)
     assert cli.main(["inspect", str(cells), "--json"]) == 0

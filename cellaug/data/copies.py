@@ -1,10 +1,11 @@
 """Find images that show the same cell: near duplicates, and files that were named as copies."""
 
 import re
+from functools import partial
 from pathlib import Path, PurePosixPath
 from types import SimpleNamespace
 
-from cellaug.files import progress
+from cellaug.files import in_parallel
 
 import cv2
 import numpy as np
@@ -26,7 +27,8 @@ _PLACES = np.hypot(*np.mgrid[-_MIDDLE : _MIDDLE + 1, -_MIDDLE : _MIDDLE + 1]) * 
 _WINDOW = np.cos(np.pi / 2 * _PLACES.clip(0, 1)).astype(np.float32)
 _DISC = (_PLACES <= _NEAR.disc).astype(np.uint8)
 _ENOUGH = cv2.TERM_CRITERIA_COUNT + cv2.TERM_CRITERIA_EPS, 30, 1e-4
-_BLOCK = 1024  # images handled at once, which bounds the memory
+_BLOCK = 512  # images handled at once, which bounds the memory
+_PAIRS = 256
 _WORDS = "aug|augmented|copy|kopie|flip|flipped|mirror|mirrored|rot|rotated|crop|cropped|shifted"
 _COPY_NAME = re.compile(
     rf"(?P<word>[ _-]*\(\d+\)|[ _-]+({_WORDS})[ _-]?\d*)$|_\d+_\d+$", re.IGNORECASE
@@ -39,44 +41,95 @@ def near_duplicates(thumbnails: np.ndarray) -> pd.DataFrame:
     Candidates have similar amplitude spectra, which shifts do not change, in rings, along which a
     turn only shifts them (Reddy & Chatterji 1996). They are laid on one another (ECC: Evangelidis &
     Psarakis 2008); their likeness is the correlation of the details then. Crops are found down to
-    0.8 of the side. `thumbnails` are grey, uint8 (N, 32, 32). Returns columns first, second
-    (places, first < second), likeness (0.95 to 1) and turn (what turns one back, in words).
+    0.8 of the side. An image is compared with the most similar of its neighbours, then with the
+    others if all of these show the same. `thumbnails` are grey, uint8 (N, 32, 32). Returns columns
+    first, second (places, first < second), likeness (0.95 to 1), turn (what turns one back).
     """
     starts = range(0, len(thumbnails), _BLOCK)
     clear = [_details(thumbnails[i : i + _BLOCK]).any(axis=(1, 2)) for i in starts]
     shown = np.flatnonzero(np.concatenate(clear))
     thumbnails = thumbnails[shown]
-    found: dict[tuple[int, ...], tuple[float, str]] = {}
+    kinds = {"first": int, "second": int, "likeness": float, "turn": str}
+    found = pd.DataFrame({name: pd.Series(dtype=kind) for name, kind in kinds.items()})
     if len(shown) > 1:
         rings, signs = _described(thumbnails, 1)
         count = min(_NEAR.neighbours + 1, len(shown))
         search = NearestNeighbors(n_neighbors=count, algorithm="brute").fit(signs)
         for scale in _NEAR.scales:
             own, signs = (rings, signs) if scale == 1 else _described(thumbnails, scale)
-            for start in progress(range(0, len(shown), _BLOCK), f"comparing at scale {scale}"):
-                rows = slice(start, start + _BLOCK)
-                near = search.kneighbors(signs[rows])[1]
-                alike, angles = _turns(own[rows], rings[near])
-                for row, k in zip(*np.nonzero(alike >= _NEAR.alike), strict=True):
-                    pair = tuple(sorted((start + int(row), int(near[row, k]))))
-                    if pair[0] < pair[1] and found.get(pair, (0.0, ""))[0] < _NEAREST:
-                        first = _cropped(thumbnails[start + row, None], scale)
-                        both = _details(np.concatenate([first, thumbnails[near[row, k], None]]))
-                        crop = ", cropped" * (scale < 1)
-                        found[pair] = _likeness(both[0], both[1], angles[row, k], crop)
-    pairs = [(*shown[list(pair)], *how) for pair, how in sorted(found.items())]
-    table = pd.DataFrame(pairs, columns=["first", "second", "likeness", "turn"])
-    return table[table["likeness"] >= _NEAREST]
+            near, angles = _ranked(own, rings, search.kneighbors(signs)[1], scale)
+            going_on = np.ones((len(shown), 1), bool)
+            for ranks in (slice(0, _NEAR.tried), slice(_NEAR.tried, None)):
+                rows, ks = np.nonzero((near[:, ranks] >= 0) & going_on)
+                tried = rows, near[:, ranks][rows, ks], angles[:, ranks][rows, ks]
+                found, failed = _laid(thumbnails, *tried, scale, found)
+                going_on[failed] = False
+    found[["first", "second"]] = shown[found[["first", "second"]]]
+    return found.sort_values(["first", "second"], ignore_index=True)
 
 
 def _described(thumbnails: np.ndarray, scale: float) -> tuple[np.ndarray, np.ndarray]:
     """Rings (N, rings, angles) of cropped thumbnails, and what describes these, of norm 1."""
-    blocks = [thumbnails[i : i + _BLOCK] for i in range(0, len(thumbnails), _BLOCK)]
-    rings = [_rings(_details(_cropped(block, scale))) for block in blocks]
+    blocks = (thumbnails[i : i + _BLOCK] for i in range(0, len(thumbnails), _BLOCK))
+    spectra = partial(_spectra, scale=scale)
+    rings = in_parallel(spectra, blocks, f"describing at scale {scale}", len(thumbnails), _BLOCK)
     signs = np.concatenate([_signs(block) for block in rings])
     # of each scale on its own: enlarged crops have fewer details
     signs = (signs - signs.mean(axis=0)) / np.maximum(signs.std(axis=0), 1e-3)
-    return np.concatenate(rings).astype(np.float16), _unit(signs)
+    return np.concatenate(rings), _unit(signs)
+
+
+def _spectra(thumbnails: np.ndarray, scale: float) -> np.ndarray:
+    return _rings(_details(_cropped(thumbnails, scale))).astype(np.float16)
+
+
+def _ranked(
+    own: np.ndarray, rings: np.ndarray, near: np.ndarray, scale: float
+) -> tuple[np.ndarray, np.ndarray]:
+    """Neighbours of each row (N, K), the most similar first, -1 for none; the turns (N, K, 2)."""
+    parts = (slice(i, i + _BLOCK) for i in range(0, len(own), _BLOCK))
+    blocks = ((own[part], rings[near[part]]) for part in parts)
+    turns = in_parallel(_turns, blocks, f"comparing at scale {scale}", len(own), _BLOCK)
+    alike, angles = (np.concatenate(part) for part in zip(*turns, strict=True))
+    near = np.where((alike >= _NEAR.alike) & (near != np.arange(len(own))[:, None]), near, -1)
+    order = np.argsort(np.where(near < 0, np.inf, -alike), axis=1, kind="stable")
+    return np.take_along_axis(near, order, 1), np.take_along_axis(angles, order[..., None], 1)
+
+
+def _laid(
+    thumbnails: np.ndarray,
+    rows: np.ndarray,
+    others: np.ndarray,
+    angles: np.ndarray,
+    scale: float,
+    found: pd.DataFrame,
+) -> tuple[pd.DataFrame, np.ndarray]:
+    """Add the pairs of `rows` and `others` that show the same; which rows had one that did not."""
+    pairs = pd.DataFrame(np.sort([rows, others], axis=0).T, columns=["first", "second"])
+    # of two images either may be the crop
+    again = pairs.merge(found, "left")["likeness"].notna() | (pairs.duplicated() & (scale == 1))
+    mine, theirs, turns = rows[~again], others[~again], angles[~again]
+    parts = (slice(i, i + _PAIRS) for i in range(0, len(mine), _PAIRS))
+    images = ((thumbnails[mine[part]], thumbnails[theirs[part]], turns[part]) for part in parts)
+    lay, words = partial(_likenesses, scale=scale), f"laying on one another at scale {scale}"
+    laid = pd.DataFrame(
+        [pair for part in in_parallel(lay, images, words, len(mine), _PAIRS) for pair in part],
+        index=pairs.index[~again],
+        columns=["likeness", "turn"],
+    )
+    laid = pairs.join(laid, how="inner").sort_values("likeness", ascending=False)
+    laid = pd.concat([found, laid[laid["likeness"] >= _NEAREST]])
+    found = laid.drop_duplicates(["first", "second"])
+    return found, rows[pairs.merge(found, "left")["likeness"].isna()]
+
+
+def _likenesses(
+    images: tuple[np.ndarray, np.ndarray, np.ndarray], scale: float
+) -> list[tuple[float, str]]:
+    """`_likeness` of each of some thumbnails, cropped, and another, at the angles between them."""
+    first, second, angles = images
+    pairs = zip(_details(_cropped(first, scale)), _details(second), angles, strict=True)
+    return [_likeness(*pair, ", cropped" * (scale < 1)) for pair in pairs]
 
 
 def _details(thumbnails: np.ndarray) -> np.ndarray:
@@ -117,11 +170,12 @@ def _unit(rows: np.ndarray) -> np.ndarray:
     return rows / np.maximum(norms, 1e-9).reshape(-1, *[1] * (rows.ndim - 1)).astype(rows.dtype)
 
 
-def _turns(own: np.ndarray, others: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-    """Correlation of each row of `own` with its others once turned, and the turns, in degrees.
+def _turns(rings: tuple[np.ndarray, np.ndarray]) -> tuple[np.ndarray, np.ndarray]:
+    """Correlation of each row of rings with its others once turned, and the turns, in degrees.
 
     Shapes (N, K) and (N, K, 2): if it lies as the other does, and if it is mirrored.
     """
+    own, others = rings
 
     def waves(rings: np.ndarray) -> np.ndarray:
         rings = rings.astype(np.float32)

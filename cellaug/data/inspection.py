@@ -5,8 +5,7 @@ chroma C* the distance from grey. `inspection.yaml` lists measures, bounds and j
 """
 
 import json
-from collections.abc import Iterator, Mapping, Sequence
-from concurrent.futures import ThreadPoolExecutor
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
@@ -18,7 +17,7 @@ from cellaug.data.dataset import Dataset, printable
 from cellaug.data.images import decode, fit_square
 from cellaug.data.splits import measurable, plan, split
 from cellaug.errors import DataError
-from cellaug.files import progress
+from cellaug.files import in_parallel
 
 import cv2
 import numpy as np
@@ -30,8 +29,9 @@ _RULES = yaml.safe_load(Path(__file__).with_name("inspection.yaml").read_text("u
 MEASURES = {name: SimpleNamespace(**entry) for name, entry in _RULES["measures"].items()}
 """Words for low and high values of each measure, its unit and the floor of its scale."""
 BOUNDS: dict[str, float] = _RULES["bounds"]
-IMAGES_PER_SECOND = 200.0
-"""Of 360 pixels, that are inspected on two cores."""
+IMAGES_PER_SECOND = 500.0
+"""Of 360 pixels or fewer, that are inspected on two cores."""
+_BLOCK = 128  # images measured at once
 _SOUND = tuple(_RULES["sound"])
 _LAB = ["background_l", "background_a", "background_b"]
 _BACKGROUNDS = (("darker", "brighter"), ("greener", "redder"), ("bluer", "yellower"))
@@ -136,15 +136,11 @@ def inspect(dataset: Dataset, splits: Mapping[str, Dataset] | None = None) -> In
 
 
 def _measure_all(dataset: Dataset) -> tuple[pd.DataFrame, np.ndarray]:
-    def look(start: int) -> list[tuple[np.ndarray, np.ndarray]]:
-        part, store = dataset.subset(range(start, min(start + 64, len(dataset)))), dataset.store
-        images = part.read(store.size) if store else (decode(path)[0] for path in part.paths)
-        return [measure(image) for image in images]
-
-    starts = range(0, len(dataset), 64)
-    with ThreadPoolExecutor() as pool:
-        looks = progress(pool.map(look, starts), "measuring", total=len(starts), unit_scale=64)
-        measured = [found for part in looks for found in part]
+    starts, store = range(0, len(dataset), _BLOCK), dataset.store
+    parts = (dataset.subset(range(i, min(i + _BLOCK, len(dataset)))) for i in starts)
+    images = (part.read(store.size) if store else part.paths for part in parts)
+    found = in_parallel(_measured, images, "measuring", len(dataset), _BLOCK)
+    measured = [values for block in found for values in block]
     values, thumbnails = (np.array(part) for part in zip(*measured, strict=True))
     known = ["path", "class", "group", "origin"]
     table = dataset.table[known].astype(object).map(printable)
@@ -153,6 +149,10 @@ def _measure_all(dataset: Dataset) -> tuple[pd.DataFrame, np.ndarray]:
     table["background"] = np.linalg.norm(values[:, 6:] - np.median(values[:, 6:], axis=0), axis=1)
     table[_LAB] = values[:, 6:]
     return table, thumbnails
+
+
+def _measured(images: Iterable[np.ndarray | Path]) -> list[tuple[np.ndarray, np.ndarray]]:
+    return [measure(decode(i)[0] if isinstance(i, Path) else i) for i in images]
 
 
 def measure(image: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
