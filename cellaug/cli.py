@@ -5,14 +5,13 @@ import importlib.util
 import io
 import json
 import os
-import re
 import shlex
 import signal
 import sys
 import tempfile
 import threading
 import warnings
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from importlib.machinery import ModuleSpec
 from pathlib import Path
@@ -20,6 +19,22 @@ from typing import Any
 
 from cellaug import __version__
 from cellaug.errors import BookError, ChapterFailed, DataError, ReportError
+from cellaug.options import (
+    COUNT,
+    HOURS,
+    SIDE,
+    columns_option,
+    data_argument,
+    fake_argument,
+    figure_option,
+    generator_option,
+    json_option,
+    name_argument,
+    new_folder_option,
+    option,
+    profile_options,
+    seed_option,
+)
 
 import click
 
@@ -32,65 +47,6 @@ Examples:
   cellaug augment my_cells/ --generator build/pbc-my_cells/artifacts/03_ac_gan/conditional \\
     --out augmented/
   cellaug expert-test --real my_cells/ --fake generated/ --out trial/"""
-
-
-def figure_file(text: str) -> Path:
-    """The type of `--figure`."""
-    file = Path(text).expanduser()
-    if file.suffix.lower() not in (".png", ".svg", ".pdf") or not file.parent.is_dir():
-        raise click.BadParameter(f"'{text}': expected a .png, .svg or .pdf in an existing folder")
-    return file
-
-
-def renamed(ctx: click.Context, parameter: click.Parameter, given: Sequence[str]) -> dict:
-    """The option of `open_dataset` that ``--columns`` gives; a comma may separate pairs."""
-    pairs = [part for text in given for part in re.split(r",(?=\s*\w+\s*=)", text)]
-    if wrong := next((pair for pair in pairs if not all(map(str.strip, pair.partition("=")))), ""):
-        raise click.BadParameter(f"'{wrong}': expected NAME=COLUMN, as in label=cell_type")
-    named = (pair.partition("=") for pair in pairs)
-    columns = {name.strip(): column.strip() for name, _, column in named}
-    return {"columns": columns} if columns else {}
-
-
-COUNT, SEED = click.IntRange(1), click.IntRange(0)
-SIDE = click.IntRange(8)  # `SMALLEST_SIDE`: an image that is smaller shows no cell
-TYPES = {"N": COUNT, "PIXELS": COUNT, "S": SEED, "SEED": SEED, "DIR": Path, "PATH": Path}
-TYPES |= {"R": click.FloatRange(0, 1000, min_open=True, max_open=True), "FILE": figure_file}
-
-
-def option(spelling: str, words: str, *names: str, **more: Any) -> Callable:
-    """An option as `--help` spells it, ``--count N``, of the type in `TYPES`; or a ``--flag``."""
-    flag, _, placeholder = spelling.partition(" ")
-    if placeholder:
-        more = {"metavar": placeholder, "type": TYPES.get(placeholder)} | more
-    return click.option(flag, *names, help=words, is_flag=not placeholder, **more)
-
-
-def profile_options(command: Callable) -> Callable:
-    """The options ``--profile`` and ``--set``."""
-    change = option("--set key=value", "Change a key of the profile; repeatable.", multiple=True)
-    words = "smoke, demo, pbc, thesis, or a YAML file of your own."
-    return option("--profile NAME|FILE", words, default="demo")(change(command))
-
-
-words = "A folder with one subfolder per class; or a table (.csv, .parquet) with the columns path "
-words += "and label, and optionally split and group; or a store; or one of pbc, pbc-fine, phantom, "
-data_argument = click.argument("data", help=words + "bloodmnist-28, -64, -128, -224.")
-words = "Generated images, as for REAL; or the output of 'generate' or 'augment'; or a generator: "
-words += "build/demo/artifacts/03_ac_gan/conditional, for example, or the name of a shipped one."
-fake_argument = click.argument("fake", help=words)
-words = "pbc: 17,092 images of normal blood cells, 360 px; or the same cells as MedMNIST has them: "
-words += "bloodmnist-28, bloodmnist-64, bloodmnist-128, bloodmnist-224. All are CC BY 4.0."
-name_argument = click.argument("name", help=words)
-words = "Another name of a table's column path, label, split, group or origin; repeatable: "
-words += '--columns path="image ID" --columns label=cell_type.'
-columns_option = option("--columns NAME=COLUMN", words, multiple=True, callback=renamed)
-words = "One that a chapter saved, or the name of a shipped one."
-generator_option = option("--generator DIR", words, required=True)
-seed_option = option("--seed S", "Random seed.", default=0)
-json_option = option("--json", "Print one JSON document and nothing else.", "as_json")
-figure_option = option("--figure FILE", "Also draw the result (.png, .svg or .pdf).")
-new_folder_option = option("--out DIR", "A new folder for the result.", required=True)
 
 
 ADVICE = {
@@ -285,16 +241,22 @@ def evaluate(
 
 
 @commands.command()
-@click.argument("name", type=click.Choice(("extractor", "ladder", "weights", "cards")))
+@click.argument(
+    "name", type=click.Choice(("augmentation", "extractor", "ladder", "weights", "cards"))
+)
 @profile_options
 @option("--out PATH", "By default build/study/NAME; for cards the weights in the package.")
 @option("--images N", "Real images per training [ladder: its key ladder_images; weights: 850000].")
 @option("--arm NAME", "Only this variant of the ladder or the weights; repeatable.", multiple=True)
 @option("--seeds N", "Seeds of each step of the ladder; first and last have at least 3.", default=1)
 @option("--seed S", "Seed of the weights [1]; repeatable.", type=COUNT, multiple=True)
+@option("--scheduler ADDRESS", "A Dask cluster for augmentation; by default one is started here.")
+@option("--workers N", "Processes of that cluster [as many as this machine bears].")
+@option("--hours H", "Begin no further run of augmentation after so many hours.", type=HOURS)
 def study(name: str, profile: str, set: Sequence[str], **options: Any) -> None:
     """Make what the package ships or the book records.
 
+    augmentation: does it help? as a plan in notebooks/studies/plans says, on a Dask cluster.
     extractor: the network behind the fidelity measures. ladder: the ablation study. weights: the
     generators that come with cellaug. cards: evaluate those again. All but cards take hours on a
     processor; they resume after an interruption.
@@ -304,12 +266,16 @@ def study(name: str, profile: str, set: Sequence[str], **options: Any) -> None:
     images, arms, seed = options["images"], list(options["arm"]), list(options["seed"])
     if name == "cards" and (images or arms or seed):
         raise DataError("cards trains nothing: remove --arm, --seed and --images")
+    spread = {key: options[key] for key in ("scheduler", "workers", "hours")}
+    if name != "augmentation" and any(spread.values()):
+        raise DataError(f"{name} runs in one process: remove --scheduler, --workers and --hours")
     notebook = f"studies/{name}".replace("cards", "weights")
     _, values = runner.load_profile(profile, set, notebook)
     out = options["out"] and str(options["out"].absolute())
     given = {"out": out, "arms": arms, "cards": name == "cards", "images": images, "seeds": seed}
     if name == "ladder":
         given |= {"images": None, "ladder_images": images, "seeds": options["seeds"]}
+    given |= spread
     print(runner.run_study(notebook, values | {k: v for k, v in given.items() if v}))
 
 

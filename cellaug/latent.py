@@ -3,7 +3,7 @@
 from cellaug.data.images import to_float
 from cellaug.networks.describe import frozen
 from cellaug.training.backends import use_xla
-from cellaug.training.gan import generate_images
+from cellaug.training.gan import generate_images, inputs_of
 
 import keras
 import numpy as np
@@ -47,37 +47,47 @@ def autoencoder(encoder: Model, generator: Model) -> Model:
 
 def optimise(
     generator: Model, images: np.ndarray, steps: int = 300, learning_rate: float = 0.05,
-    seed: int = 0, start: np.ndarray | None = None,
+    seed: int = 0, start: np.ndarray | None = None, labels: np.ndarray | None = None,
 ) -> tuple[np.ndarray, np.ndarray]:  # fmt: skip
     """Solve Eq. 41 image by image: the latent vectors whose images are nearest in the L1 norm.
 
     Adam, its rate falling to zero along half a cosine, finds local minima for `images`, uint8
     (N, size, size, 3): try several seeds of the N(0, 1) start, or `start` (N, d) from an encoder,
-    which is kept where the result is not nearer. Returns the latent vectors (N, d), float32, and
+    which is kept where the result is not nearer. A conditional generator needs the images' `labels`
+    (N,), class numbers. Returns the latent vectors (N, d), float32, and
     the mean |I - G(z)| in grey levels before each step, (steps,).
     """
     expected, found = ("uint8", generator.output_shape[1:]), (images.dtype, images.shape[1:])
     if expected != found:
         raise ValueError("expected {} images {}, found {} {}".format(*expected, *found))
-    shape = (len(images), generator.input_shape[-1])
+    shape = (len(images), generator.inputs[0].shape[-1])
     first = np.random.default_rng(seed).standard_normal(shape) if start is None else start
     start = np.asarray(first, "float32")
     if start.shape != shape:
         raise ValueError(f"start {start.shape}: expected {shape}")
     index = keras.Input((), dtype="int32", name="index")
     table = keras.layers.Embedding(*shape, name="latents")
-    search = Model(index, frozen(generator, "frozen_generator")(table(index)))
+    label = keras.Input((), dtype="int32", name="label")
+    copy, given = frozen(generator, "frozen_generator"), [index]
+    if labels is not None:
+        given.append(label)
+    search = Model(given, copy(inputs_of(copy, table(index), label)))
     table.set_weights([start])
     # The loss is a mean over all images: with many, Adam's usual epsilon would slow it down.
     rate = keras.optimizers.schedules.CosineDecay(learning_rate, steps)
     adam = keras.optimizers.Adam(rate, epsilon=1e-12)
     search.compile(adam, loss="mae", jit_compile=use_xla())
-    indices, targets, losses = np.arange(len(images)), to_float(images), []
+    indices = [np.arange(len(images))]
+    if labels is not None:
+        indices.append(np.asarray(labels, "int32"))
+    targets, losses = to_float(images), []
     for _ in range(steps):
         search.reset_metrics()
         losses.append(search.train_on_batch(indices, targets))
     end = table.get_weights()[0]
-    errors = [reconstruction_error(images, generate_images(generator, z)) for z in (start, end)]
+    errors = [
+        reconstruction_error(images, generate_images(generator, z, labels)) for z in (start, end)
+    ]
     nearer = errors[1] < errors[0]
     return np.where(nearer[:, None], end, start), np.array(losses) * 127.5
 

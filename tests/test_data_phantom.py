@@ -198,3 +198,19 @@ def test_sizes_and_variants():
     }
     assert bigger_truth["nucleus_fraction"] == pytest.approx(truth["nucleus_fraction"], rel=0.05)
     assert large.std() > 20 and bigger.std() > 20
+
+
+def test_a_second_laboratory_stains_magnifies_and_meets_cells_in_its_own_way():
+    options = {"classes": 3, "images": 90, "size": 48, "seed": 4}
+    (_, names, first), (folder, again, second) = (phantom(**options, laboratory=k) for k in (0, 1))
+    assert names == again
+    counts = [table["class"].value_counts().reindex(names).tolist() for table in (first, second)]
+    assert counts[0] == counts[1][::-1] and counts[0] != counts[1]
+    sizes = [table.groupby("class")["radius"].mean() for table in (first, second)]
+    assert (sizes[1] / sizes[0]).between(1.15, 1.25).all()
+    cells = [open_dataset("phantom", **options, laboratory=k).read(48) for k in (0, 1)]
+    red, _, blue = (cells[1].mean((0, 1, 2)) - cells[0].mean((0, 1, 2))).tolist()
+    assert blue - red > 15  # grey levels: bluish glass
+    assert len(list(folder.rglob("*.png"))) == 90
+    with pytest.raises(DataError, match="laboratory must be a whole number 0–1, not 2"):
+        phantom(**options, laboratory=2)

@@ -176,3 +176,23 @@ def test_reconstruction_error():
         latent.reconstruction_error(a, b.astype("float32"))
     with pytest.raises(ValueError, match="expected one shape"):
         latent.reconstruction_error(a, b[:1])
+
+
+def test_optimise_finds_cells_of_the_class_that_is_asked_for():
+    """A generator whose classes lie far apart: only with its own label is an image found again."""
+    given, label = keras.Input((LATENT,)), keras.Input((), dtype="int32")
+    x = layers.Dense(12, use_bias=False, name="map")(given)
+    x = layers.Add()([x, layers.Embedding(2, 12, name="class")(label)])
+    image = layers.Reshape((2, 2, 3))(layers.Activation("tanh")(x))
+    generator = keras.Model([given, label], image, name="toy_of_classes")
+    rng = np.random.default_rng(0)
+    generator.get_layer("map").set_weights([rng.normal(0, 0.3, (LATENT, 12))])
+    generator.get_layer("class").set_weights([np.array([[0.8] * 12, [-0.8] * 12])])
+    z, labels = latents(4), np.array([0, 1, 0, 1])
+    images = generate_images(generator, z, labels)
+    errors = []
+    for asked in (labels, 1 - labels):
+        found, _ = latent.optimise(generator, images, steps=400, labels=asked)
+        made = generate_images(generator, found, asked)
+        errors.append(latent.reconstruction_error(images, made))
+    assert errors[0].max() < 3 and errors[1].min() > 15  # grey levels

@@ -1,9 +1,9 @@
 """Variants that only the ablation study trains: by hand and on both backends."""
 
+from cellaug.training.augment import DifferentiableAugmentation
 from cellaug.training.checkpoint import fingerprint
 from studies.variants import (
     CriticGAN,
-    DifferentiableAugmentation,
     MinibatchDeviation,
     SpectralConv2D,
     SpectralDense,

@@ -26,6 +26,8 @@ _DRAWING = yaml.safe_load(_SOURCES[1].read_text("utf-8"))
 RECIPES = {name: _DRAWING["defaults"] | own for name, own in _DRAWING["classes"].items()}
 """How cells of each class are drawn; `phantom.yaml` explains the entries."""
 VARIANTS: dict[str, float] = _DRAWING["variants"]  # prefix of a class name, factor of the radius
+LABORATORIES = _DRAWING["laboratories"]
+"""How a laboratory stains, lights and magnifies; the second is as a stranger to the first."""
 
 
 def class_names(classes: int) -> tuple[str, ...]:
@@ -49,31 +51,36 @@ def class_counts(classes: int, images: int, imbalance: float) -> list[int]:
 
 
 def phantom(
-    classes: int = 11, images: int = 1320, size: int = 128, seed: int = 0, imbalance: float = 8.0
-) -> tuple[Path, tuple[str, ...], pd.DataFrame]:
+    classes: int = 11, images: int = 1320, size: int = 128, seed: int = 0, imbalance: float = 8.0,
+    laboratory: int = 0,
+) -> tuple[Path, tuple[str, ...], pd.DataFrame]:  # fmt: skip
     """Draw a set of phantom cells once, as PNG files under the cache home.
 
     `classes` (1–33), `images` in total, `size` in pixels (16–512), `imbalance` the largest class's
-    number of images over the smallest's (1–1000); else `DataError`. Returns the folder, the class
-    names and the truth: per image `path`, `class`, `index` and what was drawn. Image i of a class
-    does not depend on the number of images.
+    number of images over the smallest's (1–1000), `laboratory` 0 or 1, of `LABORATORIES`; else
+    `DataError`. Returns the folder, the class names and the truth: per image `path`, `class`,
+    `index` and what was drawn. Image i of a class does not depend on the number of images.
     """
     names = class_names(classes)
     _check("images", images, classes, 1_000_000)
     _check("size", size, 16, 512)
     _check("seed", seed, 0, 2**63)
+    _check("laboratory", laboratory, 0, len(LABORATORIES) - 1)
     if not 1 <= imbalance <= 1000:
         raise DataError(f"phantom: imbalance must lie between 1 and 1000, not {imbalance!r}")
     key = f"{classes} {images} {size} {seed} {float(imbalance)} {cv2.__version__}".encode()
+    key += b" laboratory %d" % laboratory if laboratory else b""
     key += b"".join(file.read_bytes() for file in _SOURCES)  # if these change, they are drawn again
     root = cache_home() / "phantom" / hashlib.sha256(key).hexdigest()[:16]
     truth_file = root.with_name(f"{root.name}.csv")
     if not (root.is_dir() and truth_file.is_file()):
         counts = class_counts(classes, images, imbalance)
+        if LABORATORIES[laboratory]["rarest"] == "first":
+            counts.reverse()
         root.parent.mkdir(parents=True, exist_ok=True)
         with tempfile.TemporaryDirectory(prefix=f".{root.name}.", dir=root.parent) as folder:
             drawn = Path(folder) / "cells"
-            truth = _draw_all(names, counts, seed, size, drawn)
+            truth = _draw_all(names, counts, seed, size, drawn, laboratory)
             write_atomically(truth_file, truth.to_csv(index=False).encode())
             if not root.is_dir():  # else another process has drawn the same cells
                 drawn.rename(root)
@@ -85,9 +92,10 @@ def _check(option: str, value: int, low: int, high: int) -> None:
         raise DataError(f"phantom: {option} must be a whole number {low}–{high}, not {value!r}")
 
 
-def _draw_all(names, counts, seed, size, folder) -> pd.DataFrame:
+def _draw_all(names, counts, seed, size, folder, laboratory) -> pd.DataFrame:
     def draw(job: tuple[int, int]) -> dict[str, Any]:
-        image, truth = draw_cell(job[0], np.random.default_rng([seed, *job]), size)
+        rng = np.random.default_rng([seed, *job, *([laboratory] if laboratory else [])])
+        image, truth = draw_cell(job[0], rng, size, laboratory)
         file = f"{names[job[0]]}/{job[1]:05d}.png"
         write_png(folder / file, image)
         return {"path": file, "class": names[job[0]], "index": job[1], **truth}
@@ -99,14 +107,17 @@ def _draw_all(names, counts, seed, size, folder) -> pd.DataFrame:
         return pd.DataFrame(progress(pool.map(draw, jobs), "drawing cells", total=len(jobs)))
 
 
-def draw_cell(kind: int, rng: np.random.Generator, size: int) -> tuple[np.ndarray, dict[str, Any]]:
+def draw_cell(
+    kind: int, rng: np.random.Generator, size: int, laboratory: int = 0
+) -> tuple[np.ndarray, dict[str, Any]]:
     """Draw one cell of class `kind`: uint8 RGB (size, size, 3); lengths are fractions of a side."""
-    recipe = list(RECIPES.values())[kind % len(RECIPES)]
+    recipe, own = list(RECIPES.values())[kind % len(RECIPES)], LABORATORIES[laboratory]
     radius = rng.uniform(*recipe["radius"]) * list(VARIANTS.values())[kind // len(RECIPES)]
+    radius *= own["magnification"]
     centre = 0.5 + rng.uniform(-0.045, 0.045, 2)
-    stain = _Stain(rng)
+    stain = _Stain(rng, own)
     density = np.zeros((4 * size, 4 * size, 3), np.float32)  # at twice the scale, with margins
-    red_cells = _red_cells(density, rng, centre, radius, stain)
+    red_cells = _red_cells(density, rng, centre, radius, stain, own["magnification"])
     drawn = _white_cell(density, rng, recipe, centre, radius, stain)
     density = density[size:-size, size:-size]
     image = cv2.resize(np.exp(-density), (size, size), interpolation=cv2.INTER_AREA)
@@ -123,14 +134,15 @@ def draw_cell(kind: int, rng: np.random.Generator, size: int) -> tuple[np.ndarra
 class _Stain:
     """How strongly and in what tint one slide is stained."""
 
-    def __init__(self, rng: np.random.Generator):
-        self.strength = rng.uniform(0.85, 1.2)
+    def __init__(self, rng: np.random.Generator, laboratory: dict[str, Any]):
+        self.strength = rng.uniform(*laboratory["strength"])
         # one slide in thirty is bluish, like a rare group of images in the real set
         self.tint = rng.uniform(0.8, 1.0) if rng.random() < 1 / 30 else rng.uniform(-0.15, 0.15)
-        warm, blue = np.array([252, 232, 208]), np.array([214, 216, 236])
+        warm, blue = np.array(laboratory["glass"]), np.array([214, 216, 236])
         mix = max(self.tint, 0.0)
         self.background = warm * (1 - mix) + blue * mix + rng.normal(0, 1.5, 3)
         self._shift = np.array([0.15, 0.0, -0.15]) * self.tint + rng.normal(0, 0.04, 3)
+        self._shift += laboratory["shift"]
 
     def density(self, colour: list[int] | np.ndarray) -> np.ndarray:
         """The optical density (3,) of a material that leaves `colour` of white light."""
@@ -138,10 +150,10 @@ class _Stain:
         return np.maximum((bare + self._shift * bare.mean()) * self.strength, 0).astype(np.float32)
 
 
-def _red_cells(density, rng, centre, radius, stain) -> int:
+def _red_cells(density, rng, centre, radius, stain, magnification) -> int:
     colour = stain.density(np.array([206, 170, 168]) + rng.integers(-8, 9, 3))
     pallor, crowding = rng.uniform(0.35, 0.85), rng.uniform(0.0, 0.4)  # how far they may overlap
-    usual = rng.uniform(0.105, 0.13)
+    usual = rng.uniform(0.105, 0.13) * magnification
     placed: list[tuple[list[float], float]] = []
     for _ in range(rng.integers(25, 60)):
         place, own = rng.uniform(-0.12, 1.12, 2).tolist(), usual * rng.uniform(0.9, 1.1)

@@ -1,6 +1,9 @@
 """The classifiers by which augmented training sets are judged (Section 4.7)."""
 
 from collections.abc import Iterable, Iterator
+from typing import Any
+
+from cellaug.networks.extractor import blood_extractor
 
 import keras
 import numpy as np
@@ -51,6 +54,18 @@ def compact_xception(size: int, classes: int, width: int = 24) -> Model:
     return Model(image, layers.Dense(classes, dtype="float32", name="class")(x), name="compact")
 
 
+def residual(size: int, classes: int, width: int = 24, norm: str = "batch") -> Model:
+    """The small residual network of `blood_extractor`: images to class logits.
+
+    `norm` is "batch" or "group": means over a batch belong to one laboratory (Wu & He 2018).
+    ValueError for another. The layer "features" gives 128 numbers for each image.
+    """
+    if norm not in ("batch", "group"):
+        raise ValueError(f"norm '{norm}': expected batch or group")
+    body = blood_extractor(classes, size, width, one_laboratory=norm == "batch")
+    return Model(body.inputs[0], body.outputs[1], name="residual")
+
+
 def classical_augmentation(seed: int) -> Sequential:
     """Random flips, turns by any angle and zooms by up to a tenth; active in training only.
 
@@ -62,17 +77,20 @@ def classical_augmentation(seed: int) -> Sequential:
     return Sequential([flip, turn, zoom], name="classical_augmentation")
 
 
-def classifier(kind: str, size: int, classes: int, augment: bool = False, seed: int = 0) -> Model:
+def classifier(
+    kind: str, size: int, classes: int, augment: bool = False, seed: int = 0, **choices: Any
+) -> Model:
     """A fresh classifier, not compiled: images (N, size, size, 3) in [-1, 1] to class logits.
 
-    `kind` is "xception" or "compact"; `augment` puts `classical_augmentation` in front. `seed`
-    becomes Keras's global seed. Raises ValueError for another kind.
+    `kind` is "xception", "compact" or "residual", which takes further `choices`; `augment` puts
+    `classical_augmentation` in front. `seed` becomes Keras's global seed. Raises ValueError for
+    another kind.
     """
-    builders = {"xception": xception, "compact": compact_xception}
+    builders = {"xception": xception, "compact": compact_xception, "residual": residual}
     if kind not in builders:
         raise ValueError(f"classifier '{kind}': expected one of {', '.join(builders)}")
     keras.utils.set_random_seed(seed)
-    body = builders[kind](size, classes)
+    body = builders[kind](size, classes, **choices)
     if not augment:
         return body
     image = Input((size, size, 3), name="image")

@@ -4,7 +4,7 @@ from dataclasses import dataclass
 from typing import Any, ClassVar
 
 from cellaug.networks.conditional import conditional_discriminator, conditional_generator
-from cellaug.training.augment import Symmetries
+from cellaug.training.augment import DifferentiableAugmentation, Symmetries
 from cellaug.training.backends import accelerators
 from cellaug.training.gan import Adversarial
 from cellaug.training.losses import R1, CrossEntropy, Relativistic, WrongLabels
@@ -33,6 +33,7 @@ class Recipe:
     penalty_every: int = 8  # on which steps R1 is computed; 1 for all
     r2: bool = True  # the same penalty at generated images
     symmetries: bool = True  # show each real image in one of its eight symmetries
+    augmentation: float = 0.0  # probability of each part of DifferentiableAugmentation; 0 for none
     half_life: int = 10_000  # of the generator's moving average, in images; 0 for none
     ramp_up: float = 0.05  # of that half-life, as a fraction of the images seen
     batch_size: int = 32  # real images in a step
@@ -100,6 +101,9 @@ class Recipe:
         return {
             "objective": WrongLabels(source, self.wrong_labels) if self._asks_labels else source,
             "real_augmentation": Symmetries() if self.symmetries else None,
+            "augmentation": (
+                DifferentiableAugmentation(self.augmentation) if self.augmentation else None
+            ),
             "penalty": R1(self.gamma, self.penalty_every, self.r2) if self.gamma else None,
             **{key: getattr(self, key) for key in ("latent_dim", "seed", "half_life", "ramp_up")},
         }

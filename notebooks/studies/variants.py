@@ -1,13 +1,11 @@
 """Variants of the conditional GAN that only the ablation study tries.
 
-WGAN and WGAN-GP, spectral normalisation, differentiable augmentation, and the minibatch deviation
-over all classes.
+WGAN and WGAN-GP, spectral normalisation, and the minibatch deviation over all classes.
 """
 
 from dataclasses import dataclass
 from typing import Any, ClassVar
 
-from cellaug.training.augment import Symmetries
 from cellaug.training.gan import Adversarial, Batch
 from cellaug.training.recipe import Recipe
 
@@ -90,60 +88,6 @@ class UnitGradient:
         """The penalty for gradients (N, H, W, C)."""
         norm = ops.sqrt(ops.sum(ops.square(gradients), axis=(1, 2, 3)) + 1e-12)
         return self.weight * ops.mean(ops.square(norm - 1))
-
-
-class DifferentiableAugmentation:
-    """Symmetries, small shifts and colour changes of real and generated images alike.
-
-    The generator is trained through them (Zhao et al. 2020). Each is applied with a probability
-    below one, so that the changes do not appear in generated images (Karras et al. 2020).
-
-    Args:
-        probability: that an image gets each of them, 0–1.
-        shift: maximum shift as a fraction of the side; borders are repeated.
-        brightness: maximum added to all values, which lie in [-1, 1].
-        contrast: maximum relative change of the distance from the image's mean.
-    """
-
-    def __init__(
-        self,
-        probability: float = 0.4,
-        shift: float = 0.1,
-        brightness: float = 0.2,
-        contrast: float = 0.2,
-    ):
-        self.probability, self.shift = probability, shift
-        self.brightness, self.contrast = brightness, contrast
-        self.symmetries = Symmetries()
-
-    def draw(self, count: Any, seed: keras.random.SeedGenerator) -> list[KerasTensor]:
-        """Bits of the symmetries, shifts (N, 2) and colour changes (2, N, 1, 1, 1)."""
-
-        def chosen(shape: tuple) -> KerasTensor:
-            return keras.random.uniform(shape, seed=seed) < self.probability
-
-        bits = self.symmetries.draw(count, seed) & chosen((1, count, 1, 1, 1))
-        shifts = keras.random.uniform((count, 2), -self.shift, self.shift, seed=seed)
-        colours = keras.random.uniform((2, count, 1, 1, 1), -1, 1, seed=seed)
-        shifts = ops.where(chosen((count, 1)), shifts, 0.0)
-        return [bits, shifts, ops.where(chosen((2, count, 1, 1, 1)), colours, 0.0)]
-
-    def __call__(self, images: KerasTensor, drawn: list[KerasTensor]) -> KerasTensor:
-        """The images (N, H, W, C) in [-1, 1], augmented; colours may leave the range."""
-        bits, shifts, colours = drawn
-        images = self.symmetries(images, bits)
-        images = ops.einsum("nij,njwc->niwc", _shifting(shifts[:, 0], images.shape[1]), images)
-        images = ops.einsum("nij,nhjc->nhic", _shifting(shifts[:, 1], images.shape[2]), images)
-        mean = ops.mean(images, axis=(1, 2, 3), keepdims=True)
-        images = mean + (images - mean) * (1 + self.contrast * colours[0])
-        return images + self.brightness * colours[1]
-
-
-def _shifting(fraction: KerasTensor, side: int) -> KerasTensor:
-    """Matrices (N, side, side) that move rows by a fraction of the side, in whole pixels."""
-    pixels = ops.cast(ops.round(fraction * side), "int32")
-    source = ops.clip(ops.arange(side, dtype="int32")[None] + pixels[:, None], 0, side - 1)
-    return ops.one_hot(source, side, dtype="float32")
 
 
 class MinibatchDeviation(layers.Layer):
@@ -250,11 +194,9 @@ class Variant(Recipe):
             discriminator steps for each generator step, so batches are five times as large, and
             do not use R1.
         spectral: spectral normalisation of the discriminator.
-        augmentation: probability of each part of `DifferentiableAugmentation`; 0 for none.
     """
 
     spectral: bool = False
-    augmentation: float = 0.0
 
     gan: ClassVar[type[Adversarial]] = CriticGAN
     objectives: ClassVar[dict[str, type]] = {
@@ -277,8 +219,6 @@ class Variant(Recipe):
 
     def parts(self) -> dict[str, Any]:
         found = super().parts() | {"d_steps": self.d_steps}
-        if self.augmentation:
-            found["augmentation"] = DifferentiableAugmentation(self.augmentation)
         if self.objective == "wasserstein":
             found |= {"penalty": None, "clip": CLIP}
         if self.objective == "wasserstein-gp":

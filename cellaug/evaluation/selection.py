@@ -1,0 +1,128 @@
+"""Which generated cells to keep: those of the class that was asked for, no outliers, no copies."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+from cellaug.data.copies import near_duplicates
+from cellaug.data.images import to_float
+from cellaug.data.inspection import measure
+from cellaug.evaluation.calibration import probabilities
+
+import numpy as np
+import pandas as pd
+from sklearn.neighbors import NearestNeighbors
+
+if TYPE_CHECKING:
+    import keras
+
+SURE, INSIDE = 0.1, 0.99
+"""Quantiles over validation images: of the probability of the true class among those that are named
+right, for the least that a kept image has; and of the distance to training images, for the most."""
+
+NEIGHBOUR, FEWEST = 3, 10
+"""The neighbour whose distance counts; fewer images of a class do not set a bound of their own."""
+
+REASONS = {
+    "class": "named as another class",
+    "unsure": "the class is not sure enough",
+    "outlier": "far from all training images",
+    "copy": "a near copy of a training image",
+    "twin": "a near copy of another generated image",
+}
+"""Why an image is refused."""
+
+
+@dataclass(frozen=True, eq=False)
+class Selector:
+    """Judges generated images; `learn_selector` makes one.
+
+    `model` maps images in [-1, 1] to features and logits. `surest` is the least probability of the
+    class asked for, by class; `farthest` the largest distance to training images in features of
+    norm 1; `thumbnails` are those of the training images.
+    """
+
+    model: "keras.Model"
+    neighbours: NearestNeighbors
+    surest: np.ndarray
+    farthest: float
+    thumbnails: np.ndarray
+
+    def judge(self, images: np.ndarray, labels: np.ndarray) -> pd.DataFrame:
+        """Judge uint8 images (N, S, S, 3) that were generated for class numbers (N,).
+
+        Returns a row for each image: `kept`, `reason` (a key of `REASONS`, the first that applies,
+        "" for kept ones), `probability` of the class asked for, and `distance`.
+        """
+        features, logits = embed(self.model, images)
+        p = probabilities(logits)
+        wanted, distance = p[np.arange(len(labels)), labels], self._distance(features)
+        reasons = np.full(len(labels), "", object)
+        reasons[distance > self.farthest] = "outlier"
+        reasons[wanted < self.surest[labels]] = "unsure"
+        reasons[p.argmax(1) != labels] = "class"
+        left = np.flatnonzero(reasons == "")
+        known = len(self.thumbnails)
+        pairs = near_duplicates(np.concatenate([self.thumbnails, thumbnails(images[left])]))
+        of_training = pairs[(pairs["first"] < known) & (pairs["second"] >= known)]
+        twins = pairs[pairs["first"] >= known]
+        reasons[left[twins["second"].to_numpy() - known]] = "twin"
+        reasons[left[of_training["second"].to_numpy() - known]] = "copy"
+        columns = {"kept": reasons == "", "reason": reasons}
+        return pd.DataFrame(columns | {"probability": wanted, "distance": distance})
+
+    def _distance(self, features: np.ndarray) -> np.ndarray:
+        return self.neighbours.kneighbors(features)[0][:, -1]
+
+
+def learn_selector(
+    classifier: "keras.Model",
+    images: np.ndarray,
+    labels: np.ndarray,
+    validation: np.ndarray,
+    validation_labels: np.ndarray,
+) -> Selector:
+    """A selector from a classifier of real training images alone, and from real images.
+
+    `classifier` maps images in [-1, 1] to logits and has a layer "features"; `images` (N, S, S, 3)
+    and `validation` are uint8. The bounds are quantiles over the validation images.
+    """
+    import keras
+
+    shown = classifier.get_layer("features").output
+    model = keras.Model(classifier.inputs, [shown, classifier.output])
+    features, _ = embed(model, images)
+    count = min(NEIGHBOUR, len(features))
+    neighbours = NearestNeighbors(n_neighbors=count).fit(features)
+    others, logits = embed(model, validation)
+    p = probabilities(logits)
+    right, wanted = p.argmax(1) == validation_labels, p.max(1)
+    everyone = np.quantile(wanted[right], SURE) if right.any() else 0.0
+    surest = np.full(p.shape[1], everyone)
+    for kind in np.unique(validation_labels):
+        own = wanted[right & (validation_labels == kind)]
+        if len(own) >= FEWEST:
+            surest[kind] = np.quantile(own, SURE)
+    distances = neighbours.kneighbors(others)[0][:, -1]
+    farthest = float(np.quantile(distances, INSIDE))
+    return Selector(model, neighbours, surest, farthest, thumbnails(images))
+
+
+def embed(model: "keras.Model", images: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """Features of norm 1 and logits of uint8 images (N, S, S, 3)."""
+    features, logits = model.predict(to_float(images), batch_size=128, verbose=0)
+    features = np.asarray(features, float)
+    norms = np.linalg.norm(features, axis=1, keepdims=True)
+    return features / np.maximum(norms, 1e-9), np.asarray(logits, float)
+
+
+def thumbnails(images: np.ndarray) -> np.ndarray:
+    """Grey thumbnails of uint8 images, as `near_duplicates` takes them."""
+    return np.array([measure(image)[1] for image in images]).reshape(len(images), 32, 32)
+
+
+def refused(judged: pd.DataFrame, labels: Sequence[str]) -> pd.DataFrame:
+    """How many images were kept and refused, by class (index) and reason (columns)."""
+    reasons = judged["reason"].replace("", "kept")
+    table = pd.crosstab(np.asarray(labels), reasons.to_numpy())
+    return table.reindex(columns=["kept", *REASONS], fill_value=0).rename_axis("class")

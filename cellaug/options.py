@@ -1,0 +1,68 @@
+"""Arguments and options that several commands of ``cellaug`` share."""
+
+import re
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import Any
+
+import click
+
+
+def figure_file(text: str) -> Path:
+    """The type of `--figure`."""
+    file = Path(text).expanduser()
+    if file.suffix.lower() not in (".png", ".svg", ".pdf") or not file.parent.is_dir():
+        raise click.BadParameter(f"'{text}': expected a .png, .svg or .pdf in an existing folder")
+    return file
+
+
+def renamed(ctx: click.Context, parameter: click.Parameter, given: Sequence[str]) -> dict:
+    """The option of `open_dataset` that ``--columns`` gives; a comma may separate pairs."""
+    pairs = [part for text in given for part in re.split(r",(?=\s*\w+\s*=)", text)]
+    if wrong := next((pair for pair in pairs if not all(map(str.strip, pair.partition("=")))), ""):
+        raise click.BadParameter(f"'{wrong}': expected NAME=COLUMN, as in label=cell_type")
+    named = (pair.partition("=") for pair in pairs)
+    columns = {name.strip(): column.strip() for name, _, column in named}
+    return {"columns": columns} if columns else {}
+
+
+COUNT, SEED = click.IntRange(1), click.IntRange(0)
+HOURS = click.FloatRange(0, min_open=True)
+SIDE = click.IntRange(8)  # `SMALLEST_SIDE`: an image that is smaller shows no cell
+TYPES = {"N": COUNT, "PIXELS": COUNT, "S": SEED, "SEED": SEED, "DIR": Path, "PATH": Path}
+TYPES |= {"R": click.FloatRange(0, 1000, min_open=True, max_open=True), "FILE": figure_file}
+
+
+def option(spelling: str, words: str, *names: str, **more: Any) -> Callable:
+    """An option as `--help` spells it, ``--count N``, of the type in `TYPES`; or a ``--flag``."""
+    flag, _, placeholder = spelling.partition(" ")
+    if placeholder:
+        more = {"metavar": placeholder, "type": TYPES.get(placeholder)} | more
+    return click.option(flag, *names, help=words, is_flag=not placeholder, **more)
+
+
+def profile_options(command: Callable) -> Callable:
+    """The options ``--profile`` and ``--set``."""
+    change = option("--set key=value", "Change a key of the profile; repeatable.", multiple=True)
+    words = "smoke, demo, pbc, thesis, or a YAML file of your own."
+    return option("--profile NAME|FILE", words, default="demo")(change(command))
+
+
+words = "A folder with one subfolder per class; or a table (.csv, .parquet) with the columns path "
+words += "and label, and optionally split and group; or a store; or one of pbc, pbc-fine, phantom, "
+data_argument = click.argument("data", help=words + "bloodmnist-28, -64, -128, -224.")
+words = "Generated images, as for REAL; or the output of 'generate' or 'augment'; or a generator: "
+words += "build/demo/artifacts/03_ac_gan/conditional, for example, or the name of a shipped one."
+fake_argument = click.argument("fake", help=words)
+words = "pbc: 17,092 images of normal blood cells, 360 px; or the same cells as MedMNIST has them: "
+words += "bloodmnist-28, bloodmnist-64, bloodmnist-128, bloodmnist-224. All are CC BY 4.0."
+name_argument = click.argument("name", help=words)
+words = "Another name of a table's column path, label, split, group or origin; repeatable: "
+words += '--columns path="image ID" --columns label=cell_type.'
+columns_option = option("--columns NAME=COLUMN", words, multiple=True, callback=renamed)
+words = "One that a chapter saved, or the name of a shipped one."
+generator_option = option("--generator DIR", words, required=True)
+seed_option = option("--seed S", "Random seed.", default=0)
+json_option = option("--json", "Print one JSON document and nothing else.", "as_json")
+figure_option = option("--figure FILE", "Also draw the result (.png, .svg or .pdf).")
+new_folder_option = option("--out DIR", "A new folder for the result.", required=True)

@@ -1,0 +1,183 @@
+"""Do the runs of a study on a Dask cluster: one that is started here, or another."""
+
+import json
+import os
+import subprocess
+import sys
+import time
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+from cellaug.errors import DataError
+from cellaug.study.plan import Run, ordered
+from cellaug.study.tasks import REFUSED, RESULT
+from cellaug.training.backends import accelerators
+from cellaug.training.fit import duration
+
+from dask.distributed import Client, Future, LocalCluster, as_completed
+
+MEMORY = 3 * 2**30
+"""Bytes that a worker needs for images of 64 pixels, with Keras."""
+
+CONNECT = 10
+"""Seconds to wait for a scheduler's answer."""
+
+KILLS = 5
+"""Workers that a run may lose before the study gives it up."""
+
+
+def apart(name: str, settings: dict, folder: str, needs: dict[str, str]) -> dict:
+    """Do a run (`tasks.perform`) in a process of its own, so that none depends on another's.
+
+    Keras draws initial weights from Python's global seed, which a worker's other threads use too.
+    The process ends when the worker does. Raises DataError with its message, or RuntimeError with
+    the end of its output.
+    """
+    job = json.dumps({"name": name, "settings": settings, "folder": folder, "needs": needs})
+    command = [sys.executable, "-m", "cellaug.study.tasks"]
+    with subprocess.Popen(
+        command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True,
+        encoding="utf-8", errors="replace",
+    ) as process:  # fmt: skip
+        assert process.stdin and process.stdout
+        process.stdin.write(f"{job}\n")
+        process.stdin.flush()  # and stays open as long as this worker lives
+        said = process.stdout.read().strip().splitlines()
+    if process.returncode == REFUSED:
+        raise DataError(said[-1])
+    if process.returncode:
+        raise RuntimeError("\n".join([f"exit status {process.returncode}", *said[-20:]]))
+    return json.loads((Path(folder) / name / RESULT).read_text("utf-8"))
+
+
+def workers_here() -> tuple[int, int]:
+    """How many workers this machine bears, and the threads that each of them computes with."""
+    cores = (
+        len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+    )
+    if cards := len(accelerators()):
+        return cards, max(1, cores // cards)
+    memory = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
+    count = max(1, min(cores, memory // MEMORY))
+    return count, max(1, cores // count)
+
+
+def local_cluster(workers: int | None = None) -> LocalCluster:
+    """A cluster of worker processes on this machine, as many as it bears."""
+    import dask
+
+    count, threads = workers_here()
+    count, threads = (workers, max(1, count * threads // workers)) if workers else (count, threads)
+    limits = ("OMP_NUM_THREADS", "TF_NUM_INTRAOP_THREADS", "TF_NUM_INTEROP_THREADS")
+    quiet = {
+        "TF_CPP_MIN_LOG_LEVEL": "2",
+        "KERAS_BACKEND": os.environ.get("KERAS_BACKEND", "tensorflow"),
+    }
+    flags = f"--xla_cpu_multi_thread_eigen={'true' if threads > 1 else 'false'}"
+    environment = dict.fromkeys(limits, str(threads)) | quiet | {"XLA_FLAGS": flags}
+    with dask.config.set({
+        "distributed.nanny.pre-spawn-environ": environment,
+        "distributed.scheduler.allowed-failures": KILLS,
+        "distributed.worker.memory.terminate": False,
+    }):  # fmt: skip
+        return LocalCluster(
+            n_workers=count, threads_per_worker=1, processes=True, dashboard_address="127.0.0.1:0",
+            silence_logs="ERROR",
+        )  # fmt: skip
+
+
+def carry_out(
+    runs: Sequence[Run], folder: Path, scheduler: str = "", workers: int | None = None,
+    hours: float | None = None,
+) -> list[str]:  # fmt: skip
+    """Do all runs that are not done yet, and print how far it is; returns the names of those left.
+
+    Results are folders in `folder`, which every worker must reach under this path; so are
+    checkpoints, with which a run whose worker was killed goes on. `scheduler` is the address of a
+    Dask cluster, else one is started here, of `workers` processes. After `hours` no further run is
+    begun. Raises DataError where a run fails, after the others have ended.
+    """
+    folder.mkdir(parents=True, exist_ok=True)
+    every = ordered(runs)
+    todo = [run for run in every if not (folder / run.name / RESULT).is_file()]
+    if not todo:
+        return []
+    cluster = None if scheduler else local_cluster(workers)
+    try:
+        with Client(scheduler or cluster, timeout=CONNECT) as client:
+            print(f"{len(todo)} of {len(every)} runs to do; dashboard: {client.dashboard_link}")
+            return _wait(client, todo, folder, hours)
+    except OSError as error:
+        raise DataError(f"no Dask scheduler answers at {scheduler}: {error}") from error
+    finally:
+        if cluster is not None:
+            cluster.close()
+
+
+def _wait(client: Client, todo: list[Run], folder: Path, hours: float | None) -> list[str]:
+    began, futures, waiting = time.monotonic(), dict[str, Future](), list(todo)
+    done: list[str] = []
+    seconds: dict[str, list[float]] = {}
+    failures: dict[str, Any] = {}
+    running = as_completed()
+    abreast = max(1, sum(client.nthreads().values()))
+
+    def submit() -> None:
+        """Keep a little more than all workers busy, in the order of the plan."""
+        late = hours is not None and time.monotonic() - began > 3600 * hours
+        for run in list(waiting):
+            active = len(futures) - len(done) - len(failures)
+            if late or active >= abreast:
+                return
+            names = [other.name for other in run.needs]
+            if any(name in failures for name in names):
+                failures[run.name] = "what it needs has failed"
+                waiting.remove(run)
+            elif all(n in done or (n not in futures and _is_done(folder, n)) for n in names):
+                futures[run.name] = client.submit(
+                    apart, run.name, dict(run.settings), str(folder), needed(run),
+                    key=run.name, pure=False,
+                )  # fmt: skip
+                running.add(futures[run.name])
+                waiting.remove(run)
+
+    submit()
+    for future in running:
+        name = future.key
+        if future.status == "finished":
+            done.append(name)
+            seconds.setdefault(name.partition("-")[0], []).append(future.result()["seconds"])
+            left = _left(todo, done, seconds, abreast)
+            took = duration(seconds[name.partition("-")[0]][-1])
+            print(f"{len(done)} of {len(todo)}: {name}, {took}; about {left} left", flush=True)
+        else:
+            failures[name] = future.exception()
+            print(f"{name} failed: {failures[name]}", flush=True)
+        submit()
+    if failures:
+        name, error = next(iter(failures.items()))
+        raise DataError(f"{len(failures)} runs failed, the first of them {name}: {error}")
+    return [run.name for run in waiting]
+
+
+def _is_done(folder: Path, name: str) -> bool:
+    return (folder / name / RESULT).is_file()
+
+
+def needed(run: Run) -> dict[str, str]:
+    """The names of all runs that one reads, by task: its own needs', and those of the first."""
+    found: dict[str, str] = {}
+    for other in run.needs:
+        found |= needed(other) | {other.settings["task"]: other.name}
+    return found
+
+
+def _left(todo: list[Run], done: list[str], seconds: dict[str, list[float]], abreast: int) -> str:
+    """The time that is left, from the mean time of each kind of run so far."""
+    known = [s for times in seconds.values() for s in times]
+    usual = sum(known) / len(known)
+    left = [run for run in todo if run.name not in done]
+    means = {kind: sum(times) / len(times) for kind, times in seconds.items()}
+    total = sum(means.get(run.settings["task"], usual) for run in left)
+    return duration(total / min(abreast, max(1, len(left))))

@@ -1,0 +1,210 @@
+"""The plan of a study: a YAML file that says which runs there are, before the first of them.
+
+A run is plain values: what is trained, on which images, with which seed. Its name is a hash of
+them, so that a run is done once, whoever asks for it.
+"""
+
+import hashlib
+import json
+from collections.abc import Iterable, Iterator, Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+from cellaug.errors import DataError
+from cellaug.training import Recipe
+
+import yaml
+
+ARM: Mapping[str, Any] = {
+    "sampling": ("natural", "balanced", "weighted"),
+    "augment": ("none", "classical", "randaugment", "mixup"),
+    "extra": (
+        "none", "duplicates", "generated", "selected", "reconstructions", "interpolations", "real",
+    ),
+    "ratio": "fill",
+    "pool": ("one", "disjoint"),
+    "generator": ("recipe", "ac-gan"),
+    "share": None,
+    "pretrain": False,
+    "recipe": {},
+}  # fmt: skip
+"""The choices of an arm, the first of each its default.
+
+sampling: real images as often as they occur, every class alike, or as they occur with a loss that
+is weighted by class. augment: what changes every training image. extra: images beside the real
+ones, `ratio` of each class's (1.0 for as many again, "fill" for every class up to the largest).
+pool: the generator has the classifier's own images, or others (the thesis's protocol). generator:
+the conditional recipe, or the thesis's. share: where every class is sampled alike, the probability
+that an image of a class with extra ones is such a one; by default they come as often as there are.
+pretrain: the first half of the steps on extra images alone, the second on real ones alone. recipe:
+choices of the generator other than the plan's.
+"""
+
+CLASSIFIER: Mapping[str, Any] = {
+    "network": "residual", "width": 24, "norm": "batch", "steps": 1800, "batch_size": 32,
+    "learning_rate": 2e-3, "mixed_precision": False,
+}  # fmt: skip
+GENERATOR: Mapping[str, Any] = {"images": 60_000, "start_from": ""}
+"""The images that a generator sees; its other choices are those of `Recipe`."""
+
+_MADE = ("generated", "selected", "reconstructions", "interpolations")
+_FROM_GENERATOR = {"selected": "select", "reconstructions": "vary", "interpolations": "vary"}
+
+
+@dataclass(frozen=True)
+class Run:
+    """One piece of work: plain settings, and the runs whose results it reads."""
+
+    settings: Mapping[str, Any]
+    needs: tuple["Run", ...] = field(default=(), compare=False)
+
+    @property
+    def name(self) -> str:
+        """What it is, and 12 digits of a hash of its settings and of all that it needs.
+
+        Choices that are the usual ones do not count: a choice that is new changes no old name.
+        """
+        usual = {key: _first(value) for key, value in {**ARM, **CLASSIFIER, **GENERATOR}.items()}
+        flat = {**self.settings, **self.settings.get("classifier", {})}
+        changed = {k: v for k, v in flat.items() if k != "classifier" and usual.get(k, ...) != v}
+        text = json.dumps([changed, [run.name for run in self.needs]], sort_keys=True)
+        return f"{self.settings['task']}-{hashlib.sha256(text.encode()).hexdigest()[:12]}"
+
+
+def ordered(runs: Iterable[Run]) -> list[Run]:
+    """All runs and those that they need, which come first; each once."""
+    found: dict[str, Run] = {}
+
+    def add(run: Run) -> None:
+        for other in run.needs:
+            add(other)
+        found.setdefault(run.name, run)
+
+    for run in runs:
+        add(run)
+    return list(found.values())
+
+
+@dataclass(frozen=True)
+class Contrast:
+    """A planned comparison of two arms at a scarcity, for one of the page's questions."""
+
+    arm: str
+    against: str
+    scarcity: str
+    question: int = 1
+    measure: str = "macro_f1"
+
+
+@dataclass(frozen=True)
+class Plan:
+    """A study's runs, as `read_plan` found them."""
+
+    data: str
+    image_size: int
+    scarcities: Mapping[str, Mapping[str, Any]]
+    arms: Mapping[str, Mapping[str, Any]]
+    blocks: tuple[Mapping[str, Any], ...]
+    contrasts: tuple[Contrast, ...]
+    classifier: Mapping[str, Any]
+    generator: Mapping[str, Any]
+    taxonomies: Mapping[str, Mapping[str, str]]
+    options: Mapping[str, Any]  # of `open_dataset`
+    text: str
+
+    def runs(self) -> list[Run]:
+        """The classifiers' runs, block after block; a run that two blocks ask for comes once."""
+        found: dict[str, Run] = {}
+        for block in self.blocks:
+            for seed in range(1, block["seeds"] + 1):
+                for run in self._of_block(block, seed):
+                    found.setdefault(run.name, run)
+        return list(found.values())
+
+    def _of_block(self, block: Mapping[str, Any], seed: int) -> Iterator[Run]:
+        trained = self.classifier | block.get("classifier", {})
+        for scarcity in block["scarcities"]:
+            for arm in block["arms"]:
+                yield self.run(scarcity, arm, seed, trained)
+
+    def run(self, scarcity: str, arm: str, seed: int, classifier: Mapping[str, Any]) -> Run:
+        """A classifier's run, with the generator's and the selection's that it needs."""
+        chosen = {**{key: _first(value) for key, value in ARM.items()}, **self.arms[arm]}
+        subset = {"scarcity": scarcity, **self.scarcities[scarcity]}
+        common = {"data": self.data, "options": self.options, "image_size": self.image_size}
+        common |= {"subset": subset, "seed": seed}
+        needs: tuple[Run, ...] = ()
+        if chosen["extra"] in _MADE:
+            made = {**common, "pool": chosen["pool"], "generator": chosen["generator"]}
+            trained = {**self.generator, **chosen["recipe"]}
+            needs = (Run({"task": "generator", **made, **trained}),)
+            if chosen["extra"] in _FROM_GENERATOR:
+                task = {"task": _FROM_GENERATOR[chosen["extra"]], **common}
+                if task["task"] == "select":
+                    task |= {"classifier": dict(classifier)}
+                else:
+                    task |= {"how": chosen["extra"]}
+                needs = (Run(task | {"ratio": chosen["ratio"]}, needs),)
+        named = {"task": "classifier", **common, "arm": arm, **chosen}
+        return Run(named | {"classifier": dict(classifier)}, needs)
+
+
+def _first(values: Any) -> Any:
+    return values[0] if isinstance(values, tuple) else values
+
+
+def read_plan(path: Path) -> Plan:
+    """Read a plan; `DataError` names what is wrong in it."""
+    text = path.read_text("utf-8")
+    try:
+        given = yaml.safe_load(text)
+    except yaml.YAMLError as error:
+        raise DataError(f"{path}: not YAML ({error})") from error
+    keys = {"data", "image_size", "scarcities", "arms", "blocks"}
+    others = {"contrasts", "classifier", "generator", "taxonomies", "options"}
+    if not isinstance(given, dict) or not keys <= set(given) <= keys | others:
+        raise DataError(f"{path}: expected the keys {', '.join(sorted(keys))}, and perhaps "
+                        f"{', '.join(sorted(others))}")  # fmt: skip
+    _check(path, "arms", given["arms"], ARM)
+    blocks, known = tuple(given["blocks"]), (given["scarcities"], given["arms"])
+    for block in blocks:
+        for kind, names in zip(("scarcities", "arms"), known, strict=True):
+            if unknown := set(block[kind]) - set(names):
+                raise DataError(f"{path}: blocks: no {kind} {', '.join(sorted(unknown))}")
+    _check(path, "classifier", {"classifier": given.get("classifier", {})}, CLASSIFIER)
+    recipe = {**GENERATOR, **dict.fromkeys(Recipe.__dataclass_fields__)}
+    _check(path, "generator", {"generator": given.get("generator", {})}, recipe)
+    contrasts = tuple(
+        Contrast(scarcity=at, **{key: value for key, value in row.items() if key != "at"})
+        for row in given.get("contrasts", ())
+        for at in row["at"]
+    )
+    for contrast in contrasts:
+        for arm in (contrast.arm, contrast.against):
+            if not any(contrast.scarcity in b["scarcities"] and arm in b["arms"] for b in blocks):
+                raise DataError(f"{path}: contrasts: no block has {arm} at {contrast.scarcity}")
+    return Plan(
+        data=given["data"],
+        image_size=given["image_size"],
+        scarcities=given["scarcities"],
+        arms=given["arms"],
+        blocks=blocks,
+        contrasts=contrasts,
+        classifier={**CLASSIFIER, **given.get("classifier", {})},
+        generator={**GENERATOR, **given.get("generator", {})},
+        taxonomies=given.get("taxonomies", {}),
+        options=given.get("options", {}),
+        text=text,
+    )
+
+
+def _check(path: Path, part: str, given: Mapping[str, Any], known: Mapping[str, Any]) -> None:
+    for name, choices in given.items():
+        for key, value in (choices or {}).items():
+            if key not in known:
+                raise DataError(f"{path}: {part}: {name}: no choice {key}: {', '.join(known)}")
+            allowed = known[key]
+            if isinstance(allowed, tuple) and value not in allowed:
+                expected = ", ".join(allowed)
+                raise DataError(f"{path}: {part}: {name}: {key} {value!r}: expected {expected}")

@@ -1,0 +1,380 @@
+"""The runs of a study: train a generator, choose or vary its cells, train and test a classifier."""
+
+import json
+import os
+import shutil
+import sys
+import threading
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from functools import lru_cache
+from itertools import islice
+from pathlib import Path
+from time import monotonic
+from typing import Any
+
+from cellaug import latent, networks
+from cellaug.book.chapter import device, project_root, versions
+from cellaug.book.source import commit
+from cellaug.data import Dataset, open_dataset, split, stored
+from cellaug.data.images import to_float
+from cellaug.data.reader import Reader
+from cellaug.errors import DataError
+from cellaug.evaluation.selection import learn_selector
+from cellaug.files import atomic_folder, write_json, write_npz
+from cellaug.generators import (
+    Generator,
+    load_generator,
+    save_generator,
+    save_weights,
+    short_digests,
+)
+from cellaug.study.arms import (
+    Mixed,
+    Stock,
+    augmentation,
+    draw_subset,
+    duplicates,
+    extra_counts,
+    feed,
+    others,
+)
+from cellaug.training import (
+    Adversarial,
+    AuxiliaryClassifier,
+    CrossEntropy,
+    Recipe,
+    fit,
+    generate_images,
+    use_xla,
+)
+
+import keras
+import numpy as np
+import pandas as pd
+
+RESULT = "run.json"
+"""The file whose presence says that a run is finished."""
+
+REFUSED = 3
+"""The exit status of a process whose run was refused (`DataError`)."""
+
+TRIES = 4
+"""Images drawn for each one that a selection is to keep, at most."""
+
+CALIBRATION = 100
+"""Batches that set BatchNorm's running averages after training."""
+
+
+@dataclass(frozen=True)
+class Material:
+    """The real images that a run may see: of its scarcity, those left, and for validation."""
+
+    train: Dataset
+    rest: Dataset
+    validation: Dataset
+
+
+def perform(name: str, settings: Mapping[str, Any], folder: str, needs: Mapping[str, str]) -> dict:
+    """Do one run and write ``<folder>/<name>``, which appears whole; returns its record.
+
+    `needs` are the names of the runs that it reads, by task. A run that is there already is not
+    done again. Raises DataError where a test image would be trained on.
+    """
+    out = Path(folder) / name
+    if (out / RESULT).is_file():
+        return json.loads((out / RESULT).read_text("utf-8"))
+    for left in Path(folder).glob(f".{name}.*.part"):  # of a worker that was killed
+        shutil.rmtree(left, ignore_errors=True)
+    keras.backend.clear_session()
+    began = monotonic()
+    work: Callable[..., dict] = TASKS[settings["task"]]
+    places = {task: Path(folder) / other for task, other in needs.items()}
+    with atomic_folder(out) as part:
+        found = work(settings, part, places, Path(folder) / f".{name}.checkpoint.npz")
+        record: dict[str, Any] = {
+            "name": name,
+            "settings": settings,
+            "needs": needs,
+            "found": found,
+        }
+        record |= {"seconds": monotonic() - began, "commit": commit(project_root())}
+        write_json(part / RESULT, record | {"versions": versions(), "device": device()})
+    for left in Path(folder).glob(f".{name}.checkpoint*"):
+        left.unlink()
+    return json.loads((out / RESULT).read_text("utf-8"))
+
+
+@lru_cache(maxsize=2)
+def _sides(data: str, options: str, size: int) -> dict[str, Dataset]:
+    cells = stored(open_dataset(data, **json.loads(options)), size)
+    parts = split(cells.subset(cells.table["origin"] == "real"))
+    return {name: part.in_memory(size) for name, part in parts.items()}
+
+
+def sides(settings: Mapping[str, Any]) -> dict[str, Dataset]:
+    """The parts of a study's set, in memory; they are kept from run to run."""
+    options = json.dumps(dict(settings["options"]), sort_keys=True)
+    return _sides(settings["data"], options, settings["image_size"])
+
+
+def material(settings: Mapping[str, Any]) -> Material:
+    """What a run may see, which is no test image."""
+    parts = sides(settings)
+    train, rest = draw_subset(parts["train"], settings["subset"], settings["seed"])
+    for part in (train, rest, parts["validation"]):
+        refuse_test(part.digests, parts["test"])
+    return Material(train, rest, parts["validation"])
+
+
+def refuse_test(digests: Any, test: Dataset) -> None:
+    """Raise DataError if one of some digests, in full or as 8 bytes, is that of a test image."""
+    tested = short_digests(test.digests)
+    known = digests if isinstance(digests, np.ndarray) else short_digests(digests)
+    if shared := int(np.isin(known, tested).sum()):
+        what = f"{shared} of the images to train on are test images of {test.name}"
+        raise DataError(f"{what}: the result would mean nothing. Divide the set again")
+
+
+def generator_run(
+    settings: Mapping[str, Any], out: Path, places: Mapping[str, Path], checkpoint: Path
+) -> dict[str, Any]:
+    """Train a generator on the classifier's own images, or on those that it does not see."""
+    seen = material(settings)
+    cells = seen.train if settings["pool"] == "one" else seen.rest
+    if (missing := cells.counts()[cells.counts() == 0].index).size:
+        raise DataError(f"no image of {', '.join(missing)} is left to train a generator on")
+    work = _ac_gan if settings["generator"] == "ac-gan" else _conditional
+    model, count = work(settings, cells, checkpoint)
+    training = {"settings": dict(settings), "images_seen": count, "training_images": len(cells)}
+    save_generator(
+        model, out / "generator", class_names=cells.class_names, dataset=cells, training=training
+    )
+    return {"images_seen": count, "training_images": len(cells)}
+
+
+def _conditional(
+    settings: Mapping[str, Any], cells: Dataset, checkpoint: Path
+) -> tuple[keras.Model, int]:
+    """Train the conditional recipe in balanced batches; its generator, and the images it saw."""
+    choices = {k: v for k, v in settings.items() if k in Recipe.__dataclass_fields__}
+    recipe = Recipe(**{"decay": 0.3, **choices})
+    size, batch = settings["image_size"], recipe.batch_size
+    with Reader(cells, size, batch, seed=recipe.seed, balance=True, drop_last=True) as reader:
+        epochs = max(1, round(settings["images"] / (len(reader) * batch)))
+        gan = recipe.build(size, len(cells.class_names), epochs * len(reader))
+        fit(gan, reader, epochs, checkpoint=checkpoint, restart=True, label="generator",
+            settings={"data": cells.fingerprint, **settings}, save_seconds=60)  # fmt: skip
+        return gan.trained_generator, epochs * len(reader) * batch
+
+
+def _ac_gan(
+    settings: Mapping[str, Any], cells: Dataset, checkpoint: Path
+) -> tuple[keras.Model, int]:
+    """Train the thesis's AC-GAN: three quarters of the images for the GAN without classes."""
+    size, seed, names = settings["image_size"], settings["seed"], cells.class_names
+    keras.utils.set_random_seed(seed)
+    pair = networks.generator(size, 64, 100, 5), networks.discriminator(size, 16, 5)
+    seen = 0
+    for stage, (batch, part, beta_1) in enumerate([(64, 0.75, 0.5), (32, 0.25, 0.9)]):
+        if stage:
+            pair = (networks.acgan_generator(pair[0], len(names)),
+                    networks.acgan_discriminator(pair[1], len(names)))  # fmt: skip
+        gan = Adversarial(*pair, AuxiliaryClassifier() if stage else CrossEntropy(), 100, seed)
+        gan.compile(*(keras.optimizers.Adam(2e-4, beta_1) for _ in range(2)))
+        with Reader(cells, size, batch, seed=seed, drop_last=True) as reader:
+            epochs = max(1, round(part * settings["images"] / (len(reader) * batch)))
+            fit(gan, reader, epochs, checkpoint=checkpoint.with_suffix(f".{stage}.npz"),
+                restart=True, label=f"AC-GAN, stage {stage + 1} of 2",
+                settings={"data": cells.fingerprint, **settings}, save_seconds=60)  # fmt: skip
+            seen += epochs * len(reader) * batch
+    return gan.trained_generator, seen
+
+
+def selection_run(
+    settings: Mapping[str, Any], out: Path, places: Mapping[str, Path], checkpoint: Path
+) -> dict[str, Any]:
+    """Keep the good ones of a generator's cells, as many of each class as `ratio` asks for."""
+    seen, size, seed = material(settings), settings["image_size"], settings["seed"]
+    generator = _generator(places["generator"], settings)
+    arm = {"sampling": "balanced", "augment": "classical", "share": None, "pretrain": False}
+    none = np.zeros((0, size, size, 3), np.uint8), np.zeros(0, int)
+    stock = Stock(seen.train.read(size), seen.train.labels, *none)
+    names = seen.train.class_names
+    model = learn(stock, size, len(names), arm, settings["classifier"], seed)
+    selector = learn_selector(
+        model, stock.real, stock.labels, seen.validation.read(size), seen.validation.labels
+    )
+    counts = extra_counts(seen.train.counts().to_numpy(), settings["ratio"])
+    kept, labels, judged = [], [], []
+    for kind, count in enumerate(counts):
+        if not count:
+            continue
+        drawn = generator.generate([names[kind]], TRIES * int(count), (seed, kind))
+        found = selector.judge(drawn, np.full(len(drawn), kind))
+        enough = np.flatnonzero(found["kept"])[:count]
+        looked = enough[-1] + 1 if len(enough) == count else len(found)
+        kept.append(drawn[enough])
+        labels += [kind] * len(enough)
+        judged.append(found.iloc[:looked].assign(label=names[kind]))
+    table = pd.concat(judged, ignore_index=True)
+    table.to_csv(out / "judged.csv", index=False)
+    write_npz(out / "images.npz", images=np.concatenate(kept), labels=np.array(labels))
+    reasons = table.groupby("label", sort=False)["reason"].value_counts().unstack(fill_value=0)
+    wanted = {names[kind]: int(count) for kind, count in enumerate(counts) if count}
+    return {"wanted": wanted, "reasons": reasons.rename(columns={"": "kept"}).T.to_dict()}
+
+
+def variation_run(
+    settings: Mapping[str, Any], out: Path, places: Mapping[str, Path], checkpoint: Path
+) -> dict[str, Any]:
+    """Cells near the real ones in latent space: perturbed (Eq. 42), or between two of a class."""
+    seen, size, seed = material(settings), settings["image_size"], settings["seed"]
+    generator = _generator(places["generator"], settings)
+    images, labels = seen.train.read(size), seen.train.labels
+    counts = extra_counts(seen.train.counts().to_numpy(), settings["ratio"])
+    rng, made, kinds = np.random.default_rng([seed, 6]), [], []
+    for kind, count in enumerate(counts):
+        if not count:
+            continue
+        own = rng.permutation(np.flatnonzero(labels == kind))[:MOST_INVERTED]
+        latents, _ = latent.optimise(
+            generator.model, images[own], INVERSION_STEPS, seed=seed, labels=labels[own]
+        )
+        if settings["how"] == "reconstructions":
+            each = -(-int(count) // len(latents))
+            rows = [latent.perturb(z, VARIANCE, each, rng) for z in latents]
+            new = np.concatenate(rows)[rng.permutation(each * len(latents))[:count]]
+        else:
+            one, other = (latents[rng.integers(len(latents), size=count)] for _ in range(2))
+            new = one + (other - one) * rng.random((int(count), 1))
+        made.append(generate_images(generator.model, new, np.full(len(new), kind)))
+        kinds += [kind] * int(count)
+    write_npz(out / "images.npz", images=np.concatenate(made), labels=np.array(kinds))
+    return {"images": len(kinds)}
+
+
+VARIANCE, MOST_INVERTED, INVERSION_STEPS = 0.04, 100, 200
+"""Of Eq. 42, as the thesis shows it; real images of a class that are looked for in latent space."""
+
+
+def classifier_run(
+    settings: Mapping[str, Any], out: Path, places: Mapping[str, Path], checkpoint: Path
+) -> dict[str, Any]:
+    """Train a classifier in one arm; then, once, name the validation and the test images."""
+    seen, size, seed = material(settings), settings["image_size"], settings["seed"]
+    images, labels = seen.train.read(size), seen.train.labels
+    counts = extra_counts(seen.train.counts().to_numpy(), settings["ratio"])
+    extra = extra_images(settings, seen, images, counts, places)
+    names = seen.train.class_names
+    model = learn(Stock(images, labels, *extra), size, len(names), settings,
+                  settings["classifier"], seed)  # fmt: skip
+    parts = {"validation": seen.validation, "test": sides(settings)["test"]}
+    found = {name: predicted_logits(model, part.read(size)) for name, part in parts.items()}
+    write_npz(out / "logits.npz", **found)
+    save_weights(model, out / "classifier.npz")
+    added = np.bincount(extra[1], minlength=len(names))
+    return {"class_names": list(names), "real": seen.train.counts().to_dict(),
+            "extra": dict(zip(names, added.tolist(), strict=True))}  # fmt: skip
+
+
+def extra_images(
+    settings: Mapping[str, Any], seen: Material, images: np.ndarray, counts: np.ndarray,
+    places: Mapping[str, Path],
+) -> tuple[np.ndarray, np.ndarray]:  # fmt: skip
+    """The images that an arm adds to the real ones, with their class numbers."""
+    size, seed, kind = settings["image_size"], settings["seed"], settings["extra"]
+    if kind == "duplicates":
+        return duplicates(seen.train, images, counts, seed)
+    if kind == "real":
+        return others(seen.rest, counts, size, seed)
+    if kind == "generated":
+        generator, names = _generator(places["generator"], settings), seen.train.class_names
+        made = [
+            generator.generate([names[k]], int(n), (seed, k)) for k, n in enumerate(counts) if n
+        ]
+        numbers = np.repeat(np.arange(len(counts)), counts)
+        return np.concatenate([images[:0], *made]), numbers
+    if kind == "none":
+        return images[:0], np.zeros(0, int)
+    (place,) = (places[task] for task in ("select", "vary") if task in places)
+    with np.load(place / "images.npz", allow_pickle=False) as file:
+        return file["images"], file["labels"]
+
+
+def _generator(place: Path, settings: Mapping[str, Any]) -> Generator:
+    """A run's generator; DataError if it has seen a test image."""
+    generator = load_generator(place / "generator")
+    seen = np.fromfile(place / "generator" / "trained_on.bin", "<u8").astype(np.uint64)
+    refuse_test(seen, sides(settings)["test"])
+    return generator
+
+
+def learn(
+    stock: Stock, size: int, classes: int, arm: Mapping[str, Any], chosen: Mapping[str, Any],
+    seed: int,
+) -> keras.Model:  # fmt: skip
+    """Train a classifier, images in [-1, 1] to logits, for the same steps whatever the arm."""
+    before = keras.config.dtype_policy()
+    keras.config.set_dtype_policy("mixed_bfloat16" if chosen["mixed_precision"] else "float32")
+    try:
+        known = ("width", "norm") if chosen["network"] == "residual" else ()
+        options = {key: chosen[key] for key in known}
+        body = networks.classifier(chosen["network"], size, classes, seed=seed, **options)
+    finally:
+        keras.config.set_dtype_policy(before)
+    change, model = augmentation(arm["augment"], seed), body
+    if change is not None:
+        image = keras.Input((size, size, 3))
+        model = keras.Model(image, body(change(image)))
+    steps, batch = chosen["steps"], chosen["batch_size"]
+    rate = keras.optimizers.schedules.CosineDecay(chosen["learning_rate"], steps)
+    loss = keras.losses.CategoricalCrossentropy(from_logits=True)
+    model.compile(keras.optimizers.Adam(rate), loss, jit_compile=use_xla())
+    mix = Mixed(seed) if arm["augment"] == "mixup" else None
+    parts: list[tuple[int, float | None]] = [(steps, arm["share"])]
+    if arm["pretrain"]:
+        parts = [(steps // 2, 1.0), (steps - steps // 2, 0.0)]
+    for count, share in parts:
+        batches = stock.batches(batch, seed, classes, arm["sampling"], share)
+        for given in islice(feed(batches, classes, mix), count):
+            model.train_on_batch(*given)
+    again = stock.batches(batch, seed + 1, classes, arm["sampling"], share)
+    networks.recalibrate(model, (to_float(images) for images, *_ in islice(again, CALIBRATION)))
+    return body
+
+
+def predicted_logits(model: keras.Model, images: np.ndarray) -> np.ndarray:
+    """Logits (N, classes), float32, of uint8 images."""
+    return np.asarray(model.predict(to_float(images), batch_size=128, verbose=0), np.float32)
+
+
+TASKS: dict[str, Callable[..., dict]] = {
+    "generator": generator_run,
+    "select": selection_run,
+    "vary": variation_run,
+    "classifier": classifier_run,
+}
+
+
+def main() -> None:
+    """Do the run that is one line of JSON on standard input; end when that is closed."""
+    job = json.loads(sys.stdin.readline())
+
+    def watch() -> None:
+        sys.stdin.read()  # until the worker that began this has ended
+        os._exit(1)
+
+    threading.Thread(target=watch, daemon=True).start()
+    try:
+        perform(**job)
+    except DataError as error:
+        print(error)
+        sys.stdout.flush()
+        os._exit(REFUSED)
+    sys.stdout.flush()
+    os._exit(0)  # the thread still waits
+
+
+if __name__ == "__main__":
+    main()

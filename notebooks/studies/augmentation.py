@@ -1,0 +1,49 @@
+# ---
+# jupyter:
+#   kernelspec:
+#     display_name: Python 3
+#     language: python
+#     name: python3
+# ---
+
+# %% [markdown]
+# # Study: does augmentation help?
+#
+# This study trains generators and classifiers as a plan says, and records the results for the page
+# *Does it help?*. `cellaug study augmentation` runs it. Every run is a task of Dask; a study that was
+# stopped goes on where it was.
+
+# %% tags=["parameters"]
+profile = "smoke"
+out = ""  # by default build/study/augmentation-PROFILE
+scheduler = ""  # the address of a Dask cluster; by default one is started here
+workers = 0  # processes of that cluster; by default as many as the machine bears
+hours = 0.0  # after which no further run is begun; 0 for no end
+
+# %%
+from pathlib import Path
+
+from cellaug.book.chapter import notebook_file, project_root, result_file
+from cellaug.study.cluster import carry_out
+from cellaug.study.plan import ordered, read_plan
+from cellaug.study.results import record
+
+# %% [markdown]
+# The plan says which runs there are and which arms are compared, before the first run.
+
+# %%
+plan = read_plan(notebook_file("studies/augmentation").parent / "plans" / f"{profile}.yaml")
+folder = Path(out) if out else project_root() / "build/study" / f"augmentation-{profile}"
+runs = plan.runs()
+print(f"{len(runs)} classifiers, {len(ordered(runs)) - len(runs)} runs for their images")
+
+# %%
+if __name__ == "__main__":
+    left = carry_out(runs, folder, scheduler, workers or None, hours or None)
+    place = record(plan, folder, result_file("augmentation") / profile)
+    if left:
+        print(f"{len(left)} runs are left: the same command goes on with them")
+
+# %%
+if __name__ == "__main__":
+    print(place)
