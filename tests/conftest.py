@@ -15,7 +15,13 @@ assert cellaug.__version__
 
 # These take longest. They begin first, so that the processes of `make test` end together.
 LONGEST = ["test_study.py", "test_book.py", "test_conditional.py", "test_references.py"]
-LONGEST += ["test_variants.py", "test_run.py", "test_training.py", "test_fidelity.py"]
+LONGEST += [
+    "test_variants.py",
+    "test_study_augmentation.py",
+    "test_run.py",
+    "test_training.py",
+    "test_fidelity.py",
+]
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
