@@ -1,19 +1,14 @@
 """The command ``cellaug``; commands import what they need in their body, so ``--help`` is quick."""
 
 import errno
-import importlib.util
 import io
 import json
-import os
 import shlex
 import signal
 import sys
-import tempfile
 import threading
 import warnings
-from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
-from importlib.machinery import ModuleSpec
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -35,6 +30,7 @@ from cellaug.options import (
     profile_options,
     seed_option,
 )
+from cellaug.quiet import QuietTensorFlow
 
 import click
 
@@ -285,13 +281,50 @@ def study(name: str, profile: str, set: Sequence[str], **options: Any) -> None:
 @option("--count N", "Number of images per class.", required=True)
 @new_folder_option
 @seed_option
-def generate(generator: str, label: str | None, count: int, out: Path, seed: int) -> None:
+@option("--select DATA", "Labelled real cells: keep only images that pass for such ones.")
+@columns_option
+def generate(
+    generator: str, label: str | None, count: int, out: Path, seed: int, select: str | None,
+    columns: dict,
+) -> None:  # fmt: skip
     """Generate images with a trained generator. Their table is manifest.csv."""
-    from cellaug import generators
+    from cellaug import augmentation, files, generators
+    from cellaug.data import open_dataset
 
-    read = generators.read_generator(generator)
-    generators.generate(read, label or read.class_names or None, count, out, seed)
+    read, chooser = generators.read_generator(generator), None
+    read.numbers(label or read.class_names or None)
+    if select:
+        files.new_folder(out)
+        cells = open_dataset(select, **columns)
+        names = [label] if label else read.class_names
+        if unknown := ", ".join(x for x in names if x not in cells.class_names):
+            known = ", ".join(cells.class_names)
+            raise DataError(f"--select: {cells.name} has no class {unknown}, only {known}")
+        chooser = selector(cells, read.image_size, seed)
+    augmentation.generate(read, label or read.class_names or None, count, out, seed, chooser)
+    if select:
+        show_selection(out, read, seed)
     print(out)
+
+
+def selector(cells: Any, size: int, seed: int) -> Any:
+    """Learn what to select by, and say so beforehand."""
+    from cellaug.evaluation.selection import selector_of
+
+    click.echo("learning what to select by takes about two minutes on two cores", err=True)
+    return selector_of(cells, size, seed)
+
+
+def show_selection(out: Path, generator: Any, seed: int) -> None:
+    """Print what a selection kept and refused, and draw some of what it refused."""
+    from cellaug import augmentation
+
+    counts = augmentation.selection(out)
+    print(counts.rename_axis(columns=None).to_string())
+    if none := ", ".join(counts.index[counts["kept"] == 0]):
+        click.echo(f"cellaug: no generated image of {none} passed for a real one", err=True)
+    if images := augmentation.refused_images(out, generator, seed):
+        draw("image_rows", out / "refused.png", images)
 
 
 def size_or_original(text: str) -> int | str:
@@ -310,32 +343,40 @@ words += "keep theirs, and their sharpness shows which ones are real."
 @data_argument
 @columns_option
 @generator_option
-@option("--ratio R", "Generated images per real image of a class.", default=0.5)
+@option("--ratio R", "Generated images per real image of a class [0.5].")
+@option("--fill N", "Instead, as many as every class lacks of N images.")
+@option("--only CLASS", "Add images to this class alone; repeatable.", multiple=True)
+@option("--select", "Keep only generated images that pass for real ones of DATA; takes minutes.")
 @new_folder_option
 @seed_option
 @option("--size PIXELS|original", words, type=size_or_original)
 @option("--class-map FILE", class_map_words, type=str)
 def augment(
-    data: str, columns: dict, generator: str, ratio: float, out: Path, class_map: str | None,
-    **options: Any,
+    data: str, columns: dict, generator: str, ratio: float | None, fill: int | None, out: Path,
+    class_map: str | None, select: bool, **options: Any,
 ) -> None:  # fmt: skip
     """Copy labelled cells and add generated ones to each class.
 
     If DATA has a published split, only its training images count and get generated ones beside
     them.
     """
-    from cellaug import generators
+    from cellaug import augmentation, generators
     from cellaug.data import class_map as maps
     from cellaug.data import export, open_dataset
 
-    read = generators.read_generator(generator)
-    generators.check_order(read, ratio, out, options["size"])
+    if ratio is not None and fill is not None:
+        raise DataError("--ratio and --fill both say how many images to add: give one of them")
+    read, more = generators.read_generator(generator), 0.5 if ratio is None else ratio
+    augmentation.check_order(read, more, out, options["size"])
     named = maps.read_class_map(class_map) if class_map else None
     if read.caution:
         click.echo(f"cellaug: {read.caution}", err=True)
-    cells = open_dataset(data, **columns)
-    manifest = generators.augment(cells, read, ratio, out, **options, class_map=named)
+    cells, seed = open_dataset(data, **columns), options["seed"]
+    options["selector"] = selector(cells, read.image_size, seed) if select else None
+    manifest = augmentation.augment(cells, read, more, out, **options, class_map=named, fill=fill)
     print(export.as_text(manifest, options["size"], read.image_size))
+    if select:
+        show_selection(out, read, seed)
     print(out)
 
 
@@ -368,40 +409,6 @@ def expert_score(answers: Sequence[str], key: str, as_json: bool) -> None:
 
     scores = expert_page.score_answers(answers, key)
     print(json.dumps(scores, indent=2) if as_json else expert_page.as_text(scores))
-
-
-@contextmanager
-def kept_quiet() -> Iterator[None]:
-    """Drop what is written to standard error, also by C++, unless the block raises."""
-    with tempfile.TemporaryFile() as written, os.fdopen(os.dup(2), "wb") as terminal:
-        sys.stderr.flush()
-        os.dup2(written.fileno(), 2)
-        try:
-            yield
-        except Exception:
-            written.seek(0)
-            terminal.write(written.read())
-            raise
-        finally:
-            sys.stderr.flush()
-            os.dup2(terminal.fileno(), 2)
-
-
-class QuietTensorFlow:
-    """A finder for `sys.meta_path`: TensorFlow is imported without its lines on standard error.
-
-    They are written before it knows of TF_CPP_MIN_LOG_LEVEL.
-    """
-
-    def find_spec(self, name: str, path: Any = None, target: Any = None) -> ModuleSpec | None:
-        """TensorFlow's own spec, whose loader keeps quiet; None for other modules."""
-        if name != "tensorflow":
-            return None
-        sys.meta_path.remove(self)
-        if (spec := importlib.util.find_spec(name)) and spec.loader:
-            load = spec.loader.exec_module
-            setattr(spec.loader, "exec_module", kept_quiet()(load))  # noqa: B010 - mypy
-        return spec
 
 
 def in_words(error: Exception) -> str:

@@ -1,4 +1,4 @@
-"""A trained generator on disk, and a labelled training set with generated cells added.
+"""A trained generator on disk: save it, load it, draw cells with it.
 
 A *generator directory* holds `generator.npz`, the weights as float16, and the card
 `generator.json`: the function of `cellaug.networks` that builds the network and its arguments, its
@@ -9,32 +9,20 @@ import hashlib
 import io
 import json
 import math
-import re
 import zipfile
-from collections import Counter
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from difflib import get_close_matches
-from fractions import Fraction
 from functools import cached_property
-from itertools import islice
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import cellaug
 from cellaug.data import DataError, Dataset, to_uint8
-from cellaug.data.class_map import drawn_as
 from cellaug.data.dataset import printable
-from cellaug.data.export import export
-from cellaug.data.images import fit_square, write_png
-from cellaug.data.sets import MANIFEST, SMALLEST_SIDE
 from cellaug.files import (
     atomic_folder,
-    inside,
-    new_folder,
-    progress,
-    require_room,
     write_atomically,
 )
 
@@ -51,7 +39,6 @@ WEIGHTS, CARD, DISCRIMINATOR = "generator.npz", "generator.json", "discriminator
 CREDIT = "CREDIT.txt"
 LARGEST = {"kernel": 16, "layers": 64}  # numbers in cards; others up to 2048
 FAR = 10  # Fréchet distance over that between real cells, from which on there is a warning
-ORIGINAL = "original"  # the size that leaves real images as they are
 TRAINED_ON = "trained_on.bin"
 PARTS = {WEIGHTS, CARD, DISCRIMINATOR, TRAINED_ON, "README.md", "samples.png"}
 FIELDS = {"class_names": list, "latent_dim": int, "image_size": int, "conditional": bool}
@@ -345,136 +332,3 @@ def _load_network(file: Path, described: dict) -> "keras.Model":
     load_weights(model, file, described.get("sha256", ""))
     model.jit_compile = use_xla()
     return model
-
-
-def generate(
-    generator: Generator, labels: Labels, count: int, out: str | Path, seed: int = 0
-) -> pd.DataFrame:
-    """Write `count` images of each label as `<label>_<seed>_<index>.png` and a `manifest.csv`.
-
-    Returns the manifest: path, label ("cell" without classes), origin, generator, seed, index. A
-    row's image is `generator.generate(label, index + 1, seed=(seed, class number))[index]`, without
-    classes `generator.generate(None, index + 1, seed)[index]`; every file holds the same facts (see
-    `_draw_files`). Raises DataError where `out` holds files already, and as `Generator.generate`.
-    """
-    out = new_folder(out)
-    if count < 1:
-        raise DataError(f"count: expected at least 1, got {count}")
-    numbers = generator.numbers(labels)
-    names = ["cell"] if numbers is None else [generator.class_names[k] for k in numbers]
-    wanted, stems = dict.fromkeys(names, count), {}
-    for name in wanted:  # short, without what file systems do not take, and each another one
-        stems[name] = re.sub(r"[^\w.-]+", "-", name)[:50].lstrip(".")
-        while [x.casefold() for x in stems.values()].count(stems[name].casefold()) > 1:
-            stems[name] += "-2"
-    require_room(out, generator.image_size**2 * len(wanted) * count, "the set of images")
-    with atomic_folder(out) as part:
-        made = _draw_files(generator, wanted, seed, part, stems)
-        _describe(part, made, generator.credit)
-    return made
-
-
-def augment(
-    dataset: Dataset, generator: Generator, ratio: float, out: str | Path, seed: int = 0,
-    size: int | str | None = None, class_map: Mapping[str, str] | None = None,
-) -> pd.DataFrame:  # fmt: skip
-    """Write a training set: the real images of a set, and generated ones beside them.
-
-    Every class folder gets `ratio` times its number of real training images, rounded up (the
-    thesis: 0.5); of a set with a published split only its training side counts. `class_map` gives
-    the generator's class for a class of the set that is called differently, or "leave" for one that
-    gets no generated images.
-
-    All images get `size` pixels a side, by default the generator's, because a difference in
-    sharpness would tell real from generated ones: real images of that size are copied byte for
-    byte, others cropped, resized and written as PNG (`cellaug.data.export`). The size "original"
-    copies all; their sharpness then shows their origin.
-
-    Returns the `manifest.csv`, by which it also opens: path, label and origin (real or synthetic);
-    of a real image its path in the data set (source), split, group, ...; of a synthetic one
-    generator, seed and index (see `generate`), the split "train" if others have one, no group, and
-    generator_class if the map names one. Raises DataError for a place, class or map that does not
-    fit, generated images, and a changed image.
-    """
-    out, root = check_order(generator, ratio, out, size), dataset.root
-    ours = drawn_as(dataset.class_names, generator.class_names, class_map or {})
-    if out.is_relative_to(root.resolve()):
-        raise DataError(f"{out} lies inside the data set {root}: choose a place beside it")
-    if generated := dataset.origins():
-        raise DataError(f"{root} already holds generated images ({generated}): augment real ones")
-    counts = dataset.subset(dataset.table["side"].isin(["", "train"])).counts()
-    extra = {name: math.ceil(Fraction(str(ratio)) * int(counts[name])) for name in ours}
-    pixels = None if size == ORIGINAL else int(size or generator.image_size)
-    require_room(out, generator.image_size**2 * sum(extra.values()), "the set of images")
-    with atomic_folder(out) as part:
-        _ = generator.model  # if it is damaged, this says so before anything is copied
-        real = export(dataset, part, pixels)
-        stems = {name: f"{name}/synthetic" for name in extra}
-        made = _draw_files(generator, extra, seed, part, stems, ours, pixels or 0)
-        if "split" in real:
-            made["split"] = "train"
-        manifest = pd.concat([real, made], ignore_index=True)
-        manifest = manifest.astype({"seed": "Int64", "index": "Int64"})
-        _describe(part, manifest, dataset.credit, generator.credit)
-    return manifest
-
-
-def check_order(
-    generator: Generator, ratio: float, out: str | Path, size: int | str | None = None
-) -> Path:
-    """Look at what `augment` is asked for, before a set is opened; returns the folder `out`."""
-    out = new_folder(out)
-    if not 0 <= ratio < math.inf:
-        raise DataError(f"ratio: expected a number from 0 up, such as 0.5 for half, got {ratio}")
-    if size not in (None, ORIGINAL) and not (isinstance(size, int) and size >= SMALLEST_SIDE):
-        raise DataError(f"size: expected pixels from {SMALLEST_SIDE} on, or original, got {size}")
-    if not generator.conditional:
-        raise DataError("this generator draws no classes, no label to train on: give another one")
-    return out
-
-
-def _draw_files(
-    generator: Generator, wanted: dict[str, int], seed: int, folder: Path, stems: dict[str, str],
-    classes: Mapping[str, str] | None = None, size: int = 0,
-) -> pd.DataFrame:  # fmt: skip
-    """Write images as `<stem of the class>_<seed>_<index>.png`; returns their rows of a manifest.
-
-    The text "cellaug" of each file is a JSON object of its generator, class, seed and index.
-    """
-    rows = []
-    ours = {label: (classes or {}).get(label, label) for label in wanted}
-    totals: Counter[str] = Counter()
-    for label, count in wanted.items():
-        totals[ours[label]] += count
-    streams = {x: enumerate(_stream(generator, x, total, seed)) for x, total in totals.items()}
-    for label, count in wanted.items():
-        # classes that are drawn as the same one go on in its images, so that they share none
-        images = progress(islice(streams[ours[label]], count), f"generating {label}", total=count)
-        for index, image in images:
-            place = inside(folder, f"{stems[label]}_{seed}_{index:05d}.png")
-            path = place.relative_to(folder).as_posix()
-            if place.exists():
-                raise DataError(f"the data set has an image {path}: choose another seed")
-            facts = {"generator": generator.source, "class": label, "seed": seed, "index": index}
-            if ours[label] != label:
-                facts["generator_class"] = ours[label]
-            fitted = image if size in (0, len(image)) else fit_square(image, size)
-            write_png(place, fitted, cellaug=json.dumps(facts))
-            rows.append({"path": path, "origin": "synthetic", **facts})
-    columns = ["path", "class", "origin", "generator", "seed", "index"]
-    columns += ["generator_class"] * any(x != label for label, x in ours.items())
-    return pd.DataFrame(rows, columns=columns).rename(columns={"class": "label"})
-
-
-def _stream(generator: Generator, label: str, count: int, seed: int) -> Iterator[np.ndarray]:
-    """Images of one class: each has its own random stream, so that none depends on the others."""
-    if not generator.conditional:
-        return generator.draw(None, count, seed)
-    number = generator.class_names.index(label)
-    return generator.draw(np.full(count, number), count, (seed, number))
-
-
-def _describe(folder: Path, manifest: pd.DataFrame, *credits: str) -> None:
-    manifest.to_csv(folder / MANIFEST, index=False, errors="surrogateescape")
-    if lines := dict.fromkeys(filter(None, credits)):
-        (folder / CREDIT).write_text("\n".join(lines) + "\n", "utf-8")

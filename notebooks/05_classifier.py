@@ -40,11 +40,12 @@ memory_mb = 512
 
 # %% tags=["hide-input"]
 from cellaug import figures, networks
+from cellaug.augmentation import augment
 from cellaug.book import Chapter, show, thesis
 from cellaug.data import open_dataset, read_image, stored, to_float
 from cellaug.data.reader import Reader
 from cellaug.evaluation import classifiers
-from cellaug.generators import augment, load_generator
+from cellaug.generators import load_generator
 
 import keras
 import numpy as np

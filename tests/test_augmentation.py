@@ -1,4 +1,4 @@
-"""Tests of cellaug.generators."""
+"""Tests of cellaug.generators and cellaug.augmentation."""
 
 import csv
 import hashlib
@@ -15,14 +15,13 @@ from pathlib import Path
 
 import cellaug
 from cellaug import cli, load_discriminator, networks
+from cellaug.augmentation import augment, generate
 from cellaug.data import DataError, open_dataset, read_image, split, stored
 from cellaug.data.class_map import read_class_map
 from cellaug.data.images import decode, fit_square, write_png
 from cellaug.evaluation import read_generated
 from cellaug.files import inside
 from cellaug.generators import (
-    augment,
-    generate,
     load_generator,
     read_generator,
     save_generator,
@@ -907,3 +906,94 @@ def test_arguments_are_looked_at_before_tensorflow_is_loaded(saved, cells, tmp_p
     lines = [line for line in done.stderr.splitlines() if "nobody has measured" not in line]
     for line, (_, message) in zip(lines, calls, strict=True):
         assert message in line and line.startswith("cellaug: ")
+
+
+# --- how many, for which classes, and which of them -----------------------------------------------
+
+
+def test_classes_are_filled_up_to_a_number(saved, dataset, tmp_path):
+    made = augment(dataset, load_generator(saved), 0.5, tmp_path / "out", fill=5)
+    added = made[made["origin"] == "synthetic"]["label"].value_counts().to_dict()
+    assert added == {"eosinophil": 1, "platelet": 3}  # beside 5, 4 and 2 real ones
+    assert open_dataset(tmp_path / "out").counts().to_list() == [5, 5, 5]
+
+
+def test_only_the_named_classes_get_images(saved, dataset, tmp_path):
+    made = augment(dataset, load_generator(saved), 1.0, tmp_path / "out", only=["platelet"])
+    added = made[made["origin"] == "synthetic"]["label"].value_counts().to_dict()
+    assert added == {"platelet": 2} and (made["origin"] == "real").sum() == 11
+    with pytest.raises(DataError, match="has no class platelets: band neutrophil, eosinophil"):
+        augment(dataset, load_generator(saved), 1.0, tmp_path / "no", only=["platelets"])
+    assert not (tmp_path / "no").exists()
+
+
+def test_ratio_and_fill_are_two_ways_to_say_how_many(saved, cells, tmp_path, capsys):
+    order = ["augment", str(cells), "--generator", str(saved), "--out", str(tmp_path / "out")]
+    assert cli.main([*order, "--ratio", "1", "--fill", "9"]) == 2
+    assert "--ratio and --fill both say how many" in capsys.readouterr().err
+
+
+@pytest.fixture(scope="module")
+def drawn(tmp_path_factory):
+    """Phantoms of three classes, and a barely trained generator of them."""
+    from cellaug.data.phantom import phantom
+
+    folder, names, _ = phantom(classes=3, images=240, size=32, seed=8, imbalance=1.5)
+    shown = open_dataset(folder, class_names=names)
+    gan = Recipe(generator_depth=16, discriminator_depth=8, latent_dim=8).build(32, 3)
+    place = tmp_path_factory.mktemp("drawn") / "generator"
+    save_generator(gan.trained_generator, place, class_names=names, dataset=shown)
+    return folder, place, names
+
+
+def test_a_selection_refuses_what_is_no_cell_and_says_so(drawn, tmp_path, monkeypatch, capsys):
+    """Cells of an untrained generator are not like the real ones, and real ones would pass."""
+    from functools import partial
+
+    from cellaug.evaluation import selection
+
+    folder, place, names = drawn
+    monkeypatch.setattr(selection, "selector_of", partial(selection.selector_of, steps=150))
+    out = tmp_path / "out"
+    order = ["augment", str(folder), "--generator", str(place), "--out", str(out)]
+    assert cli.main([*order, "--fill", "110", "--select"]) == 0
+    printed = capsys.readouterr()
+    assert "learning what to select by takes about two minutes" in printed.err
+    judged = pd.read_csv(out / "selection.csv", keep_default_na=False)
+    manifest = pd.read_csv(out / "manifest.csv")
+    made = manifest[manifest["origin"] == "synthetic"]
+    counts = open_dataset(folder, class_names=names).counts()
+    kept = judged[judged["kept"]]
+    assert (judged["kept"] == (judged["reason"] == "")).all()
+    assert len(made) == len(kept) < (110 - counts).clip(lower=0).sum()
+    assert made["index"].astype(int).tolist() == kept["index"].tolist()
+    for name, count in counts.items():
+        own = judged[judged["label"] == name]
+        assert len(own) in (0, 5 * (110 - count))  # too few were good: all tries were used
+    assert "far from all training images" in printed.out or "kept" in printed.out
+    assert cv2.imread(str(out / "refused.png")) is not None
+    assert cli.main(["inspect", str(out)]) in (0, 1)
+
+
+def test_selection_of_generated_images_alone(drawn, tmp_path, monkeypatch, capsys):
+    from functools import partial
+
+    from cellaug.evaluation import selection
+
+    folder, place, names = drawn
+    monkeypatch.setattr(selection, "selector_of", partial(selection.selector_of, steps=150))
+    order = ["generate", "--generator", str(place), "--count", "4", "--out", str(tmp_path / "out")]
+    assert cli.main([*order, "--select", str(folder)]) == 0
+    judged = pd.read_csv(tmp_path / "out/selection.csv", keep_default_na=False)
+    assert set(judged["label"]) == set(names) and len(judged) <= 3 * 4 * 5
+    # the same images as without a selection, but for those that were refused
+    assert cli.main([*order[:-1], str(tmp_path / "all")]) == 0
+    for path in (tmp_path / "out").glob("*.png"):
+        if (twin := tmp_path / "all" / path.name).exists():
+            assert path.read_bytes() == twin.read_bytes()
+    other = tmp_path / "other"
+    (other / "x").mkdir(parents=True)
+    write_png(other / "x" / "1.png", np.zeros((20, 20, 3), np.uint8))
+    capsys.readouterr()
+    assert cli.main([*order[:-1], str(tmp_path / "no"), "--select", str(other)]) == 2
+    assert "other has no class phantom segmented neutrophil" in capsys.readouterr().err

@@ -4,6 +4,7 @@ import json
 from dataclasses import replace
 
 from cellaug import cli, evaluation, figures
+from cellaug.augmentation import augment, generate
 from cellaug.data import DataError, Dataset, open_dataset
 from cellaug.data.phantom import phantom
 from cellaug.evaluation import (
@@ -29,7 +30,7 @@ from cellaug.evaluation.distances import (
 )
 from cellaug.evaluation.memorisation import copying_statistic, excess_of_copies, nearest_training
 from cellaug.evaluation.scorecard import alarms, compact, scorecard, summary, tidy
-from cellaug.generators import augment, generate, load_generator, save_generator
+from cellaug.generators import load_generator, save_generator
 
 import cv2
 import matplotlib.pyplot as plt

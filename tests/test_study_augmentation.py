@@ -7,6 +7,7 @@ import time
 from dataclasses import replace
 from itertools import islice
 
+from cellaug import cli
 from cellaug.book.chapter import notebook_file
 from cellaug.data import DataError, Dataset, open_dataset, split
 from cellaug.evaluation.selection import REASONS, learn_selector, refused
@@ -23,7 +24,7 @@ from cellaug.study.arms import (
     others,
 )
 from cellaug.study.plan import ARM, Run, ordered, read_plan
-from cellaug.study.results import gather, merged, record, specificity
+from cellaug.study.results import gather, merged, specificity
 from cellaug.study.tasks import RESULT, perform, refuse_test
 
 import keras
@@ -73,6 +74,11 @@ def test_every_plan_can_be_read_and_lists_runs_once():
 def test_wrong_plans_are_refused(tmp_path, changes, message):
     with pytest.raises(DataError, match="plan.yaml: .*" + message.replace("(", r"\(")):
         read_plan(written(tmp_path, **changes))
+
+
+def test_a_plan_that_is_not_there_is_said():
+    with pytest.raises(DataError, match="no plan demo in plans: there are pbc, smoke"):
+        read_plan(PLANS / "demo.yaml")
 
 
 def test_a_name_holds_all_that_makes_a_run_and_no_usual_choice(tmp_path):
@@ -285,7 +291,8 @@ def selector():
     images = np.stack([blob((8, 8, 1), k, s).repeat(3, 2) for k, s in enumerate(shades)])
     more = np.stack([blob((8, 8, 1), 500 + k, s).repeat(3, 2) for k, s in enumerate(shades)])
     labels = (shades > 128).astype(int)
-    return learn_selector(model, images, labels, more, labels), images
+    train, validation = (Dataset.of_images(i, labels, ["dark", "bright"]) for i in (images, more))
+    return learn_selector(model, train, validation), images
 
 
 def test_selection_refuses_for_each_reason(selector):
@@ -420,31 +427,24 @@ def test_a_class_without_other_images_is_named(tiny):
 
 
 @pytest.fixture(scope="module")
-def small(tmp_path_factory):
-    folder = tmp_path_factory.mktemp("plan")
-    plan = yaml.safe_load((PLANS / "smoke.yaml").read_text("utf-8"))
-    changes = {"classifier": plan["classifier"] | {"steps": 40}}
-    changes["blocks"] = [block | {"seeds": 1} for block in plan["blocks"]]
-    return read_plan(written(folder, **changes))
-
-
-@pytest.fixture(scope="module")
-def alone(small, tmp_path_factory):
-    """The runs of the smallest study, undisturbed."""
+def alone(tmp_path_factory):
+    """The smallest study, undisturbed, as a user runs it."""
     folder = tmp_path_factory.mktemp("alone")
-    assert cluster.carry_out(small.runs(), folder, workers=2) == []
+    assert cli.main(["study", "augmentation", "--profile", "smoke", "--out", str(folder)]) == 0
     return folder
 
 
 def results(plan, folder):
     parts = tasks.sides({"data": plan.data, "options": plan.options, "image_size": plan.image_size})
     table, answers = gather(plan, folder, parts["validation"], parts["test"])
-    assert len(answers) == 2
-    return table.drop(columns=["seconds", "seconds_before", "device"]), answers
+    table = table[table["seed"] == 1].drop(columns=["seconds", "seconds_before", "device"])
+    return table, answers[answers["run"].isin(table["run"])].reset_index(drop=True)
 
 
-def test_a_study_whose_worker_is_killed_gives_the_same_table(small, alone, tmp_path, capsys):
+def test_a_study_whose_worker_is_killed_gives_the_same_table(alone, tmp_path, capsys):
     """Two worker processes; one of them is killed with SIGKILL while it trains."""
+    smoke = read_plan(PLANS / "smoke.yaml")
+    small = replace(smoke, blocks=tuple({**block, "seeds": 1} for block in smoke.blocks))
     from multiprocessing import active_children
     from threading import Thread
 
@@ -468,7 +468,8 @@ def test_a_study_whose_worker_is_killed_gives_the_same_table(small, alone, tmp_p
     assert len(killed) == 1
     printed = capsys.readouterr().out
     assert "3 of 3 runs to do; dashboard: http://127.0.0.1:" in printed and "left" in printed
-    for mine, theirs in zip(results(small, tmp_path), results(small, alone), strict=True):
+    for mine, theirs in zip(results(small, tmp_path), results(smoke, alone), strict=True):
+        assert len(mine) >= 2
         pd.testing.assert_frame_equal(mine, theirs)
     # A finished study is not done again.
     before = {path: path.stat().st_mtime_ns for path in tmp_path.glob(f"*/{RESULT}")}
@@ -484,18 +485,18 @@ def worker_processes():
     return [p.ppid() for p in busy]
 
 
-def test_what_is_recorded_can_be_read_again(small, alone, tmp_path):
-    place = record(small, alone, tmp_path / "record")
+def test_the_smallest_study_records_its_tables(alone):
+    place = alone / "tables"
     runs = pd.read_parquet(place / "runs.parquet")
-    assert set(runs["arm"]) == {"duplicates", "synthetic"} and set(runs["seed"]) == {1}
+    assert set(runs["arm"]) == {"duplicates", "synthetic"} and set(runs["seed"]) == {1, 2}
     assert {"macro_f1", "recall", "ece", "ece_scaled", "brier"} <= set(runs["measure"])
     assert runs["data_hash"].nunique() == 1 and runs["commit"].notna().all()
     (contrast,) = pd.read_parquet(place / "contrasts.parquet").to_dict("records")
     by_seed = runs[runs["measure"] == "macro_f1"].pivot(index="seed", columns="arm", values="value")
     change = by_seed["synthetic"] - by_seed["duplicates"]
-    assert contrast["mean"] == pytest.approx(change.mean()) and contrast["n"] == 1
-    assert np.isnan(contrast["low"])  # no interval from one seed
-    assert (place / "plan.yaml").read_text("utf-8") == small.text
+    assert contrast["mean"] == pytest.approx(change.mean()) and contrast["n"] == 2
+    assert np.isnan(contrast["low"])  # no interval from two seeds
+    assert (place / "plan.yaml").read_text() == (PLANS / "smoke.yaml").read_text()
 
 
 def test_a_failed_run_is_named_and_the_others_are_done(tmp_path, monkeypatch):

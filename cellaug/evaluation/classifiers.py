@@ -192,16 +192,9 @@ def accuracy_score(
     for the accuracy, one for each class's recall, and "macro F1", without an interval.
     """
     (images, labels), (test_images, test_labels) = train, test
-    rng = np.random.default_rng(seed)
-    members = [np.flatnonzero(labels == number) for number in range(len(class_names))]
-
-    def balanced() -> Iterator[Batch]:
-        while True:
-            asked = rng.integers(len(members), size=BATCH)
-            chosen = [turned(images[rng.choice(members[c])], int(rng.integers(8))) for c in asked]
-            yield np.stack(chosen), asked
-
-    model = train_classifier(balanced(), images.shape[1], len(class_names), steps, seed=seed)
+    model = train_classifier(
+        balanced(images, labels, seed), images.shape[1], len(class_names), steps, seed=seed
+    )
     answers = predicted(model, test_images)
     right = answers == test_labels
     parts = {"": right} | {n: right[test_labels == k] for k, n in enumerate(class_names)}
@@ -209,6 +202,19 @@ def accuracy_score(
     rows = [[hit.mean(), *binomial_interval(int(hit.sum()), len(hit))] for hit in parts.values()]
     rows.append([macro, np.nan, np.nan])
     return pd.DataFrame(rows, [*parts, "macro F1"], ["value", "low", "high"])
+
+
+def balanced(images: np.ndarray, labels: np.ndarray, seed: int = 0) -> Iterator[Batch]:
+    """Endless batches of images (N, S, S, 3) in which every class is equally likely.
+
+    Each image is turned or mirrored at random. `labels` (N,) has every class number from 0 on.
+    """
+    rng = np.random.default_rng(seed)
+    members = [np.flatnonzero(labels == number) for number in range(labels.max() + 1)]
+    while True:
+        asked = rng.integers(len(members), size=BATCH)
+        chosen = [turned(images[rng.choice(members[c])], int(rng.integers(8))) for c in asked]
+        yield np.stack(chosen), asked
 
 
 def machine_expert(

@@ -4,10 +4,19 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
+from cellaug.data import DataError, Dataset, split
 from cellaug.data.copies import near_duplicates
 from cellaug.data.images import to_float
 from cellaug.data.inspection import measure
 from cellaug.evaluation.calibration import probabilities
+from cellaug.evaluation.classifiers import (
+    balanced,
+    classification_report,
+    predicted,
+    require_better_than_guessing,
+    train_classifier,
+)
+from cellaug.evaluation.features import pixels
 
 import numpy as np
 import pandas as pd
@@ -37,16 +46,24 @@ REASONS = {
 class Selector:
     """Judges generated images; `learn_selector` makes one.
 
-    `model` maps images in [-1, 1] to features and logits. `surest` is the least probability of the
-    class asked for, by class; `farthest` the largest distance to training images in features of
-    norm 1; `thumbnails` are those of the training images.
+    `model` maps images in [-1, 1] to features and logits of `class_names`. `surest` is the least
+    probability of the class asked for, by class; `farthest` the largest distance to training images
+    in features of norm 1; `thumbnails` are those of the training images.
     """
 
     model: "keras.Model"
+    class_names: tuple[str, ...]
     neighbours: NearestNeighbors
     surest: np.ndarray
     farthest: float
     thumbnails: np.ndarray
+
+    def number(self, name: str) -> int:
+        """The number of a class; DataError if the real images have none of this name."""
+        if name not in self.class_names:
+            known = ", ".join(self.class_names)
+            raise DataError(f"the images to select by have no class {name}: there are {known}")
+        return self.class_names.index(name)
 
     def judge(self, images: np.ndarray, labels: np.ndarray) -> pd.DataFrame:
         """Judge uint8 images (N, S, S, 3) that were generated for class numbers (N,).
@@ -75,26 +92,22 @@ class Selector:
         return self.neighbours.kneighbors(features)[0][:, -1]
 
 
-def learn_selector(
-    classifier: "keras.Model",
-    images: np.ndarray,
-    labels: np.ndarray,
-    validation: np.ndarray,
-    validation_labels: np.ndarray,
-) -> Selector:
-    """A selector from a classifier of real training images alone, and from real images.
+def learn_selector(classifier: "keras.Model", train: Dataset, validation: Dataset) -> Selector:
+    """A selector from a classifier of real training images alone, and from real images in memory.
 
-    `classifier` maps images in [-1, 1] to logits and has a layer "features"; `images` (N, S, S, 3)
-    and `validation` are uint8. The bounds are quantiles over the validation images.
+    `classifier` maps images in [-1, 1] to logits and has a layer "features". The bounds are
+    quantiles over the validation images.
     """
     import keras
+
+    images, validation_labels = pixels(train), validation.labels
 
     shown = classifier.get_layer("features").output
     model = keras.Model(classifier.inputs, [shown, classifier.output])
     features, _ = embed(model, images)
     count = min(NEIGHBOUR, len(features))
     neighbours = NearestNeighbors(n_neighbors=count).fit(features)
-    others, logits = embed(model, validation)
+    others, logits = embed(model, pixels(validation))
     p = probabilities(logits)
     right, wanted = p.argmax(1) == validation_labels, p.max(1)
     everyone = np.quantile(wanted[right], SURE) if right.any() else 0.0
@@ -105,7 +118,24 @@ def learn_selector(
             surest[kind] = np.quantile(own, SURE)
     distances = neighbours.kneighbors(others)[0][:, -1]
     farthest = float(np.quantile(distances, INSIDE))
-    return Selector(model, neighbours, surest, farthest, thumbnails(images))
+    return Selector(model, train.class_names, neighbours, surest, farthest, thumbnails(images))
+
+
+def selector_of(cells: Dataset, size: int, seed: int = 0, steps: int = 1200) -> Selector:
+    """Learn a selector from a set's real training images; its validation images set the bounds.
+
+    The classifier takes images of `size` pixels in balanced batches, in all symmetries of a smear.
+    DataError where the set cannot be divided, or where the classifier is no better than guessing.
+    """
+    parts = split(cells.subset(cells.table["origin"] == "real"))
+    train, validation = (parts[name].in_memory(size) for name in ("train", "validation"))
+    names, batches = cells.class_names, balanced(pixels(train), train.labels, seed)
+    model = train_classifier(
+        batches, size, len(names), steps, kind="residual", seed=seed, title="selection"
+    )
+    report = classification_report(validation.labels, predicted(model, pixels(validation)), names)
+    require_better_than_guessing(report, "the classifier to select by")
+    return learn_selector(model, train, validation)
 
 
 def embed(model: "keras.Model", images: np.ndarray) -> tuple[np.ndarray, np.ndarray]:

@@ -156,6 +156,9 @@ def _first(values: Any) -> Any:
 
 def read_plan(path: Path) -> Plan:
     """Read a plan; `DataError` names what is wrong in it."""
+    if not path.is_file():
+        known = ", ".join(sorted(other.stem for other in path.parent.glob("*.yaml")))
+        raise DataError(f"no plan {path.stem} in {path.parent.name}: there are {known}")
     text = path.read_text("utf-8")
     try:
         given = yaml.safe_load(text)

@@ -202,9 +202,7 @@ def selection_run(
     stock = Stock(seen.train.read(size), seen.train.labels, *none)
     names = seen.train.class_names
     model = learn(stock, size, len(names), arm, settings["classifier"], seed)
-    selector = learn_selector(
-        model, stock.real, stock.labels, seen.validation.read(size), seen.validation.labels
-    )
+    selector = learn_selector(model, seen.train.in_memory(size), seen.validation)
     counts = extra_counts(seen.train.counts().to_numpy(), settings["ratio"])
     kept, labels, judged = [], [], []
     for kind, count in enumerate(counts):

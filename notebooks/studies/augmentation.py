@@ -40,7 +40,9 @@ print(f"{len(runs)} classifiers, {len(ordered(runs)) - len(runs)} runs for their
 # %%
 if __name__ == "__main__":
     left = carry_out(runs, folder, scheduler, workers or None, hours or None)
-    place = record(plan, folder, result_file("augmentation") / profile)
+    place = record(
+        plan, folder, folder / "tables" if out else result_file("augmentation") / profile
+    )
     if left:
         print(f"{len(left)} runs are left: the same command goes on with them")
 

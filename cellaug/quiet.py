@@ -1,0 +1,44 @@
+"""Import TensorFlow without what it writes on standard error."""
+
+import importlib.util
+import os
+import sys
+import tempfile
+from collections.abc import Iterator
+from contextlib import contextmanager
+from importlib.machinery import ModuleSpec
+from typing import Any
+
+
+@contextmanager
+def kept_quiet() -> Iterator[None]:
+    """Drop what is written to standard error, also by C++, unless the block raises."""
+    with tempfile.TemporaryFile() as written, os.fdopen(os.dup(2), "wb") as terminal:
+        sys.stderr.flush()
+        os.dup2(written.fileno(), 2)
+        try:
+            yield
+        except Exception:
+            written.seek(0)
+            terminal.write(written.read())
+            raise
+        finally:
+            sys.stderr.flush()
+            os.dup2(terminal.fileno(), 2)
+
+
+class QuietTensorFlow:
+    """A finder for `sys.meta_path`: TensorFlow is imported without its lines on standard error.
+
+    They are written before it knows of TF_CPP_MIN_LOG_LEVEL.
+    """
+
+    def find_spec(self, name: str, path: Any = None, target: Any = None) -> ModuleSpec | None:
+        """TensorFlow's own spec, whose loader keeps quiet; None for other modules."""
+        if name != "tensorflow":
+            return None
+        sys.meta_path.remove(self)
+        if (spec := importlib.util.find_spec(name)) and spec.loader:
+            load = spec.loader.exec_module
+            setattr(spec.loader, "exec_module", kept_quiet()(load))  # noqa: B010 - mypy
+        return spec
