@@ -170,13 +170,35 @@ def test_folders_of_patients(tmp_path, folders, below):
     assert report(cells) == [(".", "kept", said)]
 
 
+@pytest.mark.parametrize("names", ["fold0 fold1", "Part_1 Part_2", "batch-1 batch-2", "cv fold 1"])
+def test_parts_of_a_set_are_no_patients(tmp_path, names):
+    parts = names.replace("cv fold 1", "cv_fold_1 cv_fold_2").split()
+    files = [f"{part}/{kind}/{i}.png" for part in parts for kind in ("blast", "mono") for i in "01"]
+    cells = open_dataset(tree(tmp_path / "set", " ".join(files)))
+    assert cells.class_names == ("blast", "mono") and len(cells) == 8
+    assert set(cells.table["group"]) == {""}
+    assert report(cells) == [(".", "kept", "folders are read as PART/CLASS")]
+
+
+def test_images_of_inner_folders_are_counted_in_every_layout(tmp_path):
+    text = "P1/mono/0.png P1/mono/more/1.png P1/mono/more/2.png P2/lymphocyte/0.png P2/mono/0.png"
+    cells = open_dataset(tree(tmp_path / "set", text))
+    inner = "a folder inside a class folder; what it holds is not read: 2 images"
+    assert ("P1/mono/more", "dropped", inner) in report(cells)
+    assert any("with 2 images that were not read" in text for text in inspect(cells).warnings)
+
+
 def test_what_lies_beside_the_images_of_patients(tmp_path):
     text = "P1/mono/0.png P1/lymph/0.png P2/mono/0.png P2/notes.txt P3/about.txt P4/.x x.png"
     (tmp_path / "set" / "P5").mkdir(parents=True)
     cells = open_dataset(tree(tmp_path / "set", text + " P1/mono/more/0.png"))
     assert cells.class_names == ("lymph", "mono") and len(cells) == 3
     assert report(cells)[1:] == [
-        ("P1/mono/more", "dropped", "a folder inside a class folder; what it holds is not read"),
+        (
+            "P1/mono/more",
+            "dropped",
+            "a folder inside a class folder; what it holds is not read: 1 images",
+        ),
         ("P2/notes.txt", "dropped", "outside the class folders"),
         ("P3/about.txt", "dropped", "outside the class folders"),
         ("P4/.x", "dropped", "hidden or system clutter"),

@@ -1,8 +1,9 @@
 """How a folder of labelled images is laid out: which of its folders are classes.
 
 These layouts are read: CLASS/, PATIENT/CLASS/ and CLASS/PATIENT/ (the patient, or slide, is the
-group), each also below the folders of a published split, as train/CLASS/; and a set that lies in
-one more folder. Segmentation masks and boxes beside the images are refused.
+group), PART/CLASS/ (parts called fold1 or batch-2 are no groups), each also below the folders of a
+published split, as train/CLASS/; and a set that lies in one more folder. Segmentation masks and
+boxes beside the images are refused.
 """
 
 import os
@@ -34,6 +35,7 @@ _MASKS = re.compile(r"(.*[ _.-])?(masks?|ground[ _-]?truths?|segmentations?)", r
 _MASK_OF = re.compile(r"(.+)[ _.-](masks?|segmentation|seg|gt|labels?)", re.IGNORECASE)
 _COCO = re.compile(r".*\.coco\.json|_?(annotations?|instances|coco)\w*\.json", re.IGNORECASE)
 _ANNOTATIONS = {"annotation", "annotations", "labels", "boxes", "bboxes"}
+_PART = re.compile(r"(cv[ _-]?)?(folds?|parts?|batch|chunk|set|subset)[ _.-]?\d+", re.IGNORECASE)
 _CELLS = re.compile(r".*(phil|cyte|blast|platelet|phage)s?", re.IGNORECASE)
 _Look = Callable[[str], tuple[list[str], list[str]]]  # a path: names of its files, of its folders
 
@@ -74,7 +76,7 @@ def in_folders(root: Path, folders: Sequence[str], kinds: Mapping | None = None)
     files, others = look("")
     rows = _stray([*files, *set(others).difference(folders)])
     for folder in folders:
-        rows += _rows(folder, look(folder), folder, kinds=kinds)
+        rows += _rows(folder, look, folder, kinds=kinds)
     return _table(rows)
 
 
@@ -117,12 +119,7 @@ def read_layout(root: Path) -> Layout | None:
     deep = not any(_images(look(path)[0]) for path, _, _ in first)
     if not (deep and any(look(path)[1] for path, _, _ in first)):
         for path, name, side in first:
-            files, folders = look(path)
-            rows += _rows(path, (files, []), name, side)
-            for inner in folders:
-                many = len(_images(look(f"{path}/{inner}")[0]))
-                why = _INNER + f": {many:,} images" * (many > 0)
-                rows.append((f"{path}/{inner}", name, why, side, ""))
+            rows += _rows(path, look, name, side)
         return Layout(_table(rows), sorted(names), words and f"{words}CLASS")
     for path, _, _ in first:
         _refuse_annotated(root, look, [path, *(f"{path}/{name}" for name in look(path)[1])])
@@ -133,17 +130,19 @@ def read_layout(root: Path) -> Layout | None:
         for path, name, side in first:  # each class in one folder more
             (inner,) = look(path)[1]
             rows += _stray([f"{path}/{file}" for file in look(path)[0]])
-            rows += _rows(f"{path}/{inner}", look(f"{path}/{inner}"), name, side)
+            rows += _rows(f"{path}/{inner}", look, name, side)
         return Layout(_table(rows), sorted(names), f"{words}CLASS/CLASS")
     order = _order(root, held)
+    if parts := order == "PATIENT/CLASS" and all(_PART.fullmatch(name) for name in held):
+        words += "PART/CLASS"
     for path, name, side in first:
         rows += _stray([f"{path}/{file}" for file in look(path)[0]] or [path] * (not look(path)[1]))
         for inner in look(path)[1]:
             kind, group = (inner, name) if order == "PATIENT/CLASS" else (name, inner)
-            rows += _rows(f"{path}/{inner}", look(f"{path}/{inner}"), kind, side, group)
+            rows += _rows(f"{path}/{inner}", look, kind, side, "" if parts else group)
     if order == "PATIENT/CLASS":
         names = set().union(*held.values())
-    return Layout(_table(rows), sorted(names), words + order)
+    return Layout(_table(rows), sorted(names), words + order * (not parts))
 
 
 def _looking(root: Path) -> _Look:
@@ -167,18 +166,23 @@ def _stray(paths: Iterable[str]) -> list[tuple]:
 
 def _rows(
     path: str,
-    held: tuple[list[str], list[str]],
+    look: _Look,
     kind: str,
     side: str = "",
     group: str = "",
     kinds: Mapping | None = None,
 ) -> list[tuple]:
     rows = []
-    for name in held[0]:
+    files, folders = look(path)
+    for name in files:
         own = kind if kinds is None else kinds.get(name.split("_")[0], "")
         reason = CLUTTER if clutter(name) else "" if own else "finer label not specified"
         rows.append((f"{path}/{name}", own or kind, reason, side, group))
-    return rows + [(f"{path}/{name}", kind, _INNER, side, group) for name in held[1]]
+    for name in folders:
+        many = len(_images(look(f"{path}/{name}")[0]))
+        why = _INNER + f": {many:,} images" * (many > 0)
+        rows.append((f"{path}/{name}", kind, why, side, group))
+    return rows
 
 
 def _table(rows: list[tuple]) -> pd.DataFrame:
