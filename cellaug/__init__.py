@@ -4,6 +4,7 @@ It is imported before TensorFlow in every file, because it sets what TensorFlow 
 """
 
 import os
+from importlib import import_module
 from typing import Any
 
 __version__ = "0.1.0"
@@ -14,9 +15,8 @@ os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
 
 
 def __getattr__(name: str) -> Any:
-    """``load_generator`` and ``load_discriminator``, imported when they are first asked for."""
-    if name in ("load_generator", "load_discriminator"):
-        from cellaug import generators
-
-        return getattr(generators, name)
+    """``load_generator`` and others like it, imported when they are first asked for."""
+    homes = {"load_generator": "generators", "load_discriminator": "generators"}
+    if home := (homes | {"load_classifier": "classifiers"}).get(name):
+        return getattr(import_module(f"cellaug.{home}"), name)
     raise AttributeError(f"module 'cellaug' has no attribute '{name}'")

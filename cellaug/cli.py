@@ -380,6 +380,28 @@ def augment(
     print(out)
 
 
+@commands.command()
+@option("--classifier DIR", "A folder with classifier.json.", required=True)
+@click.argument("images", help="Image files, or folders of them.", nargs=-1, required=True)
+def predict(classifier: Path, images: Sequence[str]) -> int:
+    """Name cells, with calibrated probabilities, as CSV.
+
+    The column note says which images are not like the cells that the classifier was trained on.
+    Exit status: 0 if all images could be read, 1 if not. Not for diagnosis.
+    """
+    from cellaug import classifiers
+    from cellaug.data.layouts import files_in
+
+    read = classifiers.read_classifier(classifier)
+    found, problems = read.predict_files([file for place in images for file in files_in(place)])
+    print(found.round(4).to_csv(index=False), end="")
+    for problem in problems:
+        click.echo(f"cellaug: {problem}", err=True)
+    if problems:
+        click.echo(f"cellaug: {len(problems)} files could not be read", err=True)
+    return 1 if problems else 0
+
+
 @commands.command("expert-test")
 @option("--real DIR", "A folder with real images, also in subfolders.", required=True)
 @option("--fake DIR", "A folder with generated images, also in subfolders.", required=True)

@@ -70,7 +70,7 @@ class Generator:
     @cached_property
     def model(self) -> "keras.Model":
         """The network, built when it is first asked for; raises as `load_generator`."""
-        model, file = _load_network(self.folder / WEIGHTS, self.card), self.folder / CARD
+        model, file = load_network(self.folder / WEIGHTS, self.card), self.folder / CARD
         pixels = (self.image_size, self.image_size, 3)
         said = (
             f"{1 + self.conditional} inputs, {self.latent_dim} latent numbers and images {pixels}"
@@ -184,9 +184,9 @@ def save_generator(
         "cellaug": cellaug.__version__,
     } | ({} if training is None else {"training": dict(training)})
     with atomic_folder(folder) as part:
-        card |= _save_network(model, part / WEIGHTS)
+        card |= save_network(model, part / WEIGHTS)
         if discriminator is not None:
-            card["discriminator"] = _save_network(discriminator, part / DISCRIMINATOR)
+            card["discriminator"] = save_network(discriminator, part / DISCRIMINATOR)
         digests = short_digests(dataset.digests).astype("<u8").tobytes()
         (part / TRAINED_ON).write_bytes(digests)
         card["trained_on"] = hashlib.sha256(digests).hexdigest()
@@ -194,8 +194,11 @@ def save_generator(
     return folder
 
 
-def _save_network(model: "keras.Model", file: Path) -> dict:
-    """Write a network's weights; returns the fields of the card from which it is built again."""
+def save_network(model: "keras.Model", file: Path) -> dict:
+    """Write a network's weights; returns the fields of the card from which it is built again.
+
+    ValueError for a model that no function of `cellaug.networks` built.
+    """
     if not (description := getattr(model, "description", None)):
         raise ValueError(f"'{model.name}': expected one that a function of cellaug.networks built")
     return description | {"sha256": save_weights(model, file)}
@@ -270,7 +273,7 @@ def load_discriminator(source: str | Path) -> "keras.Model":
     described, file = card.get("discriminator"), folder / DISCRIMINATOR
     if not isinstance(described, dict) or not file.is_file():
         raise FileNotFoundError(f"{folder} holds no discriminator; pbc-vanilla-64 does")
-    return _load_network(file, {"builder": "discriminator", **described})
+    return load_network(file, {"builder": "discriminator", **described})
 
 
 def _read_card(source: str | Path) -> tuple[Path, dict]:
@@ -317,18 +320,18 @@ def _check_card(path: Path, card: dict) -> None:
                 raise DataError(f"{path}: {key} should be from 0 to {most}, found {value!r:.80}")
 
 
-def _load_network(file: Path, described: dict) -> "keras.Model":
-    """The network that a card describes, with the weights that lie beside it."""
+def load_network(file: Path, described: Mapping, card: str = CARD) -> "keras.Model":
+    """The network that a card describes, with the weights that lie beside it; else DataError."""
     from cellaug.networks.describe import BUILDERS, build_described
     from cellaug.training.backends import unfilled, use_xla
 
-    card, builder, options = file.with_name(CARD), *map(described.get, ("builder", "options"))
+    place, builder, options = file.with_name(card), *map(described.get, ("builder", "options"))
     if builder not in BUILDERS or not isinstance(options, dict):
-        raise DataError(f"{card}: builder should be one of {', '.join(BUILDERS)}, with options")
+        raise DataError(f"{place}: builder should be one of {', '.join(BUILDERS)}, with options")
     try:
         model = unfilled(lambda: build_described(builder, options))
     except Exception as error:  # Keras raises what it likes
-        raise DataError(f"{card}: {builder} cannot be built: {error}") from error
+        raise DataError(f"{place}: {builder} cannot be built: {error}") from error
     load_weights(model, file, described.get("sha256", ""))
     model.jit_compile = use_xla()
     return model

@@ -38,7 +38,9 @@ def option(spelling: str, words: str, *names: str, **more: Any) -> Callable:
     flag, _, placeholder = spelling.partition(" ")
     if placeholder:
         more = {"metavar": placeholder, "type": TYPES.get(placeholder)} | more
-    return click.option(flag, *names, help=words, is_flag=not placeholder, **more)
+    else:  # False would mean that a value may be left out
+        more["is_flag"] = True
+    return click.option(flag, *names, help=words, **more)
 
 
 def profile_options(command: Callable) -> Callable:

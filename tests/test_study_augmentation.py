@@ -9,6 +9,7 @@ from itertools import islice
 
 from cellaug import cli
 from cellaug.book.chapter import notebook_file
+from cellaug.classifiers import read_classifier
 from cellaug.data import DataError, Dataset, open_dataset, split
 from cellaug.evaluation.selection import REASONS, learn_selector, refused
 from cellaug.generators import CARD
@@ -24,7 +25,7 @@ from cellaug.study.arms import (
     others,
 )
 from cellaug.study.plan import ARM, Run, ordered, read_plan
-from cellaug.study.results import gather, merged, specificity
+from cellaug.study.results import contrasts, gather, merged, record, specificity
 from cellaug.study.tasks import RESULT, perform, refuse_test
 
 import keras
@@ -371,7 +372,6 @@ def done(tiny, arm, scarcity="tail-6"):
 @pytest.mark.parametrize(
     ("arm", "extra"),
     [
-        ("even, RandAugment", 0),
         ("even, MixUp", 0),
         ("half reconstructions, classical", 1),
         ("half interpolations, classical", 1),
@@ -387,6 +387,10 @@ def test_every_arm_trains_and_adds_what_it_says(tiny, arm, extra):
     assert record["found"]["extra"] == wanted.astype(int).to_dict()
     with np.load(folder / record["name"] / "logits.npz") as logits:
         assert logits["test"].shape[1] == 4 and np.isfinite(logits["test"]).all()
+        answers = logits["test"].argmax(1)
+    truth = tasks.sides(record["settings"])["test"].labels
+    loaded = read_classifier(folder / record["name"] / "classifier")
+    assert loaded.card["held_out"]["accuracy"] == pytest.approx((answers == truth).mean())
     assert not [*folder.glob(".*checkpoint*")]
 
 
@@ -485,7 +489,7 @@ def worker_processes():
     return [p.ppid() for p in busy]
 
 
-def test_the_smallest_study_records_its_tables(alone):
+def test_the_smallest_study_records_its_tables(alone, tmp_path):
     place = alone / "tables"
     runs = pd.read_parquet(place / "runs.parquet")
     assert set(runs["arm"]) == {"duplicates", "synthetic"} and set(runs["seed"]) == {1, 2}
@@ -497,6 +501,42 @@ def test_the_smallest_study_records_its_tables(alone):
     assert contrast["mean"] == pytest.approx(change.mean()) and contrast["n"] == 2
     assert np.isnan(contrast["low"])  # no interval from two seeds
     assert (place / "plan.yaml").read_text() == (PLANS / "smoke.yaml").read_text()
+    again = record(read_plan(PLANS / "smoke.yaml"), alone, tmp_path)
+    for file in place.glob("*.parquet"):
+        pd.testing.assert_frame_equal(pd.read_parquet(file), pd.read_parquet(again / file.name))
+    with pytest.raises(DataError, match="no run is finished yet"):
+        record(read_plan(PLANS / "smoke.yaml"), tmp_path / "none", tmp_path)
+
+
+def test_contrasts_are_paired_over_the_seeds_that_both_arms_have():
+    """Two arms of a constructed study: four and three seeds, two classes, ten test images."""
+    rng = np.random.default_rng(0)
+    smoke = read_plan(PLANS / "smoke.yaml")
+    test = cells((6, 4, 1)).subset(range(10))
+    plan = replace(smoke, taxonomies={"joined": {"b": "a"}})
+    table, given = [], []
+    for arm, seeds in (("synthetic", (1, 2, 3, 4)), ("duplicates", (2, 3, 4))):
+        for seed in seeds:
+            run = f"{arm}-{seed}"
+            table.append({"run": run, "scarcity": "tail-8", "arm": arm, "seed": seed})
+            named = np.where(rng.random(10) < 0.7, test.labels, rng.integers(2, size=10))
+            for taxonomy, numbers in (("fine", [0, 1, 2]), ("joined", [0, 0, 1])):
+                answers = np.array(numbers)[named].astype(np.uint8)
+                given.append({"run": run, "taxonomy": taxonomy, "answers": answers})
+    frame, answers = pd.DataFrame(table).assign(**plan.classifier), pd.DataFrame(given)
+    found = contrasts(plan, frame, answers, test, resamples=50).set_index("taxonomy")
+    assert found.loc["fine", "n"] == 3 and found.loc["joined", "mean"] == 0  # all are of one class
+    one, other = (
+        np.stack([answers.set_index(["run", "taxonomy"])["answers"][f"{arm}-{s}", "fine"]
+                  for s in (2, 3, 4)])
+        for arm in ("synthetic", "duplicates")
+    )  # fmt: skip
+    from sklearn.metrics import f1_score
+
+    score = [[f1_score(test.labels, a, average="macro") for a in part] for part in (one, other)]
+    assert found.loc["fine", "mean"] == pytest.approx(np.mean(score[0]) - np.mean(score[1]))
+    assert found.loc["fine", "low"] <= found.loc["fine", "mean"] <= found.loc["fine", "high"]
+    assert found.loc["fine", "adjusted"] == found.loc["fine", "p"]  # one contrast of a taxonomy
 
 
 def test_a_failed_run_is_named_and_the_others_are_done(tmp_path, monkeypatch):

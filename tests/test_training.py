@@ -21,6 +21,7 @@ from cellaug.training import (
     use_xla,
 )
 from cellaug.training import backends as backend
+from cellaug.training.augment import DifferentiableAugmentation
 from cellaug.training.checkpoint import Position, fingerprint, restore, save
 from cellaug.training.fit import Progress, duration
 
@@ -676,3 +677,37 @@ def test_a_graphics_card_is_named(monkeypatch):
     assert book.device() == bare.replace(" cores", " cores, NVIDIA H200")
     details["GPU"] = {}
     assert "gpu:0" in book.device()
+
+
+def test_augmentation_with_probability_zero_does_nothing():
+    images = np.random.default_rng(4).uniform(-1, 1, (8, 8, 8, 3)).astype("float32")
+    off = DifferentiableAugmentation(0.0)
+    drawn = off.draw(8, keras.random.SeedGenerator(1))
+    np.testing.assert_allclose(np.asarray(off(images, drawn)), images, atol=1e-6)
+
+
+def test_augmentation_applies_what_was_drawn():
+    images = np.random.default_rng(5).uniform(-1, 1, (2, 10, 10, 3)).astype("float32")
+    bits = np.zeros((3, 2, 1, 1, 1), bool)
+    shifts = np.asarray([[0.2, 0], [0, -0.1]], "float32")  # two rows up; one column to the right
+    colours = np.zeros((2, 2, 1, 1, 1), "float32")
+    colours[0, 1], colours[1, 0] = -1, 0.5
+    out = np.asarray(DifferentiableAugmentation(1.0)(images, [bits, shifts, colours]))
+    first = np.concatenate([images[0, 2:], images[0, -1:], images[0, -1:]]) + 0.5 * 0.2
+    np.testing.assert_allclose(out[0], first, atol=1e-5)
+    second = np.concatenate([images[1, :, :1], images[1, :, :-1]], axis=1)
+    np.testing.assert_allclose(out[1], second.mean() + (second - second.mean()) * 0.8, atol=1e-5)
+
+
+def test_augmentation_acts_as_often_as_asked():
+    images = np.random.default_rng(6).uniform(-1, 1, (600, 4, 4, 3)).astype("float32")
+    half = DifferentiableAugmentation(0.5, shift=0.0)
+    bits, _, colours = half.draw(600, keras.random.SeedGenerator(2))
+    assert np.asarray(colours != 0).mean() == pytest.approx(0.5, abs=0.06)
+    # one of eight symmetries changes nothing
+    changed = np.asarray(bits).any(axis=0).mean()
+    assert changed == pytest.approx(0.5 * 7 / 8, abs=0.06)
+    assert (
+        np.asarray(half(images, half.draw(600, keras.random.SeedGenerator(3)))).shape
+        == images.shape
+    )

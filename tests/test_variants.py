@@ -1,6 +1,5 @@
 """Variants that only the ablation study trains: by hand and on both backends."""
 
-from cellaug.training.augment import DifferentiableAugmentation
 from cellaug.training.checkpoint import fingerprint
 from studies.variants import (
     CriticGAN,
@@ -81,37 +80,6 @@ def test_spectral_normalisation_bounds_every_kernel():
     discriminator(inputs, training=False)
     for old, new in zip(state, discriminator.non_trainable_variables, strict=True):
         np.testing.assert_array_equal(old, array(new))
-
-
-def test_augmentation_with_probability_zero_does_nothing():
-    images = np.random.default_rng(4).uniform(-1, 1, (8, 8, 8, 3)).astype("float32")
-    off = DifferentiableAugmentation(0.0)
-    drawn = off.draw(8, keras.random.SeedGenerator(1))
-    np.testing.assert_allclose(array(off(images, drawn)), images, atol=1e-6)
-
-
-def test_augmentation_applies_what_was_drawn():
-    images = np.random.default_rng(5).uniform(-1, 1, (2, 10, 10, 3)).astype("float32")
-    bits = np.zeros((3, 2, 1, 1, 1), bool)
-    shifts = np.array([[0.2, 0], [0, -0.1]], "float32")  # two rows up; one column to the right
-    colours = np.zeros((2, 2, 1, 1, 1), "float32")
-    colours[0, 1], colours[1, 0] = -1, 0.5
-    out = array(DifferentiableAugmentation(1.0)(images, [bits, shifts, colours]))
-    first = np.concatenate([images[0, 2:], images[0, -1:], images[0, -1:]]) + 0.5 * 0.2
-    np.testing.assert_allclose(out[0], first, atol=1e-5)
-    second = np.concatenate([images[1, :, :1], images[1, :, :-1]], axis=1)
-    np.testing.assert_allclose(out[1], second.mean() + (second - second.mean()) * 0.8, atol=1e-5)
-
-
-def test_augmentation_acts_as_often_as_asked():
-    images = np.random.default_rng(6).uniform(-1, 1, (600, 4, 4, 3)).astype("float32")
-    half = DifferentiableAugmentation(0.5, shift=0.0)
-    bits, _, colours = half.draw(600, keras.random.SeedGenerator(2))
-    assert array(colours != 0).mean() == pytest.approx(0.5, abs=0.06)
-    # one of eight symmetries changes nothing
-    changed = array(bits).any(axis=0).mean()
-    assert changed == pytest.approx(0.5 * 7 / 8, abs=0.06)
-    assert array(half(images, half.draw(600, keras.random.SeedGenerator(3)))).shape == images.shape
 
 
 def test_unit_gradient_by_calculus(latents):

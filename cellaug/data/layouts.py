@@ -145,6 +145,20 @@ def read_layout(root: Path) -> Layout | None:
     return Layout(_table(rows), sorted(names), words + order * (not parts))
 
 
+def files_in(place: str | Path) -> list[Path]:
+    """A file itself, or all that may be images below a folder; `DataError` if there are none."""
+    place = Path(place)
+    if place.is_file():
+        return [place]
+    if not place.is_dir():
+        raise DataError(f"{place}: no such file or folder")
+    below = (Path(folder, name) for folder, _, names in os.walk(place) for name in _images(names))
+    found = sorted(path for path in below if not any(map(clutter, path.parts[len(place.parts) :])))
+    if not found:
+        raise DataError(f"{place} holds no images")
+    return found
+
+
 def _looking(root: Path) -> _Look:
     @cache
     def look(path: str) -> tuple[list[str], list[str]]:

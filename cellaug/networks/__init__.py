@@ -15,6 +15,7 @@ from cellaug.networks.classifier import (
     classifier,
     compact_xception,
     recalibrate,
+    residual,
     xception,
 )
 from cellaug.networks.conditional import conditional_discriminator, conditional_generator

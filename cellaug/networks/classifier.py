@@ -3,6 +3,7 @@
 from collections.abc import Iterable, Iterator
 from typing import Any
 
+from cellaug.networks.describe import described
 from cellaug.networks.extractor import blood_extractor
 
 import keras
@@ -10,6 +11,7 @@ import numpy as np
 from keras import Input, KerasTensor, Model, Sequential, layers
 
 
+@described
 def xception(size: int, classes: int) -> Model:
     """Chollet's Xception from random weights: images, enlarged to 71 px if smaller, to logits."""
     x = image = Input((size, size, 3), name="image")
@@ -21,6 +23,7 @@ def xception(size: int, classes: int) -> Model:
     return Model(image, logits, name="xception")
 
 
+@described
 def compact_xception(size: int, classes: int, width: int = 24) -> Model:
     """A small Xception for 32 to 128 px: images to class logits.
 
@@ -54,6 +57,7 @@ def compact_xception(size: int, classes: int, width: int = 24) -> Model:
     return Model(image, layers.Dense(classes, dtype="float32", name="class")(x), name="compact")
 
 
+@described
 def residual(size: int, classes: int, width: int = 24, norm: str = "batch") -> Model:
     """The small residual network of `blood_extractor`: images to class logits.
 

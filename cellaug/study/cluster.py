@@ -4,6 +4,7 @@ import json
 import os
 import subprocess
 import sys
+import threading
 import time
 from collections.abc import Sequence
 from pathlib import Path
@@ -11,7 +12,7 @@ from typing import Any
 
 from cellaug.errors import DataError
 from cellaug.study.plan import Run, ordered
-from cellaug.study.tasks import REFUSED, RESULT
+from cellaug.study.tasks import RESULT
 from cellaug.training.backends import accelerators
 from cellaug.training.fit import duration
 
@@ -27,27 +28,33 @@ KILLS = 5
 """Workers that a run may lose before the study gives it up."""
 
 
+_HERE = threading.local()
+
+
 def apart(name: str, settings: dict, folder: str, needs: dict[str, str]) -> dict:
-    """Do a run (`tasks.perform`) in a process of its own, so that none depends on another's.
+    """Do a run (`tasks.perform`) in a process beside this one; returns its record.
 
     Keras draws initial weights from Python's global seed, which a worker's other threads use too.
-    The process ends when the worker does. Raises DataError with its message, or RuntimeError with
-    the end of its output.
+    The process does one run after another and ends when the worker does. Raises DataError where a
+    run is refused, RuntimeError where it fails or its process is killed.
     """
-    job = json.dumps({"name": name, "settings": settings, "folder": folder, "needs": needs})
-    command = [sys.executable, "-m", "cellaug.study.tasks"]
-    with subprocess.Popen(
-        command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True,
-        encoding="utf-8", errors="replace",
-    ) as process:  # fmt: skip
-        assert process.stdin and process.stdout
-        process.stdin.write(f"{job}\n")
-        process.stdin.flush()  # and stays open as long as this worker lives
-        said = process.stdout.read().strip().splitlines()
-    if process.returncode == REFUSED:
-        raise DataError(said[-1])
-    if process.returncode:
-        raise RuntimeError("\n".join([f"exit status {process.returncode}", *said[-20:]]))
+    child: subprocess.Popen[str] | None = getattr(_HERE, "child", None)
+    if child is None or child.poll() is not None:
+        command = [sys.executable, "-m", "cellaug.study.tasks"]
+        child = _HERE.child = subprocess.Popen(
+            command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True, encoding="utf-8"
+        )
+    assert child.stdin and child.stdout
+    job = {"name": name, "settings": settings, "folder": folder, "needs": needs}
+    child.stdin.write(json.dumps(job) + "\n")
+    child.stdin.flush()
+    if not (line := child.stdout.readline()):
+        raise RuntimeError(f"its process ended with status {child.wait()}")
+    answer = json.loads(line)
+    if "refused" in answer:
+        raise DataError(answer["refused"])
+    if "failed" in answer:
+        raise RuntimeError(answer["failed"])
     return json.loads((Path(folder) / name / RESULT).read_text("utf-8"))
 
 

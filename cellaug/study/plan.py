@@ -110,7 +110,7 @@ class Plan:
     classifier: Mapping[str, Any]
     generator: Mapping[str, Any]
     taxonomies: Mapping[str, Mapping[str, str]]
-    options: Mapping[str, Any]  # of `open_dataset`
+    options: Mapping[str, Any]  # of open_dataset
     text: str
 
     def runs(self) -> list[Run]:
@@ -157,8 +157,8 @@ def _first(values: Any) -> Any:
 def read_plan(path: Path) -> Plan:
     """Read a plan; `DataError` names what is wrong in it."""
     if not path.is_file():
-        known = ", ".join(sorted(other.stem for other in path.parent.glob("*.yaml")))
-        raise DataError(f"no plan {path.stem} in {path.parent.name}: there are {known}")
+        there = ", ".join(sorted(other.stem for other in path.parent.glob("*.yaml")))
+        raise DataError(f"no plan {path.stem} in {path.parent.name}: there are {there}")
     text = path.read_text("utf-8")
     try:
         given = yaml.safe_load(text)

@@ -2,9 +2,11 @@
 
 import json
 import os
+import queue
 import shutil
 import sys
 import threading
+import traceback
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from functools import lru_cache
@@ -16,6 +18,7 @@ from typing import Any
 from cellaug import latent, networks
 from cellaug.book.chapter import device, project_root, versions
 from cellaug.book.source import commit
+from cellaug.classifiers import save_classifier
 from cellaug.data import Dataset, open_dataset, split, stored
 from cellaug.data.images import to_float
 from cellaug.data.reader import Reader
@@ -26,7 +29,6 @@ from cellaug.generators import (
     Generator,
     load_generator,
     save_generator,
-    save_weights,
     short_digests,
 )
 from cellaug.study.arms import (
@@ -56,14 +58,11 @@ import pandas as pd
 RESULT = "run.json"
 """The file whose presence says that a run is finished."""
 
-REFUSED = 3
-"""The exit status of a process whose run was refused (`DataError`)."""
-
 TRIES = 4
 """Images drawn for each one that a selection is to keep, at most."""
 
 CALIBRATION = 100
-"""Batches that set BatchNorm's running averages after training."""
+"""Most batches that set BatchNorm's running averages after training."""
 
 
 @dataclass(frozen=True)
@@ -270,7 +269,10 @@ def classifier_run(
     parts = {"validation": seen.validation, "test": sides(settings)["test"]}
     found = {name: predicted_logits(model, part.read(size)) for name, part in parts.items()}
     write_npz(out / "logits.npz", **found)
-    save_weights(model, out / "classifier.npz")
+    save_classifier(
+        model, out / "classifier", train=seen.train.in_memory(size), **parts,
+        training=dict(settings),
+    )  # fmt: skip
     added = np.bincount(extra[1], minlength=len(names))
     return {"class_names": list(names), "real": seen.train.counts().to_dict(),
             "extra": dict(zip(names, added.tolist(), strict=True))}  # fmt: skip
@@ -338,7 +340,8 @@ def learn(
         for given in islice(feed(batches, classes, mix), count):
             model.train_on_batch(*given)
     again = stock.batches(batch, seed + 1, classes, arm["sampling"], share)
-    networks.recalibrate(model, (to_float(images) for images, *_ in islice(again, CALIBRATION)))
+    count = min(CALIBRATION, -(-(len(stock.real) + len(stock.extra)) // batch))
+    networks.recalibrate(model, (to_float(images) for images, *_ in islice(again, count)))
     return body
 
 
@@ -356,22 +359,27 @@ TASKS: dict[str, Callable[..., dict]] = {
 
 
 def main() -> None:
-    """Do the run that is one line of JSON on standard input; end when that is closed."""
-    job = json.loads(sys.stdin.readline())
+    """Do the runs that come as lines of JSON, answer each with one; end when no more can come."""
+    answers = os.fdopen(os.dup(1), "w", encoding="utf-8")
+    os.dup2(2, 1)  # what the runs print is no answer
+    jobs: queue.Queue[str] = queue.Queue()
 
-    def watch() -> None:
-        sys.stdin.read()  # until the worker that began this has ended
-        os._exit(1)
+    def read() -> None:
+        for line in sys.stdin:
+            jobs.put(line)
+        os._exit(1)  # the worker has ended, perhaps in the middle of a run
 
-    threading.Thread(target=watch, daemon=True).start()
-    try:
-        perform(**job)
-    except DataError as error:
-        print(error)
-        sys.stdout.flush()
-        os._exit(REFUSED)
-    sys.stdout.flush()
-    os._exit(0)  # the thread still waits
+    threading.Thread(target=read, daemon=True).start()
+    while True:
+        job = json.loads(jobs.get())
+        try:
+            perform(**job)
+            answer = {"done": job["name"]}
+        except DataError as error:
+            answer = {"refused": str(error)}
+        except Exception:
+            answer = {"failed": traceback.format_exc()}
+        print(json.dumps(answer), file=answers, flush=True)
 
 
 if __name__ == "__main__":
