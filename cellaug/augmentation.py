@@ -173,12 +173,10 @@ def _chosen(
     elif count:
         drawn = list(islice(stream, TRIES * count))
         images = np.stack([image for _, image in drawn])
-        found = selector.judge(images, np.full(len(images), selector.number(label)))
-        kept = np.flatnonzero(found["kept"])[:count]
-        looked = kept[-1] + 1 if len(kept) == count else len(found)
-        found.insert(0, "index", [index for index, _ in drawn])
+        kept, found = selector.choose(images, selector.number(label), count)
+        found.insert(0, "index", [index for index, _ in drawn[: len(found)]])
         found.insert(0, "label", label)
-        judged.append(found.iloc[:looked])
+        judged.append(found)
         yield from (drawn[k] for k in kept)
 
 

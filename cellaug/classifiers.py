@@ -21,7 +21,13 @@ from cellaug.data.images import decode, fit_square
 from cellaug.evaluation.calibration import calibration, probabilities, temperature
 from cellaug.evaluation.classifiers import classification_report
 from cellaug.evaluation.features import pixels
-from cellaug.evaluation.selection import INSIDE, NEIGHBOUR, embed
+from cellaug.evaluation.selection import (
+    INSIDE,
+    distances,
+    embed,
+    neighbourhood,
+    with_features,
+)
 from cellaug.files import atomic_folder, progress, write_npz
 from cellaug.generators import load_network, save_network
 
@@ -52,10 +58,7 @@ class Classifier:
     @cached_property
     def model(self) -> "keras.Model":
         """Images in [-1, 1] to features and logits."""
-        import keras
-
-        body = load_network(self.folder / WEIGHTS, self.card, CARD)
-        return keras.Model(body.inputs, [body.get_layer("features").output, body.output])
+        return with_features(load_network(self.folder / WEIGHTS, self.card, CARD))
 
     @cached_property
     def neighbours(self) -> NearestNeighbors:
@@ -64,8 +67,7 @@ class Classifier:
         if hashlib.sha256(data).hexdigest() != self.card["features"]:
             raise DataError(f"{self.folder / FEATURES} is not the file that {CARD} describes")
         with np.load(io.BytesIO(data), allow_pickle=False) as file:
-            known = file["features"].astype(float)
-        return NearestNeighbors(n_neighbors=min(NEIGHBOUR, len(known))).fit(known)
+            return neighbourhood(file["features"].astype(float))
 
     def predict(self, images: np.ndarray) -> pd.DataFrame:
         """What it says about uint8 images (N, S, S, 3) of its size: a row for each.
@@ -76,7 +78,7 @@ class Classifier:
         """
         features, logits = embed(self.model, images)
         p = probabilities(logits, self.card["temperature"])
-        distance = self.neighbours.kneighbors(features)[0][:, -1]
+        distance = distances(self.neighbours, features)
         notes = np.where(distance > self.card["farthest"], UNLIKE, "")
         named = np.array(self.class_names, object)[p.argmax(1)]
         table = pd.DataFrame({"class": named, "probability": p.max(1), "note": notes})
@@ -113,23 +115,16 @@ def save_classifier(
     temperature and the bound of likeness, and those, if any, that have been held out, which give
     the card's scores and its rate of false alarms: how many of these real cells are called unlike.
     """
-    import keras
-
-    both = keras.Model(model.inputs, [model.get_layer("features").output, model.output])
+    both = with_features(model)
     features, _ = embed(both, pixels(train))
-    known = NearestNeighbors(n_neighbors=min(NEIGHBOUR, len(features))).fit(features)
-
-    def seen(cells: Dataset) -> tuple[np.ndarray, np.ndarray]:
-        own, logits = embed(both, pixels(cells))
-        return known.kneighbors(own)[0][:, -1], logits
-
-    distances, logits = seen(validation)
+    known = neighbourhood(features)
+    own, logits = embed(both, pixels(validation))
     card: dict[str, Any] = {
         "format": FORMAT,
         "class_names": list(train.class_names),
         "image_size": int(model.input_shape[1]),
         "temperature": temperature(logits, validation.labels),
-        "farthest": float(np.quantile(distances, INSIDE)),
+        "farthest": float(np.quantile(distances(known, own), INSIDE)),
         "data_name": printable(train.name),
         "data_hash": train.fingerprint,
         "credit": train.credit,
@@ -138,11 +133,11 @@ def save_classifier(
         "training": dict(training or {}),
     }
     if test is not None:
-        distances, logits = seen(test)
+        own, logits = embed(both, pixels(test))
         report = classification_report(test.labels, logits.argmax(1), test.class_names)
         scores = {key: report[key] for key in ("accuracy", "macro_f1", "weighted_f1", "recall")}
         right = calibration(probabilities(logits, card["temperature"]), test.labels)
-        alarms = float((distances > card["farthest"]).mean())
+        alarms = float((distances(known, own) > card["farthest"]).mean())
         card["held_out"] = {"images": len(test), "false_alarms": alarms, **scores, **right}
     with atomic_folder(Path(folder).resolve()) as part:
         card |= save_network(model, part / WEIGHTS)

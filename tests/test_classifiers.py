@@ -49,7 +49,7 @@ def test_answers_after_loading_are_those_of_the_network(saved, model, parts):
     test = parts["test"]
     found = loaded.predict(test.images)
     from cellaug.evaluation.calibration import probabilities
-    from cellaug.study.tasks import predicted_logits
+    from cellaug.evaluation.classifiers import predicted_logits
 
     p = probabilities(predicted_logits(model, test.images), loaded.card["temperature"])
     np.testing.assert_allclose(found[list(loaded.class_names)], p, atol=0.01)  # float16 weights

@@ -178,7 +178,13 @@ def _calibrate(model: "keras.Model", batches: Iterator[Batch], title: str) -> No
 
 def predicted(model: "keras.Model", images: np.ndarray) -> np.ndarray:
     """Class numbers (N,) that a classifier gives to uint8 images."""
-    return np.asarray(model.predict(to_float(images), batch_size=BATCH, verbose=0)).argmax(1)
+    return predicted_logits(model, images, BATCH).argmax(1)
+
+
+def predicted_logits(model: "keras.Model", images: np.ndarray, batch_size: int = 128) -> np.ndarray:
+    """Logits (N, classes), float32, that a classifier gives to uint8 images."""
+    logits = model.predict(to_float(images), batch_size=batch_size, verbose=0)
+    return np.asarray(logits, np.float32)
 
 
 def accuracy_score(

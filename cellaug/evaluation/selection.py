@@ -73,7 +73,7 @@ class Selector:
         """
         features, logits = embed(self.model, images)
         p = probabilities(logits)
-        wanted, distance = p[np.arange(len(labels)), labels], self._distance(features)
+        wanted, distance = p[np.arange(len(labels)), labels], distances(self.neighbours, features)
         reasons = np.full(len(labels), "", object)
         reasons[distance > self.farthest] = "outlier"
         reasons[wanted < self.surest[labels]] = "unsure"
@@ -88,8 +88,15 @@ class Selector:
         columns = {"kept": reasons == "", "reason": reasons}
         return pd.DataFrame(columns | {"probability": wanted, "distance": distance})
 
-    def _distance(self, features: np.ndarray) -> np.ndarray:
-        return self.neighbours.kneighbors(features)[0][:, -1]
+    def choose(self, images: np.ndarray, kind: int, count: int) -> tuple[np.ndarray, pd.DataFrame]:
+        """The places of the first `count` images of class number `kind` that are kept, or fewer.
+
+        Also the table of `judge`, up to the last image that had to be looked at.
+        """
+        found = self.judge(images, np.full(len(images), kind))
+        kept = np.flatnonzero(found["kept"])[:count]
+        looked = kept[-1] + 1 if len(kept) == count else len(found)
+        return kept, found.head(looked).copy()
 
 
 def learn_selector(classifier: "keras.Model", train: Dataset, validation: Dataset) -> Selector:
@@ -98,26 +105,18 @@ def learn_selector(classifier: "keras.Model", train: Dataset, validation: Datase
     `classifier` maps images in [-1, 1] to logits and has a layer "features". The bounds are
     quantiles over the validation images.
     """
-    import keras
-
-    images, validation_labels = pixels(train), validation.labels
-
-    shown = classifier.get_layer("features").output
-    model = keras.Model(classifier.inputs, [shown, classifier.output])
-    features, _ = embed(model, images)
-    count = min(NEIGHBOUR, len(features))
-    neighbours = NearestNeighbors(n_neighbors=count).fit(features)
+    model, images = with_features(classifier), pixels(train)
+    neighbours = neighbourhood(embed(model, images)[0])
     others, logits = embed(model, pixels(validation))
     p = probabilities(logits)
-    right, wanted = p.argmax(1) == validation_labels, p.max(1)
+    right, wanted = p.argmax(1) == validation.labels, p.max(1)
     everyone = np.quantile(wanted[right], SURE) if right.any() else 0.0
     surest = np.full(p.shape[1], everyone)
-    for kind in np.unique(validation_labels):
-        own = wanted[right & (validation_labels == kind)]
+    for kind in np.unique(validation.labels):
+        own = wanted[right & (validation.labels == kind)]
         if len(own) >= FEWEST:
             surest[kind] = np.quantile(own, SURE)
-    distances = neighbours.kneighbors(others)[0][:, -1]
-    farthest = float(np.quantile(distances, INSIDE))
+    farthest = float(np.quantile(distances(neighbours, others), INSIDE))
     return Selector(model, train.class_names, neighbours, surest, farthest, thumbnails(images))
 
 
@@ -136,6 +135,24 @@ def selector_of(cells: Dataset, size: int, seed: int = 0, steps: int = 1200) -> 
     report = classification_report(validation.labels, predicted(model, pixels(validation)), names)
     require_better_than_guessing(report, "the classifier to select by")
     return learn_selector(model, train, validation)
+
+
+def with_features(classifier: "keras.Model") -> "keras.Model":
+    """A classifier that gives its layer "features" as well: images to features and logits."""
+    import keras
+
+    shown = classifier.get_layer("features").output
+    return keras.Model(classifier.inputs, [shown, classifier.output])
+
+
+def neighbourhood(features: np.ndarray) -> NearestNeighbors:
+    """A search for the nearest of the training images, of these features (N, d)."""
+    return NearestNeighbors(n_neighbors=min(NEIGHBOUR, len(features))).fit(features)
+
+
+def distances(neighbours: NearestNeighbors, features: np.ndarray) -> np.ndarray:
+    """Distances (N,) of features (N, d) to the training images, to the `NEIGHBOUR`th of them."""
+    return neighbours.kneighbors(features)[0][:, -1]
 
 
 def embed(model: "keras.Model", images: np.ndarray) -> tuple[np.ndarray, np.ndarray]:

@@ -7,6 +7,7 @@ from typing import Any
 from cellaug.data import Dataset
 from cellaug.data.images import to_float
 from cellaug.errors import DataError
+from cellaug.networks import classical_augmentation
 
 import keras
 import numpy as np
@@ -162,12 +163,7 @@ def augmentation(kind: str, seed: int) -> Sequential | None:
             (0, 1), brightness_factor=0.1, contrast_factor=0.2, saturation_factor=(0.4, 0.6),
             seed=seed + 3,
         )  # fmt: skip
-        change = [
-            layers.RandomFlip("horizontal_and_vertical", seed=seed),
-            layers.RandomRotation(0.5, fill_mode="reflect", seed=seed + 1),
-            layers.RandomZoom(0.1, fill_mode="reflect", seed=seed + 2),
-            jitter,
-        ]
+        change = [*classical_augmentation(seed).layers, jitter]
     return Sequential([to_unit, *change, back], name=kind)
 
 

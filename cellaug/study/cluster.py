@@ -16,7 +16,9 @@ from cellaug.study.tasks import RESULT
 from cellaug.training.backends import accelerators
 from cellaug.training.fit import duration
 
+import dask
 from dask.distributed import Client, Future, LocalCluster, as_completed
+from joblib import cpu_count
 
 MEMORY = 3 * 2**30
 """Bytes that a worker needs for images of 64 pixels, with Keras."""
@@ -60,9 +62,7 @@ def apart(name: str, settings: dict, folder: str, needs: dict[str, str]) -> dict
 
 def workers_here() -> tuple[int, int]:
     """How many workers this machine bears, and the threads that each of them computes with."""
-    cores = (
-        len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
-    )
+    cores = cpu_count()
     if cards := len(accelerators()):
         return cards, max(1, cores // cards)
     memory = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
@@ -72,8 +72,6 @@ def workers_here() -> tuple[int, int]:
 
 def local_cluster(workers: int | None = None) -> LocalCluster:
     """A cluster of worker processes on this machine, as many as it bears."""
-    import dask
-
     count, threads = workers_here()
     count, threads = (workers, max(1, count * threads // workers)) if workers else (count, threads)
     limits = ("OMP_NUM_THREADS", "TF_NUM_INTRAOP_THREADS", "TF_NUM_INTEROP_THREADS")
@@ -107,16 +105,18 @@ def carry_out(
     """
     folder.mkdir(parents=True, exist_ok=True)
     every = ordered(runs)
-    todo = [run for run in every if not (folder / run.name / RESULT).is_file()]
+    todo = [run for run in every if not _is_done(folder, run.name)]
     if not todo:
         return []
     cluster = None if scheduler else local_cluster(workers)
     try:
-        with Client(scheduler or cluster, timeout=CONNECT) as client:
+        try:
+            client = Client(scheduler or cluster, timeout=CONNECT)
+        except OSError as error:
+            raise DataError(f"no Dask scheduler answers at {scheduler}: {error}") from error
+        with client:
             print(f"{len(todo)} of {len(every)} runs to do; dashboard: {client.dashboard_link}")
             return _wait(client, todo, folder, hours)
-    except OSError as error:
-        raise DataError(f"no Dask scheduler answers at {scheduler}: {error}") from error
     finally:
         if cluster is not None:
             cluster.close()

@@ -143,10 +143,9 @@ def contrasts(
 ) -> pd.DataFrame:
     """The planned comparisons, each over the seeds that both arms have.
 
-    Columns: those of `Contrast`, taxonomy, class ("" for all), mean, low and high (BCa over seeds
-    and test images, or groups where they are known), p (sign flips) and adjusted (Holm, over all
-    contrasts of a taxonomy, or over the classes of one contrast), d, sd, n, and needed, the seeds
-    that would show a gain of 0.7 points, the thesis's. Differences are fractions, not points.
+    Columns: those of `Contrast`, taxonomy, class (""), mean, low and high (BCa over seeds and test
+    images, or groups where they are known), p (sign flips) and adjusted (Holm, over all contrasts
+    of a taxonomy), d, sd, n and by_seed, the differences. They are fractions, not points.
     """
     kinds = taxonomies(plan, test.class_names)
     groups = test.table["group"] if (test.table["group"] != "").all() else None

@@ -23,6 +23,7 @@ from cellaug.data import Dataset, open_dataset, split, stored
 from cellaug.data.images import to_float
 from cellaug.data.reader import Reader
 from cellaug.errors import DataError
+from cellaug.evaluation.classifiers import predicted_logits
 from cellaug.evaluation.selection import learn_selector
 from cellaug.files import atomic_folder, write_json, write_npz
 from cellaug.generators import (
@@ -208,12 +209,10 @@ def selection_run(
         if not count:
             continue
         drawn = generator.generate([names[kind]], TRIES * int(count), (seed, kind))
-        found = selector.judge(drawn, np.full(len(drawn), kind))
-        enough = np.flatnonzero(found["kept"])[:count]
-        looked = enough[-1] + 1 if len(enough) == count else len(found)
+        enough, found = selector.choose(drawn, kind, int(count))
         kept.append(drawn[enough])
         labels += [kind] * len(enough)
-        judged.append(found.iloc[:looked].assign(label=names[kind]))
+        judged.append(found.assign(label=names[kind]))
     table = pd.concat(judged, ignore_index=True)
     table.to_csv(out / "judged.csv", index=False)
     write_npz(out / "images.npz", images=np.concatenate(kept), labels=np.array(labels))
@@ -305,8 +304,8 @@ def extra_images(
 def _generator(place: Path, settings: Mapping[str, Any]) -> Generator:
     """A run's generator; DataError if it has seen a test image."""
     generator = load_generator(place / "generator")
-    seen = np.fromfile(place / "generator" / "trained_on.bin", "<u8").astype(np.uint64)
-    refuse_test(seen, sides(settings)["test"])
+    assert generator.trained_on is not None  # a run's generator always knows
+    refuse_test(generator.trained_on, sides(settings)["test"])
     return generator
 
 
@@ -343,11 +342,6 @@ def learn(
     count = min(CALIBRATION, -(-(len(stock.real) + len(stock.extra)) // batch))
     networks.recalibrate(model, (to_float(images) for images, *_ in islice(again, count)))
     return body
-
-
-def predicted_logits(model: keras.Model, images: np.ndarray) -> np.ndarray:
-    """Logits (N, classes), float32, of uint8 images."""
-    return np.asarray(model.predict(to_float(images), batch_size=128, verbose=0), np.float32)
 
 
 TASKS: dict[str, Callable[..., dict]] = {
