@@ -56,9 +56,14 @@ class Classifier:
     card: Mapping[str, Any] = field(repr=False)
 
     @cached_property
+    def network(self) -> "keras.Model":
+        """Images in [-1, 1] to logits."""
+        return load_network(self.folder / WEIGHTS, self.card, CARD)
+
+    @cached_property
     def model(self) -> "keras.Model":
         """Images in [-1, 1] to features and logits."""
-        return with_features(load_network(self.folder / WEIGHTS, self.card, CARD))
+        return with_features(self.network)
 
     @cached_property
     def neighbours(self) -> NearestNeighbors:

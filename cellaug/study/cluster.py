@@ -1,10 +1,6 @@
 """Do the runs of a study on a Dask cluster: one that is started here, or another."""
 
-import json
 import os
-import subprocess
-import sys
-import threading
 import time
 from collections.abc import Sequence
 from pathlib import Path
@@ -12,7 +8,7 @@ from typing import Any
 
 from cellaug.errors import DataError
 from cellaug.study.plan import Run, ordered
-from cellaug.study.tasks import RESULT
+from cellaug.study.worker import RESULT, apart
 from cellaug.training.backends import accelerators
 from cellaug.training.fit import duration
 
@@ -28,36 +24,6 @@ CONNECT = 10
 
 KILLS = 5
 """Workers that a run may lose before the study gives it up."""
-
-
-_HERE = threading.local()
-
-
-def apart(name: str, settings: dict, folder: str, needs: dict[str, str]) -> dict:
-    """Do a run (`tasks.perform`) in a process beside this one; returns its record.
-
-    Keras draws initial weights from Python's global seed, which a worker's other threads use too.
-    The process does one run after another and ends when the worker does. Raises DataError where a
-    run is refused, RuntimeError where it fails or its process is killed.
-    """
-    child: subprocess.Popen[str] | None = getattr(_HERE, "child", None)
-    if child is None or child.poll() is not None:
-        command = [sys.executable, "-m", "cellaug.study.tasks"]
-        child = _HERE.child = subprocess.Popen(
-            command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True, encoding="utf-8"
-        )
-    assert child.stdin and child.stdout
-    job = {"name": name, "settings": settings, "folder": folder, "needs": needs}
-    child.stdin.write(json.dumps(job) + "\n")
-    child.stdin.flush()
-    if not (line := child.stdout.readline()):
-        raise RuntimeError(f"its process ended with status {child.wait()}")
-    answer = json.loads(line)
-    if "refused" in answer:
-        raise DataError(answer["refused"])
-    if "failed" in answer:
-        raise RuntimeError(answer["failed"])
-    return json.loads((Path(folder) / name / RESULT).read_text("utf-8"))
 
 
 def workers_here() -> tuple[int, int]:

@@ -48,6 +48,9 @@ CLASSIFIER: Mapping[str, Any] = {
 GENERATOR: Mapping[str, Any] = {"images": 60_000, "start_from": ""}
 """The images that a generator sees; its other choices are those of `Recipe`."""
 
+SELECTS: Mapping[str, Any] = {"sampling": "balanced", "augment": "classical"}
+"""The arm, without extra images, whose classifier selects generated ones."""
+
 _MADE = ("generated", "selected", "reconstructions", "interpolations")
 _FROM_GENERATOR = {"selected": "select", "reconstructions": "vary", "interpolations": "vary"}
 
@@ -64,10 +67,12 @@ class Run:
         """What it is, and 12 digits of a hash of its settings and of all that it needs.
 
         Choices that are the usual ones do not count: a choice that is new changes no old name.
+        Nor does what an arm is called.
         """
         usual = {key: _first(value) for key, value in {**ARM, **CLASSIFIER, **GENERATOR}.items()}
         flat = {**self.settings, **self.settings.get("classifier", {})}
-        changed = {k: v for k, v in flat.items() if k != "classifier" and usual.get(k, ...) != v}
+        named = ("arm", "classifier")
+        changed = {k: v for k, v in flat.items() if k not in named and usual.get(k, ...) != v}
         text = json.dumps([changed, [run.name for run in self.needs]], sort_keys=True)
         return f"{self.settings['task']}-{hashlib.sha256(text.encode()).hexdigest()[:12]}"
 
@@ -130,10 +135,15 @@ class Plan:
 
     def run(self, scarcity: str, arm: str, seed: int, classifier: Mapping[str, Any]) -> Run:
         """A classifier's run, with the generator's and the selection's that it needs."""
-        chosen = {**{key: _first(value) for key, value in ARM.items()}, **self.arms[arm]}
+        chosen = choices(self.arms[arm])
         subset = {"scarcity": scarcity, **self.scarcities[scarcity]}
         common = {"data": self.data, "options": self.options, "image_size": self.image_size}
         common |= {"subset": subset, "seed": seed}
+
+        def trained_in(arm: str, how: Mapping[str, Any], *needs: Run) -> Run:
+            named = {"task": "classifier", **common, "arm": arm, **how}
+            return Run(named | {"classifier": dict(classifier)}, needs)
+
         needs: tuple[Run, ...] = ()
         if chosen["extra"] in _MADE:
             made = {**common, "pool": chosen["pool"], "generator": chosen["generator"]}
@@ -142,12 +152,16 @@ class Plan:
             if chosen["extra"] in _FROM_GENERATOR:
                 task = {"task": _FROM_GENERATOR[chosen["extra"]], **common}
                 if task["task"] == "select":
-                    task |= {"classifier": dict(classifier)}
+                    needs = (*needs, trained_in("selects", choices(SELECTS)))
                 else:
                     task |= {"how": chosen["extra"]}
                 needs = (Run(task | {"ratio": chosen["ratio"]}, needs),)
-        named = {"task": "classifier", **common, "arm": arm, **chosen}
-        return Run(named | {"classifier": dict(classifier)}, needs)
+        return trained_in(arm, chosen, *needs)
+
+
+def choices(arm: Mapping[str, Any]) -> dict[str, Any]:
+    """All choices of an arm, with the usual ones where a plan says nothing."""
+    return {**{key: _first(value) for key, value in ARM.items()}, **arm}
 
 
 def _first(values: Any) -> Any:
@@ -170,6 +184,10 @@ def read_plan(path: Path) -> Plan:
         raise DataError(f"{path}: expected the keys {', '.join(sorted(keys))}, and perhaps "
                         f"{', '.join(sorted(others))}")  # fmt: skip
     _check(path, "arms", given["arms"], ARM)
+    same = [name for name, arm in given["arms"].items() for other, its in given["arms"].items()
+            if name != other and choices(arm or {}) == choices(its or {})]  # fmt: skip
+    if same:
+        raise DataError(f"{path}: arms: {' and '.join(same)} are the same")
     blocks, known = tuple(given["blocks"]), (given["scarcities"], given["arms"])
     for block in blocks:
         for kind, names in zip(("scarcities", "arms"), known, strict=True):

@@ -13,7 +13,8 @@ from cellaug.evaluation.classifiers import classification_report
 from cellaug.files import write_atomically
 from cellaug.study.plan import Plan, Run, ordered
 from cellaug.study.statistics import difference, holm
-from cellaug.study.tasks import RESULT, sides
+from cellaug.study.tasks import sides
+from cellaug.study.worker import RESULT
 
 import numpy as np
 import pandas as pd

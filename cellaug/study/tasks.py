@@ -18,7 +18,7 @@ from typing import Any
 from cellaug import latent, networks
 from cellaug.book.chapter import device, project_root, versions
 from cellaug.book.source import commit
-from cellaug.classifiers import save_classifier
+from cellaug.classifiers import read_classifier, save_classifier
 from cellaug.data import Dataset, open_dataset, split, stored
 from cellaug.data.images import to_float
 from cellaug.data.reader import Reader
@@ -42,6 +42,7 @@ from cellaug.study.arms import (
     feed,
     others,
 )
+from cellaug.study.worker import RESULT
 from cellaug.training import (
     Adversarial,
     AuxiliaryClassifier,
@@ -55,9 +56,6 @@ from cellaug.training import (
 import keras
 import numpy as np
 import pandas as pd
-
-RESULT = "run.json"
-"""The file whose presence says that a run is finished."""
 
 TRIES = 4
 """Images drawn for each one that a selection is to keep, at most."""
@@ -197,12 +195,9 @@ def selection_run(
     """Keep the good ones of a generator's cells, as many of each class as `ratio` asks for."""
     seen, size, seed = material(settings), settings["image_size"], settings["seed"]
     generator = _generator(places["generator"], settings)
-    arm = {"sampling": "balanced", "augment": "classical", "share": None, "pretrain": False}
-    none = np.zeros((0, size, size, 3), np.uint8), np.zeros(0, int)
-    stock = Stock(seen.train.read(size), seen.train.labels, *none)
     names = seen.train.class_names
-    model = learn(stock, size, len(names), arm, settings["classifier"], seed)
-    selector = learn_selector(model, seen.train.in_memory(size), seen.validation)
+    classifier = read_classifier(places["classifier"] / "classifier").network
+    selector = learn_selector(classifier, seen.train.in_memory(size), seen.validation)
     counts = extra_counts(seen.train.counts().to_numpy(), settings["ratio"])
     kept, labels, judged = [], [], []
     for kind, count in enumerate(counts):
