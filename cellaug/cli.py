@@ -249,6 +249,8 @@ def evaluate(
 @option("--scheduler ADDRESS", "A Dask cluster for augmentation; by default one is started here.")
 @option("--workers N", "Processes of that cluster [as many as this machine bears].")
 @option("--hours H", "Begin no further run of augmentation after so many hours.", type=HOURS)
+@option("--external SET", "Test augmentation's runs on another laboratory's cells too.", type=str)
+@option("--class-map FILE", "YAML: a class of that set, and what the study calls it.", type=str)
 def study(name: str, profile: str, set: Sequence[str], **options: Any) -> None:
     """Make what the package ships or the book records.
 
@@ -262,16 +264,20 @@ def study(name: str, profile: str, set: Sequence[str], **options: Any) -> None:
     images, arms, seed = options["images"], list(options["arm"]), list(options["seed"])
     if name == "cards" and (images or arms or seed):
         raise DataError("cards trains nothing: remove --arm, --seed and --images")
-    spread = {key: options[key] for key in ("scheduler", "workers", "hours")}
-    if name != "augmentation" and any(spread.values()):
-        raise DataError(f"{name} runs in one process: remove --scheduler, --workers and --hours")
+    spread = ("scheduler", "workers", "hours", "external", "class_map")
+    own = {key: options[key] for key in spread if options[key]}
+    if name != "augmentation" and own:
+        are = ", ".join("--" + key.replace("_", "-") for key in own)
+        raise DataError(f"{are}: only augmentation takes this; remove it for {name}")
+    files = {key: Path(own[key]).absolute() for key in ("external", "class_map") if key in own}
+    own |= {key: str(path) for key, path in files.items() if path.exists()}
     notebook = f"studies/{name}".replace("cards", "weights")
     _, values = runner.load_profile(profile, set, notebook)
     out = options["out"] and str(options["out"].absolute())
     given = {"out": out, "arms": arms, "cards": name == "cards", "images": images, "seeds": seed}
     if name == "ladder":
         given |= {"images": None, "ladder_images": images, "seeds": options["seeds"]}
-    given |= spread
+    given |= own
     print(runner.run_study(notebook, values | {k: v for k, v in given.items() if v}))
 
 

@@ -52,7 +52,7 @@ def profile_options(command: Callable) -> Callable:
 
 words = "A folder with one subfolder per class; or a table (.csv, .parquet) with the columns path "
 words += "and label, and optionally split and group; or a store; or one of pbc, pbc-fine, phantom, "
-data_argument = click.argument("data", help=words + "bloodmnist-28, -64, -128, -224.")
+data_argument = click.argument("data", help=words + "phantom-2, bloodmnist-28, -64, -128, -224.")
 words = "Generated images, as for REAL; or the output of 'generate' or 'augment'; or a generator: "
 words += "build/demo/artifacts/03_ac_gan/conditional, for example, or the name of a shipped one."
 fake_argument = click.argument("fake", help=words)

@@ -24,6 +24,12 @@ from cellaug.data.images import to_float
 from cellaug.data.reader import Reader
 from cellaug.errors import DataError
 from cellaug.evaluation.classifiers import predicted_logits
+from cellaug.evaluation.distances import (
+    diversity,
+    kernel_distance,
+    precision_recall_density_coverage,
+)
+from cellaug.evaluation.features import load_extractor
 from cellaug.evaluation.selection import learn_selector
 from cellaug.files import atomic_folder, write_json, write_npz
 from cellaug.generators import (
@@ -148,7 +154,52 @@ def generator_run(
     save_generator(
         model, out / "generator", class_names=cells.class_names, dataset=cells, training=training
     )
-    return {"images_seen": count, "training_images": len(cells)}
+    scarce = settings["subset"].get("scarce", cells.class_names)
+    known = seen.validation.class_names
+    rows = np.isin(seen.validation.labels, [known.index(name) for name in scarce])
+    good = quality(
+        load_generator(out / "generator"), seen.validation.subset(rows), settings["seed"]
+    )
+    return {"images_seen": count, "training_images": len(cells), "quality": good}
+
+
+def quality(generator: Generator, cells: Dataset, seed: int) -> dict[str, float | None]:
+    """How good a generator's cells are beside as many real ones that it has not seen.
+
+    By the shipped features: the kernel distance (0 for cells of one distribution), precision and
+    coverage (0–1), agreement (cells in which the features see the class that was asked for, as a
+    multiple of real ones); and diversity, the mean distance of two cells of a class as a multiple
+    of that of two real ones. A class with fewer than two images is left out; None stands for a
+    multiple of nothing.
+    """
+    size, names = generator.image_size, cells.class_names
+    rng = np.random.default_rng([seed, 8])
+    by_class = [rng.permutation(np.flatnonzero(cells.labels == k))[:MOST_COMPARED]
+                for k in range(len(names))]  # fmt: skip
+    rows = np.concatenate([rows for rows in by_class if len(rows) > 1])
+    labels, real = cells.labels[rows], cells.subset(rows).read(size)
+    kinds = np.unique(labels)
+    made = np.concatenate(
+        [generator.generate([names[k]], int((labels == k).sum()), (seed, 8, k)) for k in kinds]
+    )
+    order = np.argsort(labels, kind="stable")
+    labels, real = labels[order], real[order]
+    extractor, strata = load_extractor(), (labels, labels)
+    (one, seen_real), (other, seen_made) = extractor(real), extractor(made)
+    wanted = np.array(names, object)[labels]
+    right = [(np.array(extractor.class_names, object)[seen.argmax(1)] == wanted).mean()
+             for seen in (seen_made, seen_real)]  # fmt: skip
+    k = min(5, len(rows) - 1)
+    overlap = precision_recall_density_coverage(one, other, k)
+    apart = [diversity(part, labels, names).mean() for part in (made, real)]
+    return {"kernel_distance": kernel_distance(one, other, strata),
+            "precision": overlap["precision"], "coverage": overlap["coverage"],
+            "agreement": right[0] / right[1] if right[1] else None,
+            "diversity": apart[0] / apart[1] if apart[1] else None}  # fmt: skip
+
+
+MOST_COMPARED = 100
+"""Real validation images of each class with which a generator's cells are compared."""
 
 
 def _conditional(
