@@ -77,6 +77,7 @@ def optimise(
     rate = keras.optimizers.schedules.CosineDecay(learning_rate, steps)
     adam = keras.optimizers.Adam(rate, epsilon=1e-12)
     search.compile(adam, loss="mae", jit_compile=use_xla())
+    adam.build(search.trainable_variables)  # else the first step compiles twice
     indices = [np.arange(len(images))]
     if labels is not None:
         indices.append(np.asarray(labels, "int32"))

@@ -7,7 +7,7 @@ import tempfile
 from pathlib import Path
 
 TESTS = Path(__file__).parent
-PLACES = TESTS, TESTS.parent, TESTS.parent / "notebooks"
+PLACES = TESTS / "startup", TESTS, TESTS.parent, TESTS.parent / "notebooks"
 COMPILED = tempfile.TemporaryDirectory()  # what JAX compiled, for the next process
 
 

@@ -3,7 +3,9 @@
 import base64
 import csv
 import json
+import os
 import re
+import shutil
 import subprocess
 import sys
 from pathlib import Path
@@ -20,6 +22,7 @@ import pytest
 
 COMMAND = Path(sys.executable).with_name("cellaug")
 GENERATOR = Path("artifacts", "03_ac_gan", "conditional")
+REFERENCES = project_root() / "tests" / "reference"
 
 
 def cellaug(*words, status=0):
@@ -53,7 +56,7 @@ def test_every_chapter_was_run_to_its_end(smoke):
     assert set(metrics["durations"]) == set(CHAPTERS)
     assert metrics["settings"]["image_size"] == 32 and metrics["versions"]["cellaug"] == __version__
     assert metrics["data"] and metrics["device"] and metrics["date"]
-    assert sum(metrics["durations"].values()) < 480  # on one core, the other runs the references
+    assert sum(metrics["durations"].values()) < 480  # other tests run beside it
     for chapter in pages():
         notebook = nbformat.read(smoke / "notebooks" / f"{chapter}.ipynb", as_version=4)
         outputs = [o for c in notebook.cells for o in c.get("outputs", ())]
@@ -75,6 +78,45 @@ def test_figures_of_merit_are_what_the_artifacts_say(smoke):
 
 def test_a_second_run_has_nothing_to_do(smoke):
     assert cellaug("run", "--profile", "smoke").count("nothing has changed") == len(pages())
+
+
+def code(folder, page):
+    notebook = nbformat.read(folder / f"{page}.ipynb", as_version=4)
+    return [cell for cell in notebook.cells if cell.cell_type == "code"]
+
+
+def compared(cell):
+    """What nbval compares of a cell: all that it printed and showed but pictures."""
+    if "nbval-check-output" not in cell.metadata.get("tags", ()):
+        return []
+    shown = [dict(out.data) for out in cell.outputs if "data" in out]
+    printed = "".join(out.text for out in cell.outputs if out.output_type == "stream")
+    return [printed, *({k: v for k, v in each.items() if k != "image/png"} for each in shown)]
+
+
+@pytest.mark.parametrize("page", pages())
+def test_the_run_gives_what_the_references_hold(smoke, page):
+    references, found = code(REFERENCES, page), code(smoke / "notebooks", page)
+    for reference, cell in zip(references, found, strict=True):
+        assert cell.source == reference.source, "run: make references"
+        assert compared(cell) == compared(reference), cell.source
+    assert any(map(compared, found))
+
+
+def test_nbval_finds_what_the_references_hold(smoke):
+    """In the notebooks that train nothing, which `cellaug run` has not run in nbval's way."""
+    quick = ["01_data", "06_discussion", "record/benchmarks"]
+    build = project_root() / "build" / "references"
+    shutil.rmtree(build, ignore_errors=True)
+    shutil.copytree(smoke / "artifacts", build / smoke.name / "artifacts")
+    done = subprocess.run(
+        [sys.executable, "-m", "pytest", *(REFERENCES / f"{page}.ipynb" for page in quick)],
+        cwd=project_root(), env=os.environ | {"CELLAUG_BUILD": str(build)},
+        capture_output=True, text=True,
+    )  # fmt: skip
+    assert done.returncode == 0, done.stdout
+    cells = sum(len(code(REFERENCES, page)) for page in quick)
+    assert int(re.search(r"(\d+) passed", done.stdout)[1]) == cells
 
 
 def test_the_book_works_with_the_network_off(smoke):

@@ -409,23 +409,24 @@ def test_gradients_are_computed_in_float32_under_mixed_precision():
     assert all(np.isfinite(v) for v in logs.values())
 
 
-@pytest.mark.parametrize("backend", ["tensorflow", "jax"])
-def test_the_recipe_runs_in_mixed_precision(backend):
-    code = """
-import keras, numpy as np, test_conditional as t
-gan = t.everything_on(1, mixed_precision=True)
-assert keras.config.dtype_policy().name == "float32"
-layers = [*gan.generator.layers, *gan.discriminator.layers]
-assert sum(layer.compute_dtype == "bfloat16" for layer in layers) > len(layers) / 2
-assert {v.dtype for v in gan.trainable_variables} == {"float32"}
-images = np.random.default_rng(0).uniform(-1, 1, (8, t.SIZE, t.SIZE, 3)).astype("float32")
-for _ in range(2):
-    logs = gan.train_on_batch(images, np.arange(8) % t.CLASSES, return_dict=True)
-assert all(np.isfinite(value) for value in logs.values()), logs
-print(gan.generate(np.zeros((3, t.LATENT)), np.arange(3)).dtype)
-"""
-    done = python(code, backend, JAX_DISABLE_MOST_OPTIMIZATIONS="1")
-    assert done.stdout.strip() == "uint8", done.stderr
+def in_mixed_precision() -> str:
+    """Two steps of the recipe; what it generates then is of this type."""
+    gan = everything_on(1, mixed_precision=True)
+    assert keras.config.dtype_policy().name == "float32"
+    layers = [*gan.generator.layers, *gan.discriminator.layers]
+    assert sum(layer.compute_dtype == "bfloat16" for layer in layers) > len(layers) / 2
+    assert {v.dtype for v in gan.trainable_variables} == {"float32"}
+    images = np.random.default_rng(0).uniform(-1, 1, (8, SIZE, SIZE, 3)).astype("float32")
+    for _ in range(2):
+        logs = gan.train_on_batch(images, np.arange(8) % CLASSES, return_dict=True)
+    assert all(np.isfinite(value) for value in logs.values()), logs
+    return str(gan.generate(np.zeros((3, LATENT)), np.arange(3)).dtype)
+
+
+@pytest.mark.no_cover  # tracing lines makes compiling slower by two thirds
+def test_the_recipe_runs_in_mixed_precision():
+    """On the other backend in `test_the_recipe_agrees_on_both_backends`."""
+    assert in_mixed_precision() == "uint8"
 
 
 # Collapse
@@ -464,6 +465,7 @@ def test_diversity_is_logged_and_a_collapsed_run_is_stopped(cells, capsys):
     assert "stopped after epoch 3: the generator has collapsed" in text and "as real ones" in text
 
 
+@pytest.mark.no_cover
 def test_a_run_that_was_stopped_stays_stopped(cells, tmp_path):
     reader = Reader(cells, SIZE, 24, seed=0, drop_last=True)
 
@@ -574,7 +576,7 @@ def in_turn(runs: list[tuple[str, str, int]]) -> None:
 @pytest.mark.parametrize(
     ("backend", "kills"),
     [
-        ("tensorflow", [("step", 0), ("step", 2), ("epoch", 1), ("save", 1)]),
+        ("tensorflow", [("step", 0), ("save", 1), ("epoch", 1)]),
         ("jax", [("step", 2), ("save", 3)]),
     ],
 )
@@ -597,34 +599,44 @@ def test_a_run_that_is_killed_again_and_again_ends_with_the_same_bits(tmp_path, 
             np.testing.assert_array_equal(a[key], b[key], err_msg=key)
 
 
-def check_both_backends(folder: Path, module: str, calls: dict[str, Adversarial]) -> None:
+def check_both_backends(folder: Path, module: str, calls: dict[str, Adversarial], also: str) -> str:
     """Three steps from the same weights and the same drawn numbers end with the same values.
 
-    `calls` are expressions of `module` that build a GAN, with a GAN whose weights it gets.
+    `calls` are expressions of `module` that build a GAN for the other backend, with this one's.
+    Returns the value of another expression of `module` on the other backend.
     """
     places = [folder / str(number) for number in range(len(calls))]
     for place, gan in zip(places, calls.values(), strict=True):
         place.mkdir()
         start = [array(v) for v in floats_of(gan)]
         np.savez(place / "start.npz", **{f"{k:03d}": v for k, v in enumerate(start)})
-    for backend in ("tensorflow", "jax"):
-        steps = [
-            f"test_conditional.three_steps({str(place)!r}, {module}.{call})"
-            for place, call in zip(places, calls, strict=True)
-        ]
-        code = "; ".join([f"import test_conditional, {module}", *steps])
-        done = python(code, backend, JAX_DISABLE_MOST_OPTIMIZATIONS="1")
-        assert done.returncode == 0, done.stderr
+    steps = [
+        f"test_conditional.three_steps({str(place)!r}, {module}.{call})"
+        for place, call in zip(places, calls, strict=True)
+    ]
+    code = "; ".join([f"import test_conditional, {module}", f"print({module}.{also})", *steps])
+    other = "jax" if keras.backend.backend() == "tensorflow" else "tensorflow"
+    done = python(code, other, JAX_DISABLE_MOST_OPTIMIZATIONS="1")
+    assert done.returncode == 0, done.stderr
+    drawing = keras.random.uniform, keras.random.normal
+    try:
+        for place, gan in zip(places, calls.values(), strict=True):
+            three_steps(str(place), gan)
+    finally:
+        keras.random.uniform, keras.random.normal = drawing
     for place, call in zip(places, calls, strict=True):
         with np.load(place / "tensorflow.npz") as a, np.load(place / "jax.npz") as b:
             assert len(a.files) == len(b.files) > 30
             for key in a.files:
                 words = f"{call}: {key}"
                 np.testing.assert_allclose(a[key], b[key], rtol=2e-3, atol=2e-5, err_msg=words)
+    return done.stdout.strip()
 
 
 def test_the_recipe_agrees_on_both_backends(tmp_path):
-    check_both_backends(tmp_path, "test_conditional", {"everything_on(0)": everything_on(8)})
+    calls = {"everything_on(0)": everything_on(8)}
+    kind = check_both_backends(tmp_path, "test_conditional", calls, "in_mixed_precision()")
+    assert kind == "uint8"
 
 
 def floats_of(gan: Adversarial) -> list[keras.Variable]:
@@ -633,7 +645,7 @@ def floats_of(gan: Adversarial) -> list[keras.Variable]:
 
 
 def three_steps(folder: str, gan: Adversarial) -> None:
-    """The part of `check_both_backends` that runs in a process of its own."""
+    """The part of `check_both_backends` that each backend does."""
     rng, name = np.random.default_rng(0), keras.backend.backend()
     # Adam would turn the rounding of small gradients into whole steps, and so would large steps
     # against WGAN-GP's steep penalty.

@@ -130,6 +130,7 @@ def test_shipped_weights_draw_the_same_images(name):
     assert np.abs(drawn(name) - expected).max() < 1.0  # grey levels of 255
 
 
+@pytest.mark.no_cover  # other tests cover what the package has of this
 def test_an_evaluation_gives_the_same_numbers(tmp_path, capsys):
     found, expected = evaluated(tmp_path, capsys), PINS["evaluated"]
     assert found.keys() == expected.keys()

@@ -39,7 +39,7 @@ import time
 
 for word in ("working", "still working", "done"):
     print(f"\\r{{word}}   ", end="", flush=True)
-    time.sleep(0.3)  # so that every word is sent on its own
+    time.sleep({pause})  # so that every word is sent on its own
 print(seed)
 
 # %%
@@ -59,7 +59,8 @@ def tiny(tmp_path, monkeypatch):
     (tmp_path / "notebooks" / "profiles").mkdir(parents=True)
     for chapter in book.CHAPTERS:
         extra = 'data = "phantom"\nrate = 0.5\n' if chapter == "01_data" else ""
-        text = HEADER + extra + BODY.format(chapter=chapter)
+        pause = 0.3 if chapter == "01_data" else 0
+        text = HEADER + extra + BODY.format(chapter=chapter, pause=pause)
         (tmp_path / "notebooks" / f"{chapter}.py").write_text(text)
     (tmp_path / "notebooks" / "profiles" / "tiny.yaml").write_text("seed: 3\n")
     (tmp_path / "notebooks" / "record").mkdir()

@@ -145,7 +145,9 @@ def train_classifier(
     rate = keras.optimizers.schedules.CosineDecay(learning_rate, steps) if decay else learning_rate
     loss = keras.losses.SparseCategoricalCrossentropy(from_logits=True)
     adam = keras.optimizers.Adam(rate)
-    model.compile(adam, loss, metrics=["accuracy"], jit_compile=training.use_xla())
+    right = keras.metrics.SparseCategoricalAccuracy("accuracy")
+    model.compile(adam, loss, metrics=[right], jit_compile=training.use_xla())
+    adam.build(model.trainable_variables)  # by name, or not built, the first step compiles twice
     if isinstance(batches, Reader):
         (fit or training.fit)(model, batches, steps // len(batches), label=title)
         batches.seek(0)

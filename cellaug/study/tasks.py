@@ -391,6 +391,7 @@ def learn(
     rate = keras.optimizers.schedules.CosineDecay(chosen["learning_rate"], steps)
     loss = keras.losses.CategoricalCrossentropy(from_logits=True)
     model.compile(keras.optimizers.Adam(rate), loss, jit_compile=use_xla())
+    model.optimizer.build(model.trainable_variables)  # else the first step compiles twice
     mix = Mixed(seed) if arm["augment"] == "mixup" else None
     parts: list[tuple[int, float | None]] = [(steps, arm["share"])]
     if arm["pretrain"]:

@@ -121,6 +121,8 @@ def fit(
 
 def _train(model: keras.Model, validation: Any, callbacks: list, keeper: _Keeper) -> None:
     reader, position, epochs = keeper.reader, keeper.position, keeper.epochs
+    if not model.optimizer.built:  # else the first step compiles twice
+        model.optimizer.build(model.trainable_variables)
     reader.seek(position.epoch, 0)
     last = len(reader) - 1
     images = last * len(reader[0][0]) + len(reader[last][0])
