@@ -369,7 +369,8 @@ def summary(merged: Mapping[str, Any], command: str, late: Sequence[str] = ()) -
             if change := found["change_against_original"].get(arm):
                 mean, low, high = (change["weighted_f1"][key] for key in ("mean", "low", "high"))
                 line += f"  {100 * mean:+.1f} "
-                line += "(one seed)" if low is None else f"({100 * low:+.1f} to {100 * high:+.1f})"
+                few = "(too few seeds for an interval)"
+                line += few if low is None else f"({100 * low:+.1f} to {100 * high:+.1f})"
             lines.append(line)
     lines += ["", f"executed notebooks: {build_folder(merged['profile']) / 'notebooks'}"]
     rest = f"still to be run: {', '.join(late)}" if late else f"the report: {command}"

@@ -1,8 +1,10 @@
 """Charts: bars, curves, matrices, and values with their intervals."""
 
 from collections.abc import Mapping, Sequence
+from itertools import chain
 from typing import Any
 
+from cellaug.evaluation.classifiers import FOR_AN_INTERVAL
 from cellaug.figures import style
 
 import numpy as np
@@ -121,6 +123,36 @@ def interval_plot(
         if line is not None:
             ax.axvline(line, color=style.GREY, linestyle="--", linewidth=1)
     fig.supxlabel(xlabel, fontsize=9)
+    return fig
+
+
+Changes = Mapping[str, Mapping[str, Mapping[str, Any]]]
+"""By arm and metric ("weighted_f1", "macro_f1"), a `paired_difference`."""
+
+
+def forest(sources: Mapping[str, Changes]) -> Figure:
+    """Draw the change of weighted and macro F1 of each arm, with a mark for each source (Table 4).
+
+    `sources` are runs by name, such as "thesis" or "this run". A line is a 95 % interval; a change
+    from fewer than `FOR_AN_INTERVAL` seeds has none. ValueError if there is no change to draw.
+    """
+    names = {"weighted_f1": "weighted F1", "macro_f1": "macro F1"}
+    rows = [
+        {"name": arm, "measure": names[metric], "kind": source, **found}
+        for source, arms in sources.items()
+        for arm, changes in arms.items()
+        for metric, found in changes.items()
+    ]
+    if not rows:
+        raise ValueError("there is no change of F1 to draw")
+    table = pd.DataFrame(rows).astype(dict.fromkeys(("mean", "low", "high"), float))
+    table["value"] = 100 * table["mean"]
+    table[["low", "high"]] = 100 * table[["low", "high"]].where(table["n"].ge(FOR_AN_INTERVAL))
+    order = list(dict.fromkeys(chain(*sorted(sources.values(), key=len, reverse=True))))
+    table = table.sort_values("name", key=lambda arms: arms.map(order.index), kind="stable")
+    table = table.sort_values("measure", ascending=False, kind="stable")  # weighted on the left
+    fig = interval_plot(table, "change in percentage points of F1", 0)
+    fig.set_figheight(fig.get_figheight() + 0.12 * (len(sources) - 1) * len(order))
     return fig
 
 
