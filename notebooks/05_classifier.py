@@ -239,7 +239,7 @@ pd.DataFrame(
 
 # %% tags=["hide-input"]
 Markdown(
-    f"Mean ± standard deviation over {len(seeds)} seeds; changes in percentage points with 95 % "
+    f"Mean ± standard deviation over seeds ({len(seeds)} here); changes in percentage points with 95 % "
     f"intervals, paired by seed. There is no interval from fewer than {classifiers.FOR_AN_INTERVAL} "
     f"seeds, and chapter 6 gives no verdict from fewer than {classifiers.FOR_A_VERDICT}."
 )

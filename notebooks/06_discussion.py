@@ -28,7 +28,7 @@ import json
 
 from cellaug import figures
 from cellaug.book import CHAPTERS, Chapter, recorded_results, show
-from cellaug.book.claims import claims, claims_table, f1_sources, real_runs
+from cellaug.book.claims import claims, claims_table, f1_sources, real_runs, rules
 from cellaug.evaluation.classifiers import FOR_A_VERDICT, points, verdict
 from studies import ladder, weights
 from studies.common import verdicts
@@ -58,13 +58,8 @@ drawn = ours["01_data"]["phantom"]
 table = claims_table(ours)
 table.style.hide(axis="index").set_properties(**{"text-align": "left", "vertical-align": "top"})
 
-# %% [markdown]
-# What do the verdicts mean? A change of F1 is judged by its interval (below). Generated cells count as
-# *varied* from the fraction of the diversity of real cells on that the scorecard asks for. The
-# requested class counts as generated if a classifier recognises it about as often as in real cells.
-# Losses are *in balance* while D(x) stays between ¼ and ¾, interpolation is *smooth* while no step is
-# twice as large as the mean. A latent vector is *found* if its cell differs from the real one at most
-# half as much as another cell does, and *in part* if it differs less than that one.
+# %% tags=["hide-input"]
+Markdown(rules())
 
 # %% [markdown]
 # The recorded columns are what earlier runs of these chapters wrote down; they were not run again for
@@ -101,7 +96,10 @@ def conclusions(run):
     changes = run["05_classifier"]["change_against_original"]
     return pd.DataFrame(
         {
-            (arm, metric.replace("_f1", " F1")): {"points": points(found), "shown": verdict(found)}
+            (arm, metric.replace("_f1", " F1")): {
+                "points": points(found),
+                "shown": verdict(found),
+            }
             for arm, change in changes.items()
             if arm != "classical"
             for metric, found in change.items()

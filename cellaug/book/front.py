@@ -8,7 +8,8 @@ from dataclasses import astuple, dataclass
 from pathlib import Path
 from typing import Any
 
-from cellaug.book.chapter import pages, result_file, thesis
+from cellaug.book import chapter
+from cellaug.book.chapter import pages, thesis
 from cellaug.book.claims import change, real_runs
 from cellaug.evaluation.classifiers import FOR_A_VERDICT, points, verdict
 from cellaug.evaluation.scorecard import scorecard
@@ -44,7 +45,7 @@ def studies() -> dict[str, pd.DataFrame]:
     `outcome` (see `outcome`) and with `pool` and `extra`, the choices of the plan for the arm.
     """
     found = {}
-    for path in sorted(result_file("augmentation").glob("*/contrasts.parquet")):
+    for path in sorted(chapter.result_file("augmentation").glob("*/contrasts.parquet")):
         plan = yaml.safe_load(path.with_name("plan.yaml").read_text("utf-8"))
         table = pd.read_parquet(path)
         if plan["data"] == "phantom" or table.empty:
@@ -76,7 +77,7 @@ def _summary(table: pd.DataFrame) -> str:
     if table.empty:
         return NO_STUDY
     counts = table["outcome"].value_counts()
-    few, most = counts.get("too few seeds", 0), table.loc[table["mean"].idxmax()]
+    few, most = int(counts.get("too few seeds", 0)), table.loc[table["mean"].idxmax()]
     said = f"Study: of {len(table)} planned comparisons {counts.get('gain', 0)} show a gain and "
     said += f"{counts.get('loss', 0)} a loss"
     said += f"; {few} have fewer than {FOR_A_VERDICT} seeds" * (few > 0)
@@ -198,9 +199,9 @@ def advice() -> dict[str, str]:
         "Perhaps. Generated cells helped in some comparisons on real cells. Whether they help with "
         "yours, find out with `cellaug run` on your own images."
         if helps
-        else "Not to improve a classifier: no recorded result on real cells shows a gain yet. But yes "
-        "to check a set of images (`cellaug inspect`), to measure how close generated cells come to "
-        "real ones (`cellaug evaluate`), or to try augmentation on your own cells (`cellaug run`)."
+        else "Not to improve a classifier: no recorded result on real cells shows a gain yet. But "
+        "yes to check a set of images (`cellaug inspect`), to measure how close generated cells "
+        "come to real ones (`cellaug evaluate`), or to try it on your own cells (`cellaug run`)."
     )
     return {
         "lab": lab,
@@ -218,11 +219,12 @@ def readme_block() -> str:
     return f"{table}\n\n**Should a lab use it?** {advice()['lab']}"
 
 
-def substitutions(run: Mapping[str, Any]) -> dict[str, str]:
+def substitutions() -> dict[str, str]:
     """What the first page, ``book/intro.md``, gets from results, by the name it has there."""
     found = {"answers": answers_table(), "cells": cells_html()}
     link = f"The page [](/{STUDY_PAGE}.ipynb) has all its comparisons."
-    found["study"] = link if STUDY_PAGE in pages() else NO_STUDY * (not studies())
+    planned = "A larger study is planned: `cellaug study augmentation`."
+    found["study"] = link if STUDY_PAGE in pages() else planned
     return found | advice()
 
 

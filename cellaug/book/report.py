@@ -22,11 +22,11 @@ import yaml
 BANNER = 'Demo. The "cells" in this copy are computer drawings. '
 BANNER += "Only results marked recorded or trained on PBC are about real blood."
 CHANGED = "The chapters, or code that they use, have changed since this run was recorded."
-RECORDED = """Runs of the chapters that were kept, as they were recorded. They are not of this build;
-[](built_from.md) says what that was. [Chapter 6](06_discussion.ipynb) compares them with the
+RECORDED = """Runs of the chapters that were kept, as they were recorded. They are not of this
+build; [](built_from.md) says what that was. [Chapter 6](06_discussion.ipynb) compares them with the
 thesis, claim by claim."""
-FOREST = """Change of F1 compared with training on the original images. Lines are 95 % intervals over
-seeds; a mark without a line is of fewer than {few} seeds."""
+FOREST = """Change of F1 compared with training on the original images. Lines are 95 % intervals
+over seeds; a mark without a line is of fewer than {few} seeds."""
 
 
 def build_html(build: Path, run: Mapping[str, Any]) -> Path:
@@ -41,7 +41,7 @@ def build_html(build: Path, run: Mapping[str, Any]) -> Path:
     generated = {"built_from.md": facts_page(run), "recorded_results.md": results_page()}
     config = yaml.safe_load((project_root() / "book" / "_config.yml").read_text(encoding="utf-8"))
     built = {"built": _built_line(run)}
-    config["parse"]["myst_substitutions"] = built | front.substitutions(run)
+    config["parse"]["myst_substitutions"] = built | front.substitutions()
     if run["chapters"][CHAPTERS[0]]["phantom"]:
         config["html"]["announcement"] = BANNER
     generated["_config.yml"] = yaml.safe_dump(config)
@@ -104,8 +104,8 @@ def results_page() -> str:
         parts += [f"## {_plain(profile)}", _recorded_line(record)]
         parts += [f":::{{warning}}\n{CHANGED}\n:::"] if record["changed"] else []
         parts += _recorded_changes(profile, record["chapters"].get("05_classifier", {}))
-        more = {"settings": record["settings"], "versions": record["versions"]}
-        more |= {"seconds": record["durations"]}
+        more = {"data": record["data"], "settings": record["settings"]}
+        more |= {"versions": record["versions"], "seconds": record["durations"]}
         parts += [f"::::{{dropdown}} Settings, versions, durations\n{_table(more)}\n::::"]
         parts += [f"{{download}}`All results of this run as JSON <recorded/{profile}.json>`"]
     return "\n\n".join(parts) + "\n"
@@ -114,10 +114,12 @@ def results_page() -> str:
 def _recorded_line(record: Mapping[str, Any]) -> str:
     """When, on what, with what and from which code a run was recorded."""
     data = record["chapters"].get(CHAPTERS[0], {})
-    seconds = str(pd.Timedelta(seconds=round(sum(record["durations"].values()))))
+    from cellaug.training.fit import duration
+
     cells = f"{_plain(data['data_name'])}, {data['images']:,} images" if data else "unknown images"
     made = f"commit {_plain(record['commit'][:7])}, {_plain(record['device'])}"
-    return f"*Recorded {record['date']} on {cells}: {made}, {seconds.removeprefix('0 days ')}.*"
+    seconds = sum(record["durations"].values())
+    return f"*Recorded {record['date']} on {cells}: {made}, {duration(seconds)}.*"
 
 
 def _recorded_changes(profile: str, found: Mapping[str, Any]) -> list[str]:
@@ -127,7 +129,8 @@ def _recorded_changes(profile: str, found: Mapping[str, Any]) -> list[str]:
     if not found:
         return []
     changes, rows = found["change_against_original"], {}
-    for arm, scores in found["arms"].items():
+    for arm in sorted(found["arms"], key=lambda arm: (arm in changes, arm)):  # the original first
+        scores = found["arms"][arm]
         rows[arm] = {"training images": f"{found['training_images'][arm]:,}"}
         for metric in ("weighted_f1", "macro_f1"):
             name = metric.replace("_f1", " F1")
