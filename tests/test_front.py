@@ -85,7 +85,7 @@ def test_a_gain_needs_five_seeds_an_interval_above_zero_and_survives_the_other_c
     studied(few, wide, many, comparison("generated", mean=-0.03))
     answer = front.answers()[1]
     assert "of 4 planned comparisons 0 show a gain and 1 a loss; 1 have fewer" in answer.found
-    assert answer.answer == "**No**: none of 3 comparisons gains, 1 lose."
+    assert answer.answer == "**No:** 1 of 3 comparisons show a loss, none a gain."
     assert front.advice()["lab"].startswith("Not to improve")
 
 
@@ -93,7 +93,7 @@ def test_a_gain_is_told_with_its_size(studied):
     bigger = comparison("generated", mean=0.0345, adjusted=0.2)
     studied(comparison("generated"), bigger, comparison("generated", **{"class": "basophil"}))
     answer = front.answers()[1]
-    assert answer.answer == "**Yes, sometimes:** in 1 of 2 comparisons."
+    assert answer.answer == "**Yes, sometimes:** 1 of 2 comparisons show a gain, none a loss."
     assert "generated against real (tail-10), +3.45 points (+2.45 to +4.45)" in answer.found
     assert "macro F1" in answer.found and front.advice()["lab"].startswith("Perhaps")
 

@@ -150,17 +150,17 @@ def _improves() -> Answer:
 def _answer(outcomes: pd.Series) -> str:
     """What follows from outcomes of comparisons with training on real cells alone."""
     judged = outcomes[outcomes != "too few seeds"]
-    gains, losses = (judged == "gain").sum(), (judged == "loss").sum()
+    of, counts = f"of {len(judged)} comparisons", judged.value_counts()
+    gains, losses = (int(counts.get(each, 0)) for each in ("gain", "loss"))
     if judged.empty:
         return f"**Not shown:** a verdict needs at least {FOR_A_VERDICT} seeds."
     if gains and losses:
-        return f"**It depends:** {gains} of {len(judged)} comparisons gain, {losses} lose."
+        return f"**It depends:** {gains} {of} show a gain, {losses} a loss."
     if gains:
-        return f"**Yes, sometimes:** in {gains} of {len(judged)} comparisons."
-    return "**No**" * (losses > 0) + "**Not shown**" * (not losses) + (
-        f": none of {len(judged)} comparisons gains" + f", {losses} lose." * (losses > 0)
-        + "." * (not losses)
-    )  # fmt: skip
+        return f"**Yes, sometimes:** {gains} {of} show a gain, none a loss."
+    if losses:
+        return f"**No:** {losses} {of} show a loss, none a gain."
+    return f"**Not shown:** 0 {of} show a gain or a loss."
 
 
 def _why() -> Answer:
