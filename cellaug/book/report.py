@@ -142,11 +142,9 @@ def _recorded_changes(profile: str, found: Mapping[str, Any]) -> list[str]:
     said += "percentage points with 95 % intervals, paired by seed."
     alt = "Forest plot of the changes in the table, beside the thesis's change of weighted F1."
     caption = FOREST.format(few=FOR_AN_INTERVAL)
-    return [
-        f'<div class="scroll">\n{table}\n</div>',
-        said,
-        f":::{{figure}} recorded/{profile}.png\n:alt: {alt}\n:width: 100%\n\n{caption}\n:::",
-    ]
+    options = f":alt: {alt}\n:width: 100%\n:figclass: wide"
+    figure = f":::{{figure}} recorded/{profile}.png\n{options}\n\n{caption}\n:::"
+    return [f'<div class="scroll">\n{table}\n</div>', said, figure]
 
 
 def _write_record(folder: Path, profile: str, record: Mapping[str, Any]) -> None:

@@ -136,23 +136,24 @@ def forest(sources: Mapping[str, Changes]) -> Figure:
     `sources` are runs by name, such as "thesis" or "this run". A line is a 95 % interval; a change
     from fewer than `FOR_AN_INTERVAL` seeds has none. ValueError if there is no change to draw.
     """
-    names = {"weighted_f1": "weighted F1", "macro_f1": "macro F1"}
-    rows = [
-        {"name": arm, "measure": names[metric], "kind": source, **found}
+    rows = {
+        (metric.replace("_f1", " F1"), arm, source): found
         for source, arms in sources.items()
         for arm, changes in arms.items()
         for metric, found in changes.items()
-    ]
+    }
     if not rows:
         raise ValueError("there is no change of F1 to draw")
-    table = pd.DataFrame(rows).astype(dict.fromkeys(("mean", "low", "high"), float))
+    names = list(dict.fromkeys(chain(*sorted(sources.values(), key=len, reverse=True))))
+    # All combinations, so that a source has the same colour in every figure.
+    every = pd.MultiIndex.from_product(
+        [["weighted F1", "macro F1"], names, sources], names=["measure", "name", "kind"]
+    )
+    table = pd.DataFrame.from_dict(rows, "index", float).reindex(every)
     table["value"] = 100 * table["mean"]
-    table[["low", "high"]] = 100 * table[["low", "high"]].where(table["n"].ge(FOR_AN_INTERVAL))
-    order = list(dict.fromkeys(chain(*sorted(sources.values(), key=len, reverse=True))))
-    table = table.sort_values("name", key=lambda arms: arms.map(order.index), kind="stable")
-    table = table.sort_values("measure", ascending=False, kind="stable")  # weighted on the left
-    fig = interval_plot(table, "change in percentage points of F1", 0)
-    fig.set_figheight(fig.get_figheight() + 0.12 * (len(sources) - 1) * len(order))
+    table[["low", "high"]] = 100 * table[["low", "high"]].where(table["n"] >= FOR_AN_INTERVAL)
+    fig = interval_plot(table.reset_index(), "change in percentage points of F1", 0)
+    fig.set_figheight(fig.get_figheight() + 0.12 * (len(sources) - 1) * len(names))
     return fig
 
 
