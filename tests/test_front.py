@@ -54,7 +54,7 @@ def studied(tmp_path, monkeypatch):
 
 
 def test_the_readme_has_the_answers_that_the_results_give():
-    fix = "'python tests/make_readme.py' brings it up to date"
+    fix = "'make readme' brings it up to date"
     assert make_readme.answers(README) == README, fix
 
 
