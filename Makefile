@@ -3,7 +3,7 @@ PYTHON ?= python3
 PROFILE ?= demo
 BIN := .venv/bin
 
-.PHONY: book test lab references bench-data bench-train lock format clean
+.PHONY: book test lab references readme bench-data bench-train lock format clean
 
 book: .venv/installed
 	$(BIN)/cellaug run --profile $(PROFILE)
@@ -23,6 +23,11 @@ lab: .venv/installed
 references: .venv/tested
 	$(BIN)/cellaug run --profile smoke
 	$(BIN)/python tests/make_references.py
+
+# The answers, the cells and the screenshot in the README, from the recorded results and a built book.
+readme: .venv/tested
+	PATH="$(CURDIR)/$(BIN):$$PATH" sh tests/install_browser.sh
+	PROFILE=$(PROFILE) $(BIN)/python tests/make_readme.py
 
 # Readers side by side, on the real cells under CELLAUG_DATA.
 bench-data: .venv/tested

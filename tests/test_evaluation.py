@@ -17,10 +17,12 @@ from cellaug.evaluation.classifiers import (
     machine_expert,
     paired_difference,
     per_class_change,
+    points,
     predicted,
     require_better_than_guessing,
     summarise_seeds,
     train_classifier,
+    verdict,
 )
 from cellaug.evaluation.distances import diversity, mean_pairwise_distance, nearest
 from cellaug.evaluation.expert import (
@@ -120,10 +122,31 @@ def test_paired_difference_by_hand():
     assert found["low"] == pytest.approx(2 - 4.3026527 / 3**0.5)
     assert found["high"] == pytest.approx(2 + 4.3026527 / 3**0.5)
     assert found["n"] == 3
-    assert paired_difference([1.0], [3.0]) == {"mean": 2.0, "low": None, "high": None, "n": 1}
+    for few in ([1.0], [1.0, 2.0]):  # two seeds that agree would have an interval of no width
+        same = [value + 2 for value in few]
+        none = {"mean": 2.0, "low": None, "high": None, "n": len(few)}
+        assert paired_difference(few, same) == none
     assert paired_difference([1, 2, 3], [2, 3, 4]) == {"mean": 1.0, "low": 1.0, "high": 1.0, "n": 3}
     with pytest.raises(ValueError, match="longer"):
         paired_difference([1, 2], [1, 2, 3])
+
+
+@pytest.mark.parametrize(
+    ("low", "high", "n", "said", "shown"),
+    [
+        (0.001, 0.02, 5, "+1.05 (+0.10 to +2.00)", "gain"),
+        (-0.02, -0.001, 5, "−1.05 (−2.00 to −0.10)", "loss"),
+        (-0.01, 0.03, 5, "+1.00 (−1.00 to +3.00)", "undecided"),
+        (0.001, 0.02, 4, "+1.05 (+0.10 to +2.00)", "too few seeds"),
+        (0.001, 0.02, 2, "+1.05 (2 seeds, no interval)", "too few seeds"),  # an old record
+        (None, None, 1, "+0.70 (1 seed, no interval)", "too few seeds"),
+    ],
+)
+def test_what_a_change_shows(low, high, n, said, shown):
+    mean = 0.007 if low is None else (low + high) / 2
+    difference = {"mean": mean, "low": low, "high": high, "n": n}
+    assert points(difference) == said
+    assert verdict(difference) == shown
 
 
 # --- the expert's statistics -------------------------------------------------------------------

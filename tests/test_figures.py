@@ -271,6 +271,30 @@ def test_interval_plot_of_several_measures_and_kinds():
     assert first.lines[-1].get_xdata() == [1.5, 1.5] and len(first.lines) == len(second.lines) + 1
 
 
+def test_forest_shows_sources_in_one_colour_and_no_interval_of_few_seeds():
+    def change(mean, n=3):
+        return {"mean": mean, "low": mean - 0.01, "high": mean + 0.01, "n": n}
+
+    recorded = {
+        "classical": {"weighted_f1": change(-0.02), "macro_f1": change(0.01, n=2)},
+        "AC-GAN": {"weighted_f1": change(0.03), "macro_f1": change(0.04)},
+    }
+    thesis = {"AC-GAN": {"weighted_f1": {"mean": 0.007, "low": None, "high": None, "n": 1}}}
+    fig = draw(figures.forest({"thesis": thesis, "recorded": recorded}))
+    weighted, macro = fig.axes
+    assert [ax.get_title() for ax in fig.axes] == ["weighted F1", "macro F1"]
+    assert [label.get_text() for label in weighted.get_yticklabels()] == list(recorded)
+    drawn = {line.get_label(): line.get_xdata() for line in weighted.lines}
+    np.testing.assert_allclose(drawn["recorded"], [-2, 3])
+    np.testing.assert_allclose(drawn["thesis"], [np.nan, 0.7])
+    (line,) = filter(len, macro.collections[1].get_segments())  # none of the two seeds
+    np.testing.assert_allclose(line[:, 0], [3, 5])
+    other = figures.forest({"thesis": thesis, "x": {"a": recorded["AC-GAN"]}})
+    assert [ax.lines[1].get_color() for ax in other.axes] == [weighted.lines[1].get_color()] * 2
+    with pytest.raises(ValueError, match="no change"):
+        figures.forest({"thesis": {}})
+
+
 def test_ladder_numbers_steps_and_shows_the_range_of_seeds():
     runs = pd.DataFrame(
         {

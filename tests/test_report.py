@@ -34,6 +34,11 @@ RUN = {
     "durations": {"01_data": 3700.4, "02_vanilla_gan": 23},
     "chapters": {"01_data": DATA},
 }
+ARMS, F1 = ("AC-GAN", "original"), ("weighted_f1", "macro_f1")
+CHANGE = {  # the second is of a time when two seeds got an interval
+    "weighted_f1": {"mean": 0.0123, "low": -0.01, "high": 0.0346, "n": 3},
+    "macro_f1": {"mean": -0.02, "low": -0.021, "high": -0.019, "n": 2},
+}
 REAL = RUN | {"chapters": {"01_data": DATA | {"phantom": False, "data_name": "pbc-fine"}}}
 
 
@@ -127,7 +132,13 @@ def record(folder: Path, **more) -> Path:
                     "specificity": {"value": 0.54, "n": 50},
                 },
             },
-            "05_classifier": {"one_pool": {"real": {"weighted_f1": {"mean": 0.9534}}}},
+            "05_classifier": {
+                "arms": {arm: {key: {"mean": 0.9534} for key in F1} for arm in ARMS},
+                "change_against_original": {ARMS[0]: CHANGE},
+                "training_images": {"AC-GAN": 1500, "original": 1000},
+                "test_images": 1234,
+                "seeds": 3,
+            },
         },
     }
     (folder / "pbc").mkdir(parents=True, exist_ok=True)
@@ -352,23 +363,56 @@ def test_facts_page():
 def test_results_page(recorded):
     record(recorded)
     page = results_page()
-    assert "Made by commit abc123." in page and CHANGED in page
+    assert "commit abc123, two \\| \\<cores\\>, 12 s" in page and CHANGED in page
     expected = {
-        "profile": "pbc",
-        "date": "2026-02-03",
         "data": "0123456789abcdef",
-        "device": "two | <cores>",
-        "d loss": "1.235",
-        "history": "(40 values, not shown)",
-        "seeds": "[1, 2]",
-        "expert › specificity › n": "50",
-        "one pool › real › weighted f1 › mean": "0.9534",
         "settings › gan epochs": "30",
         "seconds › 01 data": "12.3",
     }
     assert expected.items() <= rows(page).items()
+    arms = re.findall(r"<tr>\s*<th>(.*?)</th>(.*?)</tr>", page.partition("dropdown")[0], re.DOTALL)
+    cells = {arm: re.findall("<td>(.*?)</td>", row) for arm, row in arms}
+    assert list(cells) == ["original", "AC-GAN"]
+    assert cells["original"] == ["1,000", "95.3", "–", "95.3", "–"]
+    assert cells["AC-GAN"][2::2] == ["+1.23 (−1.00 to +3.46)", "−2.00 (2 seeds, no interval)"]
+    assert "3 seeds, 1,234 test images" in page
     record(recorded, code=chapter.chapters_hash())
     assert CHANGED not in results_page()
+
+
+def test_a_recorded_run_is_half_a_page_with_its_json(built, chromium, recorded):
+    (file,) = built.glob("_downloads/*/pbc.json")
+    kept = json.loads((recorded / "pbc" / "metrics.json").read_text())
+    assert json.loads(file.read_text())["chapters"] == kept["chapters"]
+    visit = browser.Visit(chromium, built, "recorded_results.html", browser.PHONE)
+    assert (
+        visit.page.evaluate("document.documentElement.scrollHeight") < 3 * browser.PHONE["height"]
+    )
+    assert visit.page.locator("a.download").get_attribute("href").endswith("pbc.json")
+    assert visit.page.locator("figure img").get_attribute("alt").startswith("Forest plot")
+    visit.close()
+
+
+def test_the_first_page_answers(built, chromium):
+    visit = browser.Visit(chromium, built, "index.html", browser.PHONE)
+    assert visit.page.evaluate("document.documentElement.scrollWidth") <= browser.PHONE["width"]
+    assert visit.page.inner_text("article h1").rstrip("#").strip().endswith("?")
+    names = visit.page.locator("div.one-vector figcaption").all_inner_texts()
+    assert len(names) == 11 and names[0] == "promyelocyte"
+    for name, picture in zip(names, visit.page.locator("div.one-vector img").all(), strict=True):
+        assert picture.get_attribute("alt") == f"Generated {name}."
+        assert picture.evaluate("i => i.naturalWidth") == 64
+        assert picture.bounding_box()["width"] >= 64
+    answers = visit.page.locator("table.answers tbody tr")
+    assert answers.count() == 3
+    assert "23 of 50 generated cells" in answers.nth(0).inner_text()
+    # On a phone a row is a card that says what each of its cells is.
+    before = "e => getComputedStyle(e, '::before').content"
+    heads = [cell.evaluate(before) for cell in answers.nth(0).locator("td").all()]
+    assert heads[1:] == ['"Thesis: "', '"On real cells: "', '"Answer: "']
+    box = visit.page.locator(".admonition", has_text="Should I use it?").inner_text()
+    assert all(reader in box for reader in ("laboratory", "student", "researcher", "diagnosis"))
+    visit.close()
 
 
 def test_results_must_be_readable(recorded):

@@ -371,7 +371,11 @@ def test_a_run_ends_with_its_result(tiny):
     text = run.summary(merged, "cellaug book --profile x.yaml")
     lines = [" ".join(line.split()) for line in text.splitlines()]
     assert lines[:3] == ["01_data 2 s", "05_classifier 61 s", "all 63 s"]
-    assert lines[5:8] == ["x 80.0", "y 81.0 +3.1 (-1.0 to +7.0)", "z 82.0 -2.0 (one seed)"]
+    assert lines[5:8] == [
+        "x 80.0",
+        "y 81.0 +3.1 (-1.0 to +7.0)",
+        "z 82.0 -2.0 (too few seeds for an interval)",
+    ]
     assert lines[-2] == f"executed notebooks: {tiny / 'build/tiny/notebooks'}"
     assert lines[-1] == "the report: cellaug book --profile x.yaml"
     late = run.summary(merged, "", ["05_classifier"])

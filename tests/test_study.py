@@ -1,6 +1,7 @@
 """The ablation study, shipped weights, and the studies run for real at a small setting."""
 
 import json
+import re
 import shutil
 from dataclasses import asdict, replace
 from itertools import pairwise
@@ -264,7 +265,9 @@ def test_weights_are_trained_measured_and_written(kind, tmp_path):
         assert chosen.items() <= card["training"]["recipe"].items()
     text = (out / "README.md").read_text()
     assert card["sha256"] in text and "## Known weaknesses" in text and "coverage" in text
-    assert "{" not in text and decode(out / "samples.png")[0].shape == (48, 160, 3)
+    assert text.index("## Known weaknesses") < text.index("## Scorecard") < text.index("<details>")
+    sheet = decode(out / "samples.png")[0]
+    assert "{" not in text and (len(sheet), sheet.shape[1] > 160) == (48, kind == "conditional")
     if kind == "vanilla":
         assert load_discriminator(out).output_shape == (None, 1)
     else:
@@ -505,6 +508,7 @@ def test_what_is_shipped_draws_what_its_card_shows(tmp_path, monkeypatch):
         card = json.loads((SHIPPED / name / CARD).read_text())
         size = card["image_size"]
         sheet = decode(SHIPPED / name / "samples.png")[0]
+        sheet = sheet[:, -(640 // size * size) :]  # names are on the left
         shown = sheet.reshape(-1, size, 640 // size, size, 3).swapaxes(1, 2)
         shown = shown.reshape(-1, size, size, 3)
         for backend in ("tensorflow", "jax"):
@@ -513,7 +517,13 @@ def test_what_is_shipped_draws_what_its_card_shows(tmp_path, monkeypatch):
                 difference = np.abs(file["images"].astype(int) - shown.astype(int))
             assert difference.mean() < 0.1 and difference.max() <= 4
         assert card["training"]["images_seen"] > 50_000 and card["fidelity"]["table"]
-        assert "CC BY 4.0" in (SHIPPED / name / "README.md").read_text()
+        text = (SHIPPED / name / "README.md").read_text()
+        measures = text.partition("```text\n")[2].rpartition("\n```")[0]
+        assert "CC BY 4.0" in text and weights.model_card(name, card, measures) == text
+        for row in re.findall(r"(?m)^\| (\w.*) \|$", text)[1:]:  # as the evaluation printed it
+            measure, value, *_, verdict = row.split(" | ")
+            line = next(line for line in measures.splitlines() if line.startswith(f"{measure}  "))
+            assert value in line and line.strip().endswith(verdict.strip("–"))
         recipe = card["training"]["recipe"]
         assert recipe | weights.LARGER.get(size, {}) == recipe, "not what the study trains today"
     assert load_discriminator("pbc-vanilla-64").output_shape == (None, 1)

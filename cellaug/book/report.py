@@ -13,7 +13,7 @@ from typing import Any
 
 from cellaug.book.chapter import CHAPTERS, pages, project_root, recorded_results
 from cellaug.errors import ReportError
-from cellaug.files import atomic_folder
+from cellaug.files import atomic_folder, write_json
 
 import nbformat
 import pandas as pd
@@ -22,8 +22,11 @@ import yaml
 BANNER = 'Demo. The "cells" in this copy are computer drawings. '
 BANNER += "Only results marked recorded or trained on PBC are about real blood."
 CHANGED = "The chapters, or code that they use, have changed since this run was recorded."
-RECORDED = "Runs that were kept, as they were recorded: the settings, the machine, the results. "
-RECORDED += "They are not of this build; [](built_from.md) says what this build was."
+RECORDED = """Runs of the chapters that were kept, as they were recorded. They are not of this
+build; [](built_from.md) says what that was. [Chapter 6](06_discussion.ipynb) compares them with the
+thesis, claim by claim."""
+FOREST = """Change of F1 compared with training on the original images. Lines are 95 % intervals
+over seeds; a mark without a line is of fewer than {few} seeds."""
 
 
 def build_html(build: Path, run: Mapping[str, Any]) -> Path:
@@ -32,10 +35,13 @@ def build_html(build: Path, run: Mapping[str, Any]) -> Path:
     `build` holds the executed notebooks, `run` is what `merge_metrics` returned. Raises ReportError
     where Jupyter Book warns of anything, BookError for a recorded result that cannot be read.
     """
+    from cellaug.book import front
+
     html = build.absolute() / "html"
     generated = {"built_from.md": facts_page(run), "recorded_results.md": results_page()}
     config = yaml.safe_load((project_root() / "book" / "_config.yml").read_text(encoding="utf-8"))
-    config["parse"]["myst_substitutions"] = {"built": _built_line(run)}
+    built = {"built": _built_line(run)}
+    config["parse"]["myst_substitutions"] = built | front.substitutions()
     if run["chapters"][CHAPTERS[0]]["phantom"]:
         config["html"]["announcement"] = BANNER
     generated["_config.yml"] = yaml.safe_dump(config)
@@ -45,6 +51,9 @@ def build_html(build: Path, run: Mapping[str, Any]) -> Path:
         shutil.copytree(project_root() / "book", source, ignore=unused)
         for name, text in generated.items():
             (source / name).write_text(text, encoding="utf-8")
+        front.draw_cells(source / "_static")
+        for profile, record in recorded_results().items():
+            _write_record(source / "recorded", profile, record)
         for name in pages():
             (source / name).parent.mkdir(exist_ok=True)
             notebook = nbformat.read(build / "notebooks" / f"{name}.ipynb", as_version=4)
@@ -88,16 +97,71 @@ def facts_page(run: Mapping[str, Any]) -> str:
 
 
 def results_page() -> str:
-    """The page "Recorded results" as Markdown: what was set, on what it ran, what came out."""
+    """The page "Recorded results" as Markdown: of each run the changes of F1, and its settings."""
     records, parts = recorded_results(), ["# Recorded results"]
     parts += [RECORDED if records else "No run has been recorded with this copy of the book."]
     for profile, record in records.items():
-        parts += [f"## {_plain(profile)}", f"Made by commit {_plain(record['commit'])}."]
+        parts += [f"## {_plain(profile)}", _recorded_line(record)]
         parts += [f":::{{warning}}\n{CHANGED}\n:::"] if record["changed"] else []
-        parts += _circumstances(record)
-        for chapter, metrics in record["chapters"].items():
-            parts += [f"### {_plain(chapter).replace('_', ' ')}", _table(metrics)]
+        parts += _recorded_changes(profile, record["chapters"].get("05_classifier", {}))
+        more = {"data": record["data"], "settings": record["settings"]}
+        more |= {"versions": record["versions"], "seconds": record["durations"]}
+        parts += [f"::::{{dropdown}} Settings, versions, durations\n{_table(more)}\n::::"]
+        parts += [f"{{download}}`All results of this run as JSON <recorded/{profile}.json>`"]
     return "\n\n".join(parts) + "\n"
+
+
+def _recorded_line(record: Mapping[str, Any]) -> str:
+    """When, on what, with what and from which code a run was recorded."""
+    data = record["chapters"].get(CHAPTERS[0], {})
+    from cellaug.training.fit import duration
+
+    cells = f"{_plain(data['data_name'])}, {data['images']:,} images" if data else "unknown images"
+    made = f"commit {_plain(record['commit'][:7])}, {_plain(record['device'])}"
+    seconds = sum(record["durations"].values())
+    return f"*Recorded {record['date']} on {cells}: {made}, {duration(seconds)}.*"
+
+
+def _recorded_changes(profile: str, found: Mapping[str, Any]) -> list[str]:
+    """The arms of chapter 05 as a table, and the forest plot; nothing if the run has none."""
+    from cellaug.evaluation.classifiers import FOR_AN_INTERVAL, points
+
+    if not found:
+        return []
+    changes, rows = found["change_against_original"], {}
+    for arm in sorted(found["arms"], key=lambda arm: (arm in changes, arm)):  # the original first
+        scores = found["arms"][arm]
+        rows[arm] = {"training images": f"{found['training_images'][arm]:,}"}
+        for metric in ("weighted_f1", "macro_f1"):
+            name = metric.replace("_f1", " F1")
+            rows[arm][f"{name}, %"] = f"{100 * scores[metric]['mean']:.1f}"
+            change = points(changes[arm][metric]) if arm in changes else "–"
+            rows[arm][f"change of {name}, points"] = change
+    table = pd.DataFrame(rows).T.to_html(border=0)
+    said = f"Means over {found['seeds']} seeds, {found['test_images']:,} test images; changes in "
+    said += "percentage points with 95 % intervals, paired by seed."
+    alt = "Forest plot of the changes in the table, beside the thesis's change of weighted F1."
+    caption = FOREST.format(few=FOR_AN_INTERVAL)
+    options = f":alt: {alt}\n:width: 100%\n:figclass: wide"
+    figure = f":::{{figure}} recorded/{profile}.png\n{options}\n\n{caption}\n:::"
+    return [f'<div class="scroll">\n{table}\n</div>', said, figure]
+
+
+def _write_record(folder: Path, profile: str, record: Mapping[str, Any]) -> None:
+    """Write what the page of recorded results shows beside its text: the JSON, the figure."""
+    from cellaug import figures
+    from cellaug.book.claims import thesis_change
+
+    folder.mkdir(exist_ok=True)
+    kept = {key: value for key, value in record.items() if key != "changed"}
+    write_json(folder / f"{profile}.json", kept)
+    if found := record["chapters"].get("05_classifier"):
+        figures.use_style()
+        sources = {
+            "thesis": thesis_change(),
+            f"recorded: {profile}": found["change_against_original"],
+        }
+        figures.forest(sources).savefig(folder / f"{profile}.png", dpi=200)
 
 
 def _built_line(run: Mapping[str, Any]) -> str:

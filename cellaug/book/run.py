@@ -41,6 +41,7 @@ NEEDS |= {"05_classifier": ("01_data", "03_ac_gan")}
 RESULTS = {"06_discussion": ["*/metrics.json", "ladder-*", "weights-*"]}
 RESULTS |= {"record/ladder": ["ladder-*"], "record/weights": ["weights-*"]}
 RESULTS |= {"record/benchmarks": ["*-benchmark.json"]}
+# Chapter 05 also draws recorded runs, but is not trained again for them; 06 draws the same figure.
 WEIGHTS = ("05_classifier", "record/weights")
 # White space, and what TensorFlow says on being loaded, whatever the log level.
 _NOTHING = re.compile(r"(\s*\n|WARNING: All log messages before absl.*\n|[IW]\d{4} .*\n)*")
@@ -369,7 +370,8 @@ def summary(merged: Mapping[str, Any], command: str, late: Sequence[str] = ()) -
             if change := found["change_against_original"].get(arm):
                 mean, low, high = (change["weighted_f1"][key] for key in ("mean", "low", "high"))
                 line += f"  {100 * mean:+.1f} "
-                line += "(one seed)" if low is None else f"({100 * low:+.1f} to {100 * high:+.1f})"
+                few = "(too few seeds for an interval)"
+                line += few if low is None else f"({100 * low:+.1f} to {100 * high:+.1f})"
             lines.append(line)
     lines += ["", f"executed notebooks: {build_folder(merged['profile']) / 'notebooks'}"]
     rest = f"still to be run: {', '.join(late)}" if late else f"the report: {command}"

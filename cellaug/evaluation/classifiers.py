@@ -27,6 +27,9 @@ STEPS, BATCH = 400, 32
 CALIBRATION, CHECKED = 64, 8
 """Most batches of a pass that sets BatchNorm's running averages, and of a check of the result."""
 
+FOR_AN_INTERVAL, FOR_A_VERDICT = 3, 5
+"""The fewest seeds from which a change gets an interval, and a verdict."""
+
 LARGEST_DROP = 0.2
 """Accuracy that a classifier may lose on its training images between training and prediction."""
 
@@ -105,12 +108,41 @@ def _spread(values: pd.Series) -> dict:
 def paired_difference(baseline: Sequence[float], other: Sequence[float]) -> dict:
     """Mean of `other − baseline` over the same seeds in the same order, with its 95 % t interval.
 
-    `mean`, `low`, `high` in the unit of the values, and `n`; no interval (None) with one seed.
+    `mean`, `low`, `high` in the unit of the values, and `n`. With fewer than `FOR_AN_INTERVAL`
+    seeds there is no interval (None): two that happen to agree would make it far too narrow.
     """
     change = pd.Series([b - a for a, b in zip(baseline, other, strict=True)], dtype=float)
-    mean, half = change.mean(), stats.t.ppf(0.975, len(change) - 1) * change.sem()
-    low, high = (None, None) if pd.isna(half) else (mean - half, mean + half)
-    return {"mean": mean, "low": low, "high": high, "n": len(change)}
+    found = {"mean": change.mean(), "low": None, "high": None, "n": len(change)}
+    if len(change) < FOR_AN_INTERVAL:
+        return found
+    half = stats.t.ppf(0.975, len(change) - 1) * change.sem()
+    return found | {"low": found["mean"] - half, "high": found["mean"] + half}
+
+
+def points(difference: Mapping, unit: str = "") -> str:
+    """A `paired_difference` of scores in percentage points, with its interval if it may have one.
+
+    `unit`, such as " points", follows the mean.
+    """
+    mean, low, high = (difference[key] for key in ("mean", "low", "high"))
+    said = f"{100 * mean:+.2f}{unit}"
+    if difference["n"] < FOR_AN_INTERVAL or pd.isna(low):
+        many = f"{difference['n']} seed" + "s" * (difference["n"] > 1)
+        return f"{said} ({many}, no interval)".replace("-", "−")
+    return f"{said} ({100 * low:+.2f} to {100 * high:+.2f})".replace("-", "−")
+
+
+def verdict(difference: Mapping) -> str:
+    """What a `paired_difference` shows: "gain", "loss", "undecided", or "too few seeds".
+
+    A change counts as shown if its 95 % interval does not include zero. It gets a verdict only from
+    `FOR_A_VERDICT` seeds on.
+    """
+    if difference["n"] < FOR_A_VERDICT:
+        return "too few seeds"
+    if pd.isna(difference["low"]) or difference["low"] <= 0 <= difference["high"]:
+        return "undecided"
+    return "gain" if difference["low"] > 0 else "loss"
 
 
 def train_classifier(

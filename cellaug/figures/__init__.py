@@ -7,6 +7,7 @@ from cellaug.figures.charts import (
     class_distribution,
     confusion_matrix,
     diversity,
+    forest,
     interval_plot,
     ladder,
     loss_curves,

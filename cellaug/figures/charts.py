@@ -1,8 +1,10 @@
 """Charts: bars, curves, matrices, and values with their intervals."""
 
 from collections.abc import Mapping, Sequence
+from itertools import chain
 from typing import Any
 
+from cellaug.evaluation.classifiers import FOR_AN_INTERVAL
 from cellaug.figures import style
 
 import numpy as np
@@ -121,6 +123,37 @@ def interval_plot(
         if line is not None:
             ax.axvline(line, color=style.GREY, linestyle="--", linewidth=1)
     fig.supxlabel(xlabel, fontsize=9)
+    return fig
+
+
+Changes = Mapping[str, Mapping[str, Mapping[str, Any]]]
+"""By arm and metric ("weighted_f1", "macro_f1"), a `paired_difference`."""
+
+
+def forest(sources: Mapping[str, Changes]) -> Figure:
+    """Draw the change of weighted and macro F1 of each arm, with a mark for each source (Table 4).
+
+    `sources` are runs by name, such as "thesis" or "this run". A line is a 95 % interval; a change
+    from fewer than `FOR_AN_INTERVAL` seeds has none. ValueError if there is no change to draw.
+    """
+    rows = {
+        (metric.replace("_f1", " F1"), arm, source): found
+        for source, arms in sources.items()
+        for arm, changes in arms.items()
+        for metric, found in changes.items()
+    }
+    if not rows:
+        raise ValueError("there is no change of F1 to draw")
+    names = list(dict.fromkeys(chain(*sorted(sources.values(), key=len, reverse=True))))
+    # All combinations, so that a source has the same colour in every figure.
+    every = pd.MultiIndex.from_product(
+        [["weighted F1", "macro F1"], names, sources], names=["measure", "name", "kind"]
+    )
+    table = pd.DataFrame.from_dict(rows, "index", float).reindex(every)
+    table["value"] = 100 * table["mean"]
+    table[["low", "high"]] = 100 * table[["low", "high"]].where(table["n"] >= FOR_AN_INTERVAL)
+    fig = interval_plot(table.reset_index(), "change in percentage points of F1", 0)
+    fig.set_figheight(fig.get_figheight() + 0.12 * (len(sources) - 1) * len(names))
     return fig
 
 

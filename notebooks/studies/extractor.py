@@ -242,18 +242,29 @@ def train(
 
 # %%
 def model_card(card: dict[str, Any]) -> str:
-    """The card as Markdown: purpose, training data, accuracy."""
+    """The card as Markdown: purpose, weaknesses, training data, accuracy."""
     test, learned = card["test"], card["trained_on"]
     rows = "\n".join(
         f"| {name} | {test['support'][name]} | {test['recall'][name]:.2f} |"
         for name in card["class_names"]
     )
     changed = "\n".join(f"| {name} | {value:.2f} |" for name, value in card["elsewhere"].items())
+    worst = min(card["class_names"], key=test["recall"].__getitem__)
     precision = "bfloat16" if learned["settings"]["mixed_precision"] else "float32"
     return f"""# Blood extractor
 
 A network that gives 128 features of a blood cell at {card["size"]}×{card["size"]} pixels, in which
 cellaug measures Fréchet and kernel distances, and its class among {len(card["class_names"])}.
+
+## Known weaknesses
+
+- It was trained on cells of one laboratory, with stain, light, focus and scale varied.
+- It recognises {worst} worst: {test["recall"][worst]:.0%} of the test images. The stages of neutrophil
+  maturation are confused most often, and the class of a generated cell is judged no better.
+- Distances are comparable only between runs with the same SHA-256; the weights never change.
+- Not for diagnosis.
+
+## Training and accuracy
 
 - **Trained on**: {learned["train"]:,} training images of PBC, {learned["epochs"]} epochs of
   balanced batches ({card["images_seen"]:,} images, {card["seconds"] / 60:.0f} minutes on
@@ -272,11 +283,6 @@ Test images that were changed as another laboratory might have taken them:
 | change | accuracy |
 |---|---|
 {changed}
-
-It was trained on cells of one laboratory, with stain, light, focus and scale varied. It confuses the
-stages of neutrophil maturation most often, and judges the class of a generated cell no better. Its
-weights never change: distances are comparable only between runs with the same SHA-256. Not for
-diagnosis.
 """
 
 

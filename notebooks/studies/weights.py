@@ -39,7 +39,14 @@ from cellaug.data.images import write_png
 from cellaug.evaluation.features import load_extractor
 from cellaug.evaluation.fidelity import evaluate
 from cellaug.evaluation.finding import as_text
-from cellaug.evaluation.scorecard import ROWS, compact, scorecard, summary, tidy
+from cellaug.evaluation.scorecard import (
+    ROWS,
+    compact,
+    scorecard,
+    scorecard_table,
+    summary,
+    tidy,
+)  # fmt: skip
 from cellaug.evaluation.sources import read_generated
 from cellaug.files import write_atomically, write_json
 from cellaug.generators import CARD, SHIPPED, load_generator, save_generator
@@ -49,6 +56,7 @@ from cellaug.training.fit import duration
 from studies.common import SPLIT_SEED, build, stored_splits, train_on, vanilla
 
 import numpy as np
+from PIL import Image, ImageDraw, ImageFont
 
 CONDITIONAL = Recipe(decay=0.3, seed=1)
 """The recipe at 64 px."""
@@ -164,57 +172,100 @@ def measure(
     columns = min(10, 640 // size)
     cells = load_generator(folder).generate(names or None, columns if names else 3 * columns)
     rows = [np.concatenate(cells[k : k + columns], 1) for k in range(0, len(cells), columns)]
-    write_png(folder / "samples.png", np.concatenate(rows))
+    write_png(folder / "samples.png", labelled(rows, names))
     text = model_card(folder.name, card, as_text(found))
     write_atomically(folder / "README.md", text.encode())
 
 
 # %%
+def labelled(rows: Sequence[np.ndarray], names: Sequence[str]) -> np.ndarray:
+    """Rows of images (H, W, 3) under each other, each after its name; the pixels stay as they are.
+
+    Without names there are only the images.
+    """
+    picture = np.concatenate(list(rows))
+    if not names:
+        return picture
+    font, height = ImageFont.load_default(14), len(rows[0])
+    width = 12 + max(round(font.getlength(name)) for name in names)
+    left = Image.new("RGB", (width, len(picture)), "white")
+    pen = ImageDraw.Draw(left)
+    for k, name in enumerate(names):
+        pen.text((width - 8, (k + 0.5) * height), name, "#222222", font, anchor="rm")
+    return np.concatenate([np.asarray(left), picture], 1)
+
+
 def model_card(name: str, card: dict[str, Any], fidelity: str) -> str:
-    """The card as Markdown: purpose, training, evaluation, weaknesses."""
+    """The card as Markdown: weaknesses, pictures, scorecard, training, and all measures, folded."""
     training, names, size = card["training"], card["class_names"], card["image_size"]
     choices = ", ".join(f"{k} {v}" for k, v in training["recipe"].items() if k != "recipe")
     classes = f"of {len(names)} classes" if names else "without a class"
-    rows = f"a row for each class ({', '.join(names)}), the" if names else "the"
+    rows = "a row for each class, the" if names else "the"
     pair = ""
     if "discriminator" in card:
         pair = f', `cellaug.load_discriminator("{name}")` its discriminator'
-    fine = "at this size the texture of chromatin cannot be seen"
+    fine = "At this size the texture of chromatin cannot be seen."
     if size > (sees := load_extractor().size):
-        fine = f"features are computed at {sees} pixels; of finer detail only the grid is measured"
-    seen = f" By eye: {card['seen']}" if "seen" in card else ""
+        fine = f"Features are computed at {sees} pixels; of finer detail only the grid is measured."
+    weak = [f"By eye: {card['seen']}"] if "seen" in card else []
+    weak += [*weaknesses(card["fidelity"]), "Cells from one laboratory and one stain."]
+    weak += [fine, "Not for diagnosis."]
+    listed = "\n".join(f"- {weakness}" for weakness in weak)
     return f"""# {name}
 
 Generates blood cells {classes}, {size}×{size} pixels.
 `cellaug.load_generator("{name}")` loads it{pair}.
 
-![Generated cells.](samples.png)
+## Known weaknesses
+
+{listed}
+
+![Generated cells in rows{" with the names of their classes" * bool(names)}.](samples.png)
 
 *Generated, not real: {rows} first latent vectors of seed 0, not selected.*
+
+## Scorecard
+
+Generated cells against test cells, for each measure in the worst class (or grid period). Values are
+relative to real cells measured against other real cells: 1 is as good as real, but class accuracy is
+a difference. A target is met if the whole interval is within it.
+
+{scorecard_rows(card["fidelity"])}
+
+## Training
 
 - **Trained on**: {training["training_images"]:,} training images of {card["data_name"]} (split
   seed {training["split_seed"]}), none of the test images. {card["credit"]}
 - **Licence of the weights**: CC BY 4.0, with the credit above.
-- **Recipe**: {training["recipe"]["recipe"]}, {choices}.
 - **Images seen**: {training["images_seen"]:,} in {duration(training["seconds"])} on
   {training["device"]}.
 - **Format**: float16 arrays; SHA-256 {card["sha256"]}.
 
-## Fidelity on the test split
+<details>
+<summary>The recipe, and all measures on the test split, by class</summary>
+
+{training["recipe"]["recipe"]}: {choices}.
 
 ```text
 {fidelity.strip()}
 ```
 
-## Known weaknesses
-
-Cells from one laboratory and one stain; {fine}.
-{weaknesses(card["fidelity"])}{seen} Not for diagnosis.
+</details>
 """
 
 
-def weaknesses(fidelity: Mapping[str, Any]) -> str:
-    """The targets that were missed and the worst classes, from a card's fidelity."""
+def scorecard_rows(fidelity: Mapping[str, Any]) -> str:
+    """The scorecard of a card's fidelity as a Markdown table."""
+    table = (
+        scorecard_table(fidelity["table"]).rename_axis("measure").rename(columns={"": "verdict"})
+    )
+    table = table.replace("", "–").reset_index()
+    rows = [list(table), ["---"] * table.shape[1], *table.to_numpy().tolist()]
+    return "\n".join("| " + " | ".join(row) + " |" for row in rows)
+
+
+def weaknesses(fidelity: Mapping[str, Any]) -> list[str]:
+    """The targets that were missed and the worst classes, from a card's fidelity, in sentences."""
     table = tidy(fidelity["table"])
     card = scorecard(table)
     judged = card[card["value"].notna() & (card["reason"] == "")]
@@ -227,7 +278,7 @@ def weaknesses(fidelity: Mapping[str, Any]) -> str:
     overall = table[table["level"] == "overall"].set_index("measure")["energy_ratio"].dropna()
     if len(overall):
         energies = ", ".join(f"{value:.2f} at {name[5:]}" for name, value in overall.items())
-        said.append(f"Energy relative to real images, by period in pixels: {energies}.")
+        said.append(f"Fine detail, as energy relative to real images: {energies} pixels' period.")
     classes = table[table["level"] == "class"].set_index("group")
     far = classes.loc[classes["measure"] == "frechet", "ratio"].dropna()
     if len(far):
@@ -243,7 +294,7 @@ def weaknesses(fidelity: Mapping[str, Any]) -> str:
             f"{seen['value'][oddest]:.0%} of the generated cells and {seen['real'][oddest]:.0%} of "
             "the real ones."
         )
-    return " ".join(said)
+    return said
 
 
 # %% [markdown]

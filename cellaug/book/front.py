@@ -1,0 +1,275 @@
+"""The first page of the book and of the README: what was asked, what came out, for whom it is.
+
+Every number is read from `book/thesis.yaml`, `book/results` and the shipped model card.
+"""
+
+from collections.abc import Mapping
+from dataclasses import astuple, dataclass
+from pathlib import Path
+from typing import Any
+
+from cellaug.book import chapter
+from cellaug.book.chapter import pages, thesis
+from cellaug.book.claims import change, real_runs
+from cellaug.evaluation.classifiers import FOR_A_VERDICT, points, verdict
+from cellaug.evaluation.scorecard import scorecard
+
+import numpy as np
+import pandas as pd
+import yaml
+
+SHOWN = "pbc-fine-64"
+"""The shipped generator that draws the picture."""
+
+STUDY_PAGE = "record/augmentation"
+"""The page on the study of augmentation, linked where there is one."""
+
+NO_STUDY = "The study of augmentation is not recorded yet."
+TITLE = ("Asked", "Thesis", "On real cells", "Answer")
+
+
+@dataclass(frozen=True)
+class Answer:
+    """A row of the first table, in Markdown."""
+
+    asked: str
+    thesis: str
+    found: str
+    answer: str
+
+
+def studies() -> dict[str, pd.DataFrame]:
+    """The planned comparisons of each recorded study on real cells, by its plan's name.
+
+    The columns are those of `cellaug.study.results.contrasts`, for the set's own classes, with
+    `outcome` (see `outcome`) and with `pool` and `extra`, the choices of the plan for the arm.
+    """
+    found = {}
+    for path in sorted(chapter.result_file("augmentation").glob("*/contrasts.parquet")):
+        plan = yaml.safe_load(path.with_name("plan.yaml").read_text("utf-8"))
+        table = pd.read_parquet(path)
+        if plan["data"] == "phantom" or table.empty:
+            continue
+        table = table[(table["taxonomy"] == "fine") & (table["class"] == "")]
+        arms = table["arm"].map(plan["arms"].get)
+        found[path.parent.name] = table.assign(
+            outcome=[outcome(row) for row in table.to_dict("records")],
+            pool=[(arm or {}).get("pool", "one") for arm in arms],
+            extra=[(arm or {}).get("extra", "none") for arm in arms],
+        )
+    return found
+
+
+def outcome(row: Mapping[str, Any]) -> str:
+    """The `verdict` on a planned comparison, undecided if Holm's adjusted p is 0.05 or more."""
+    said = verdict(row)
+    return said if said == "too few seeds" or row["adjusted"] < 0.05 else "undecided"
+
+
+def comparisons(question: int) -> pd.DataFrame:
+    """The planned comparisons of all recorded studies for a question of the plan."""
+    found = [table[table["question"] == question] for table in studies().values()]
+    return pd.concat(found) if found else pd.DataFrame(columns=["outcome", "pool", "extra"])
+
+
+def _summary(table: pd.DataFrame) -> str:
+    """What comparisons show, in a sentence or two."""
+    if table.empty:
+        return NO_STUDY
+    counts = table["outcome"].value_counts()
+    few, most = int(counts.get("too few seeds", 0)), table.loc[table["mean"].idxmax()]
+    said = f"Study: of {len(table)} planned comparisons {counts.get('gain', 0)} show a gain and "
+    said += f"{counts.get('loss', 0)} a loss"
+    said += f"; {few} have fewer than {FOR_A_VERDICT} seeds" * (few > 0)
+    return (
+        f"{said}. Largest change: {most['arm']} against {most['against']} ({most['scarcity']}), "
+        f"{points(most, ' points')} of {most['measure'].replace('_f1', ' F1')}."
+    )
+
+
+def answers() -> list[Answer]:
+    """What was asked, what the thesis found, what real cells show here, and what follows."""
+    return [_taken_for_real(), _improves(), _why()]
+
+
+def _taken_for_real() -> Answer:
+    (_, _), (fooled, caught) = thesis()["expert"]["confusion"]
+    found, told = [], set()
+    for name, run in real_runs().items():
+        gan = run["02_vanilla_gan"]
+        who, score = "an expert", (gan["person"] or {}).get("specificity")
+        if score is None:
+            who, score = "a classifier", gan["machine_specificity"]
+        told.add((who, score["low"] > 0.5))
+        found.append(
+            f"Run *{name}*, the thesis's GAN: {who} recognised {score['successes']} of "
+            f"{score['trials']} generated cells."
+        )
+    card = scorecard(_card()["fidelity"]["table"])
+    judged = card["value"].notna() & (card["reason"] == "")
+    met, missed = (int(card["met"].eq(state)[judged].sum()) for state in (True, False))
+    found.append(
+        f"The shipped *{SHOWN}* meets {met} of {judged.sum()} targets of likeness and misses "
+        f"{missed}; the others are undecided."
+    )
+    experts = {apart for who, apart in told if who == "an expert"}
+    if experts:
+        answer = "**No.**" if all(experts) else "**Yes**, in some trials."
+    else:
+        seen = {apart for _, apart in told} == {True}
+        answer = "**Not known:** no expert has been asked here."
+        answer += " A classifier does tell the cells of the thesis's GAN from real ones." * seen
+    return Answer(
+        "Can a network generate blood cells that an expert takes for real?",
+        f"Nearly: a technologist took {fooled} of {fooled + caught} generated cells for real.",
+        " ".join(found),
+        answer,
+    )
+
+
+def _improves() -> Answer:
+    theirs = thesis()["classifier"]
+    before, after = theirs["weighted_f1_baseline"], theirs["weighted_f1_synthetic"]
+    changes = {name: change(run, "AC-GAN") for name, run in real_runs().items()}
+    found = [
+        f"Run *{name}*, cells of the thesis's AC-GAN: {points(one, ' points')} of weighted F1, "
+        f"{one['n']} seeds."
+        for name, one in changes.items()
+    ]
+    planned = comparisons(1)
+    chapters = pd.Series([verdict(one) for one in changes.values()], dtype=object)
+    return Answer(
+        "Does a classifier improve when such cells are added to its training images?",
+        f"Yes: weighted F1 rose from {before:.1%} to {after:.1%} "
+        f"({100 * (after - before):+.1f} points), in one run.".replace("%", " %"),
+        " ".join([*found, _summary(planned)]),
+        _answer(chapters if planned.empty else planned["outcome"]),
+    )
+
+
+def _answer(outcomes: pd.Series) -> str:
+    """What follows from outcomes of comparisons with training on real cells alone."""
+    judged = outcomes[outcomes != "too few seeds"]
+    of, counts = f"of {len(judged)} comparisons", judged.value_counts()
+    gains, losses = (int(counts.get(each, 0)) for each in ("gain", "loss"))
+    if judged.empty:
+        return f"**Not shown:** a verdict needs at least {FOR_A_VERDICT} seeds."
+    if gains and losses:
+        return f"**It depends:** {gains} {of} show a gain, {losses} a loss."
+    if gains:
+        return f"**Yes, sometimes:** {gains} {of} show a gain, none a loss."
+    if losses:
+        return f"**No:** {losses} {of} show a loss, none a gain."
+    return f"**Not shown:** 0 {of} show a gain or a loss."
+
+
+def _why() -> Answer:
+    images = thesis()["data"]["gan_images"]
+    planned = comparisons(2)
+    made = planned[~planned["extra"].isin(["none", "real", "duplicates"])]
+    gained = {pool: "gain" in set(rows["outcome"]) for pool, rows in made.groupby("pool")}
+    answer = "**Nothing to explain yet:** neither kind of generated cells shows a gain."
+    if not (made["outcome"] != "too few seeds").any():
+        answer = "**Open.**"
+    elif gained.get("one"):
+        answer = "**The generated images:** the generator had no images of its own."
+    elif gained.get("disjoint"):
+        answer = "**The extra real images:** without them there is no gain."
+    return Answer(
+        "If it improves, is it the generated images, or the extra real images that the generator "
+        "was trained on?",
+        f"Not asked: its generator saw {images:,} labelled images that its classifier never did.",
+        _summary(planned),
+        answer,
+    )
+
+
+def answers_table() -> str:
+    """The answers as a MyST table, which a phone shows as cards (`book.css`)."""
+    lines = ["::::{list-table}", ":header-rows: 1", ":class: answers", ""]
+    for row in (TITLE, *map(astuple, answers())):
+        lines += [f"{'*' if not k else ' '} - {text}" for k, text in enumerate(row)]
+    return "\n".join([*lines, "::::"])
+
+
+def advice() -> dict[str, str]:
+    """Whether a lab, a student and a researcher should use this, by reader."""
+    helps = (comparisons(1)["outcome"] == "gain").any()
+    lab = (
+        "Perhaps. Generated cells helped in some comparisons on real cells. Whether they help with "
+        "yours, find out with `cellaug run` on your own images."
+        if helps
+        else "Not to improve a classifier: no recorded result on real cells shows a gain yet. But "
+        "yes to check a set of images (`cellaug inspect`), to measure how close generated cells "
+        "come to real ones (`cellaug evaluate`), or to try it on your own cells (`cellaug run`)."
+    )
+    return {
+        "lab": lab,
+        "student": "Yes. The chapters go from a single neuron to a classifier that is compared "
+        "fairly. They run on a laptop without a download of images, and every cell can be changed.",
+        "researcher": "Yes, to check the thesis or to try a generator of your own, with open data, "
+        "fixed splits, paired seeds, intervals, and comparisons planned before the first run.",
+    }
+
+
+def readme_block() -> str:
+    """The part of the README that results decide: the answers, and what a lab should do."""
+    rows = [TITLE, ("---",) * len(TITLE), *map(astuple, answers())]
+    table = "\n".join("| " + " | ".join(row) + " |" for row in rows)
+    return f"{table}\n\n**Should a lab use it?** {advice()['lab']}"
+
+
+def substitutions() -> dict[str, str]:
+    """What the first page, ``book/intro.md``, gets from results, by the name it has there."""
+    found = {"answers": answers_table(), "cells": cells_html()}
+    link = f"The page [](/{STUDY_PAGE}.ipynb) has all its comparisons."
+    planned = "A larger study is planned: `cellaug study augmentation`."
+    found["study"] = link if STUDY_PAGE in pages() else planned
+    return found | advice()
+
+
+def one_vector(seed: int = 0) -> dict[str, np.ndarray]:
+    """One latent vector drawn as every class by `SHOWN`: uint8 images S×S×3 by class.
+
+    The vector is the first of `numpy.random.default_rng(seed).standard_normal`.
+    """
+    from cellaug.data import to_uint8
+    from cellaug.generators import load_generator
+
+    generator = load_generator(SHOWN)
+    names, rng = generator.class_names, np.random.default_rng(seed)
+    latents = np.repeat(rng.standard_normal((1, generator.latent_dim)), len(names), 0)
+    given = [latents.astype("f4"), np.arange(len(names), dtype="i4")]
+    images = to_uint8(np.asarray(generator.model.predict_on_batch(given)))
+    return dict(zip(names, images, strict=True))
+
+
+def _card() -> dict[str, Any]:
+    from cellaug.generators import load_generator
+
+    return load_generator(SHOWN).card
+
+
+def _file(name: str) -> str:
+    return f"one-vector/{name.replace(' ', '-')}.png"
+
+
+def draw_cells(static: Path) -> None:
+    """Write the picture of the first page below the book's folder ``_static``, a file a class."""
+    from cellaug.data.images import write_png
+
+    for name, image in one_vector().items():
+        (static / _file(name)).parent.mkdir(exist_ok=True)
+        write_png(static / _file(name), image)
+
+
+def cells_html() -> str:
+    """The picture of the first page: a labelled cell for each class, in as many rows as fit."""
+    names = _card()["class_names"]
+    cells = "\n".join(
+        f'<figure><img src="_static/{_file(name)}" alt="Generated {name}." width="64" height="64">'
+        f"<figcaption>{name}</figcaption></figure>"
+        for name in names
+    )
+    label = f"One latent vector drawn as {len(names)} classes of blood cells; none is real."
+    return f'<div class="one-vector" role="group" aria-label="{label}">\n{cells}\n</div>'
