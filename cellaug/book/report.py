@@ -11,7 +11,7 @@ from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import Any
 
-from cellaug.book.chapter import CHAPTERS, pages, project_root, recorded_results
+from cellaug.book.chapter import CHAPTERS, WORDS, pages, project_root, recorded_results
 from cellaug.errors import ReportError
 from cellaug.files import atomic_folder
 
@@ -36,7 +36,7 @@ def build_html(build: Path, run: Mapping[str, Any]) -> Path:
     generated = {"built_from.md": facts_page(run), "recorded_results.md": results_page()}
     config = yaml.safe_load((project_root() / "book" / "_config.yml").read_text(encoding="utf-8"))
     config["parse"]["myst_substitutions"] = {"built": _built_line(run)}
-    if run["chapters"][CHAPTERS[0]]["phantom"]:
+    if drawn := run["chapters"][CHAPTERS[0]]["phantom"]:
         config["html"]["announcement"] = BANNER
     generated["_config.yml"] = yaml.safe_dump(config)
     with TemporaryDirectory() as folder:
@@ -49,8 +49,7 @@ def build_html(build: Path, run: Mapping[str, Any]) -> Path:
             (source / name).parent.mkdir(exist_ok=True)
             notebook = nbformat.read(build / "notebooks" / f"{name}.ipynb", as_version=4)
             for cell in notebook.cells:
-                if "injected-parameters" in cell.metadata.get("tags", ()):
-                    cell.metadata.tags.append("hide-input")
+                _prepare(cell, WORDS[name in CHAPTERS and drawn])
             nbformat.write(notebook, source / f"{name}.ipynb")
         rendered = _render(source)
         unused = shutil.ignore_patterns("a11y", "localization", "MathML", "SVG")
@@ -61,6 +60,26 @@ def build_html(build: Path, run: Mapping[str, Any]) -> Path:
             with resources.as_file(resources.files("jupyter_server_mathjax") / "static") as mathjax:
                 shutil.copytree(mathjax, target / "_static" / "mathjax", ignore=unused)
     return html / "index.html"
+
+
+def _prepare(cell: Any, word: str) -> None:
+    """Give a cell what the HTML needs: alt texts, widths, the `word` for the cells of the set.
+
+    In a caption "real" means these cells, and in a text where ``<!-- run -->`` follows it.
+    """
+    if "injected-parameters" in cell.metadata.get("tags", ()):
+        cell.metadata.tags.append("hide-input")
+    if cell.cell_type == "markdown":
+        cell.source = re.sub(r"\breal<!-- run -->", word, cell.source)
+    for output in cell.get("outputs", ()):
+        if facts := output.get("metadata", {}).get("image/png", {}):
+            # A width makes Sphinx link the image in full size, too.
+            image = {"alt": facts.get("alt", ""), "width": f"{facts['width']}px"}
+            cell.metadata.setdefault("mystnb", {})["image"] = image
+    figure = cell.metadata.get("mystnb", {}).get("figure", {})
+    if "caption" in figure:
+        figure["caption"] = re.sub(r"\breal\b", word, figure["caption"])
+        figure["caption"] = re.sub(r"\bReal\b", word.capitalize(), figure["caption"])
 
 
 def _render(source: Path) -> Path:

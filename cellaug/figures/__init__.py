@@ -10,7 +10,6 @@ from cellaug.figures.charts import (
     interval_plot,
     ladder,
     loss_curves,
-    memory_curve,
     per_class_change,
 )
 from cellaug.figures.reports import fidelity, inspection

@@ -71,7 +71,7 @@ pd.DataFrame(
 # in percentage points. Grid texture is the energy at the frequencies of a pixel grid relative to the
 # energy around them, at the period where it differs most from real cells.
 
-# %% mystnb={"figure": {"caption": "The recorded ablation study on real cells. Numbered steps (blue) add up: each has the changes of all above it. Variants (orange) change one thing of the last step; the linear layer changes the last step with a frozen generator. A mark is the mean over the seeds, a line their range; the dashed line shows real cells. Distance and grid texture have logarithmic axes.", "name": "fig-ladder"}} tags=["hide-input"]
+# %% mystnb={"figure": {"caption": "The recorded ablation study on real cells. Numbered steps (blue dots) add up: each has the changes of all above it. Variants (orange triangles) change one thing of the last step; the linear layer changes the last step with a frozen generator. A mark is the mean over the seeds, a line their range; the dashed line shows real cells. Distance and grid texture have logarithmic axes.", "name": "fig-ladder"}} tags=["hide-input"]
 figures.ladder(runs, len(steps))
 
 # %% mystnb={"figure": {"caption": "One generated cell of each class (column) by each step and variant (row) of the recorded study: first seed, first latent vector of the class, not selected. All cells are generated, by networks trained on PBC (Acevedo et al. 2020, CC BY 4.0).", "name": "fig-ladder-cells"}} tags=["hide-input"]
