@@ -74,7 +74,9 @@ show(networks.dcgan.generator_body, networks.dcgan.activated)
 
 # %% tags=["nbval-check-output"]
 table_1 = thesis()["vanilla_gan"]
-full_generator = networks.generator(256, table_1["generator_depth"], table_1["latent_dim"])
+full_generator = networks.generator(
+    256, table_1["generator_depth"], table_1["latent_dim"]
+)
 print(networks.layer_table(full_generator).to_string(index=False))
 print(f"{full_generator.count_params():,} parameters")
 
@@ -140,7 +142,12 @@ gan.compile(
 # %%
 splits = chapter.splits()
 reader = Reader(
-    splits["generator"], image_size, gan_batch_size, seed=seed, memory_mb=memory_mb, drop_last=True
+    splits["generator"],
+    image_size,
+    gan_batch_size,
+    seed=seed,
+    memory_mb=memory_mb,
+    drop_last=True,
 )
 images, labels = reader[0]
 
@@ -159,17 +166,25 @@ def copy_of(network):
 
 # %%
 G, D = copy_of(generator), copy_of(discriminator)
-z = keras.random.normal((len(images), latent_dim), seed=keras.random.SeedGenerator(seed))
+z = keras.random.normal(
+    (len(images), latent_dim), seed=keras.random.SeedGenerator(seed)
+)
 fake = G(z, training=True)
 
 
 def discriminator_loss():
     real_logits, fake_logits = D(images, training=True), D(fake, training=True)
-    return ops.mean(ops.softplus(-real_logits)) + ops.mean(ops.softplus(fake_logits)), None
+    return ops.mean(ops.softplus(-real_logits)) + ops.mean(
+        ops.softplus(fake_logits)
+    ), None
 
 
-d_loss, _, gradients = differentiate(discriminator_loss, D.trainable_variables, D.variables)
-keras.optimizers.Adam(gan_learning_rate, gan_beta_1).apply(gradients(), D.trainable_variables)
+d_loss, _, gradients = differentiate(
+    discriminator_loss, D.trainable_variables, D.variables
+)
+keras.optimizers.Adam(gan_learning_rate, gan_beta_1).apply(
+    gradients(), D.trainable_variables
+)
 g_loss = ops.mean(ops.softplus(-D(fake, training=True)))
 by_hand = {"d_loss": float(d_loss), "g_loss": float(g_loss)}
 
@@ -252,8 +267,10 @@ spread = {
 
 # %% tags=["hide-input"]
 Markdown(
-    f"Mean distance between two images: **{spread['generated']:.1f}** grey levels for generated, "
-    f"**{spread['real']:.1f}** for real ones (ratio {spread['generated'] / spread['real']:.2f})."
+    f"Mean distance between two images: **{spread['generated']:.1f}** grey levels for "
+    "generated, "
+    f"**{spread['real']:.1f}** for real ones (ratio "
+    f"{spread['generated'] / spread['real']:.2f})."
 )
 
 # %% [markdown]
@@ -267,7 +284,9 @@ Markdown(
 # %% tags=["nbval-check-output"]
 answered = expert.score_confusion(thesis()["expert"]["confusion"])
 kinds = ["real", "generated"]
-table_2 = pd.DataFrame(answered["confusion"], index=kinds, columns=[f"called {k}" for k in kinds])
+table_2 = pd.DataFrame(
+    answered["confusion"], index=kinds, columns=[f"called {k}" for k in kinds]
+)
 print(table_2.to_string())
 for name in ("recall", "specificity"):
     value, low, high = (answered[name][key] for key in ("value", "low", "high"))
@@ -307,7 +326,10 @@ if interactive():
     display(IFrame("about:blank", "100%", 720, [f'srcdoc="{escape(html)}"']))
     print(f"Move your answers into {page.parent}")
 else:
-    print(f"In JupyterLab you can take this test here: {len(trial)} images, also in {page.name}.")
+    print(
+        f"In JupyterLab you can take this test here: {len(trial)} images, also in "
+        f"{page.name}."
+    )
 
 # %% [markdown]
 # Until a person has answered, a machine takes the test: a small classifier trained to tell other
@@ -316,12 +338,18 @@ else:
 
 # %%
 reference = splits["generator"].sample(1000, seed=seed).read(image_size)
-imitations = gan.generate(rng.standard_normal((len(reference), latent_dim)).astype("float32"))
-said_real = classifiers.machine_expert(reference, imitations, trial, seed=seed, steps=machine_steps)
+imitations = gan.generate(
+    rng.standard_normal((len(reference), latent_dim)).astype("float32")
+)
+said_real = classifiers.machine_expert(
+    reference, imitations, trial, seed=seed, steps=machine_steps
+)
 machine = expert.score(is_real, said_real)
 person = None
 if (answers := page.with_name(f"answers-{trial_name}.json")).is_file():
-    person = expert.score(is_real, expert.read_answers(answers, trial_name)["said_real"])
+    person = expert.score(
+        is_real, expert.read_answers(answers, trial_name)["said_real"]
+    )
 
 # %% tags=["hide-input"]
 rows = [("technologist (thesis)", answered), ("machine (this run)", machine)]
@@ -345,7 +373,10 @@ seen = len(history) * len(reader) * gan_batch_size
 chapter.compare(
     {
         "images seen": (f"{table_1['buffer_size'] * table_1['epochs']:,}", f"{seen:,}"),
-        "learning rate": (f"{table_1['learning_rate']:.0e}", f"{gan_learning_rate:.0e}"),
+        "learning rate": (
+            f"{table_1['learning_rate']:.0e}",
+            f"{gan_learning_rate:.0e}",
+        ),
         "images in the expert test": (int(table_2.to_numpy().sum()), len(is_real)),
     }
 )

@@ -108,7 +108,10 @@ discriminator = networks.acgan_discriminator(vanilla_discriminator, len(names))
 for network in (generator, discriminator):
     table = networks.trainable_table(network)
     totals = table.groupby("trainable")["parameters"].sum()
-    print(f"{network.name}: {totals.get(True, 0):,} parameters are trained, {totals[False]:,} not")
+    print(
+        f"{network.name}: {totals.get(True, 0):,} parameters are trained, "
+        f"{totals[False]:,} not"
+    )
 
 # %% tags=["hide-input"]
 table
@@ -129,28 +132,37 @@ show(AuxiliaryClassifier)
 
 # %%
 def train(generator, discriminator, loss, label, batch_size, epochs, rate, beta_1=0.9):
-    """Train one conditional pair; batch size and learning rate are those of the parameters."""
+    """Train one conditional pair; returns it and its history."""
     gan = Adversarial(generator, discriminator, loss, latent_dim, seed=seed)
     gan.compile(
         g_optimizer=keras.optimizers.Adam(rate, beta_1),
         d_optimizer=keras.optimizers.Adam(rate, beta_1),
     )
-    reader = Reader(cells, image_size, batch_size, seed=seed, memory_mb=memory_mb, drop_last=True)
+    reader = Reader(
+        cells, image_size, batch_size, seed=seed, memory_mb=memory_mb, drop_last=True
+    )
     return gan, chapter.fit(gan, reader, epochs, label=label)
 
 
 # %%
 ac_gan, ac_history = train(
-    generator, discriminator, AuxiliaryClassifier(), "AC-GAN",
-    ac_batch_size, ac_epochs, ac_learning_rate,
-)  # fmt: skip
+    generator,
+    discriminator,
+    AuxiliaryClassifier(),
+    "AC-GAN",
+    ac_batch_size,
+    ac_epochs,
+    ac_learning_rate,
+)
 
 # %% [markdown]
 # The frozen part has not changed, to the last bit:
 
 # %% tags=["nbval-check-output"]
 after = [keras.ops.convert_to_numpy(v) for v in frozen]
-unchanged = all(np.array_equal(old, new) for old, new in zip(before, after, strict=True))
+unchanged = all(
+    np.array_equal(old, new) for old, new in zip(before, after, strict=True)
+)
 assert unchanged, "a frozen variable has changed"
 print(f"{len(frozen)} frozen variables of the generator, unchanged: {unchanged}")
 
@@ -169,8 +181,12 @@ figures.loss_curves(ac_history, {"g_loss": "generator", "d_loss": "discriminator
 linear, linear_history = train(
     networks.acgan_generator(vanilla_generator, len(names), last_activation="linear"),
     networks.acgan_discriminator(vanilla_discriminator, len(names)),
-    AuxiliaryClassifier(), "AC-GAN linear", ac_batch_size, ac_epochs, ac_learning_rate,
-)  # fmt: skip
+    AuxiliaryClassifier(),
+    "AC-GAN linear",
+    ac_batch_size,
+    ac_epochs,
+    ac_learning_rate,
+)
 
 # %% [markdown]
 # ## The conditional GAN
@@ -181,11 +197,17 @@ linear, linear_history = train(
 
 # %%
 cgan, cgan_history = train(
-    networks.cgan_generator(image_size, generator_depth, latent_dim, len(names), kernel),
+    networks.cgan_generator(
+        image_size, generator_depth, latent_dim, len(names), kernel
+    ),
     networks.cgan_discriminator(image_size, discriminator_depth, len(names), kernel),
-    CrossEntropy(), "conditional GAN",
-    cgan_batch_size, cgan_epochs, cgan_learning_rate, cgan_beta_1,
-)  # fmt: skip
+    CrossEntropy(),
+    "conditional GAN",
+    cgan_batch_size,
+    cgan_epochs,
+    cgan_learning_rate,
+    cgan_beta_1,
+)
 
 # %% [markdown]
 # ## A current recipe
@@ -243,16 +265,23 @@ conditional = recipe.build(image_size, len(names))
 sample = cells.sample(min(1000, len(cells)), seed=seed)
 watch = Diversity(sample.read(image_size), sample.labels, latent_dim)
 balanced = Reader(
-    cells, image_size, recipe_batch_size,
-    seed=seed, balance=True, memory_mb=memory_mb, drop_last=True,
-)  # fmt: skip
+    cells,
+    image_size,
+    recipe_batch_size,
+    seed=seed,
+    balance=True,
+    memory_mb=memory_mb,
+    drop_last=True,
+)
 recipe_history = chapter.fit(
     conditional, balanced, recipe_epochs, label="conditional recipe", callbacks=[watch]
 )
 
 # %% mystnb={"figure": {"caption": "Conditional recipe: mean distance between two generated cells of one class after each epoch, divided by that of real cells.", "name": "fig-recipe-diversity"}} tags=["hide-input"]
 figures.loss_curves(
-    recipe_history, {"diversity": "conditional recipe"}, ylabel="diversity relative to real cells"
+    recipe_history,
+    {"diversity": "conditional recipe"},
+    ylabel="diversity relative to real cells",
 )
 
 # %% [markdown]
@@ -271,14 +300,18 @@ arms = {
     "conditional recipe": conditional,
 }
 labels = np.arange(len(names))
-latents = np.random.default_rng(seed).standard_normal((len(names), latent_dim)).astype("float32")
+latents = (
+    np.random.default_rng(seed)
+    .standard_normal((len(names), latent_dim))
+    .astype("float32")
+)
 ours = {arm: gan.generate(latents, labels) for arm, gan in arms.items()}
 pool = {k: cells.of_class(k).read(image_size) for k in labels}
 
 
 # %%
 def with_nearest(images):
-    """One image of each class, the nearest real image of that class, and their distance."""
+    """A cell of each class, the nearest image of that class, and their distance."""
     found = [distances.nearest(images[k : k + 1], pool[k]) for k in labels]
     real = [pool[k][index[0]] for k, (index, _) in enumerate(found)]
     return images, real, names, [f"{distance[0]:.1f}" for _, distance in found]
@@ -302,7 +335,9 @@ figures.pairs(*with_nearest(ours["conditional recipe"]))
 
 # %%
 largest = int(cells.counts().to_numpy().argmax())
-nine = np.random.default_rng(seed + 1).standard_normal((9, latent_dim)).astype("float32")
+nine = (
+    np.random.default_rng(seed + 1).standard_normal((9, latent_dim)).astype("float32")
+)
 nines = [gan.generate(nine, np.full(9, largest)) for gan in arms.values()]
 
 # %% mystnb={"figure": {"caption": "Nine cells of the largest class from the same nine latent vectors, one row for each generator, not selected.", "name": "fig-ac-nine"}}
@@ -317,15 +352,19 @@ figures.image_rows(dict(zip(arms, nines, strict=True)))
 
 # %%
 def within_class(gan):
-    """Mean distance between two cells of each class, over images from new latent vectors."""
+    """Mean distance between two cells of each class, from new latent vectors."""
     rng = np.random.default_rng(seed + 2)
     which = np.repeat(labels, diversity_images)
-    images = gan.generate(rng.standard_normal((len(which), latent_dim)).astype("float32"), which)
+    images = gan.generate(
+        rng.standard_normal((len(which), latent_dim)).astype("float32"), which
+    )
     return distances.diversity(images, which, names)
 
 
 real_images = np.concatenate([pool[k][:diversity_images] for k in labels])
-real_labels = np.concatenate([np.full(len(pool[k][:diversity_images]), k) for k in labels])
+real_labels = np.concatenate(
+    [np.full(len(pool[k][:diversity_images]), k) for k in labels]
+)
 real_diversity = distances.diversity(real_images, real_labels, names)
 diversity = pd.DataFrame({arm: within_class(gan) for arm, gan in arms.items()})
 ratios = diversity.div(real_diversity, axis=0)
@@ -363,7 +402,10 @@ chapter.compare(
 tried = {"AC-GAN": "collapse seen in its largest class", "conditional GAN": "given up"}
 chapter.compare(
     {
-        f"{arm}: diversity relative to real cells": (tried.get(arm, "not tried"), f"{mean:.2f}")
+        f"{arm}: diversity relative to real cells": (
+            tried.get(arm, "not tried"),
+            f"{mean:.2f}",
+        )
         for arm, mean in ratios.mean().items()
     }
 )
@@ -384,7 +426,12 @@ chapter.compare(
 # - Train the AC-GAN for one epoch only (`ac_epochs = 1`), as the thesis did, and look at the nine cells.
 
 # %% tags=["remove-cell"]
-folders = {"ac_gan": ac_gan, "ac_gan_linear": linear, "cgan": cgan, "conditional": conditional}
+folders = {
+    "ac_gan": ac_gan,
+    "ac_gan_linear": linear,
+    "cgan": cgan,
+    "conditional": conditional,
+}
 for folder, gan in folders.items():
     save_generator(
         gan.trained_generator,
@@ -392,16 +439,24 @@ for folder, gan in folders.items():
         class_names=names,
         dataset=cells,
     )
-histories = dict(zip(arms, (ac_history, linear_history, cgan_history, recipe_history), strict=True))
+histories = dict(
+    zip(arms, (ac_history, linear_history, cgan_history, recipe_history), strict=True)
+)
 chapter.finish(
     {
         "images_seen": ac_seen,
-        "cgan_images_seen": len(cgan_history) * (len(cells) // cgan_batch_size) * cgan_batch_size,
+        "cgan_images_seen": len(cgan_history)
+        * (len(cells) // cgan_batch_size)
+        * cgan_batch_size,
         "recipe_images_seen": len(recipe_history) * len(balanced) * recipe_batch_size,
         "largest_class": names[largest],
         "diversity_of_real": ratios.mean().to_dict(),
         "diversity_of_real_by_class": ratios.to_dict(),
-        "d_fake": {arm: history["d_fake"].iloc[-1] for arm, history in histories.items()},
-        "training_seconds": {arm: history["seconds"].sum() for arm, history in histories.items()},
+        "d_fake": {
+            arm: history["d_fake"].iloc[-1] for arm, history in histories.items()
+        },
+        "training_seconds": {
+            arm: history["seconds"].sum() for arm, history in histories.items()
+        },
     }
 )

@@ -92,7 +92,8 @@ ends = distances.mean_pairwise_distance(walk[[0, 8]])
 
 # %% tags=["hide-input"]
 Markdown(
-    f"The largest step is **{max(steps):.1f}** grey levels, the smallest {min(steps):.1f}; "
+    f"The largest step is **{max(steps):.1f}** grey levels, the smallest "
+    f"{min(steps):.1f}; "
     f"the two ends are {ends:.1f} apart."
 )
 
@@ -128,7 +129,9 @@ reader = Reader(
 history = chapter.fit(both, reader, encoder_epochs, label="image-to-latent network")
 
 # %% mystnb={"figure": {"caption": "Mean absolute difference between real training images and their reconstructions, in the network's units (2 is black against white).", "name": "fig-encoder-loss"}}
-figures.loss_curves(history, {"loss": "training images"}, ylabel="mean absolute difference")
+figures.loss_curves(
+    history, {"loss": "training images"}, ylabel="mean absolute difference"
+)
 
 # %% [markdown]
 # The alternative to the network is direct optimisation: start at the network's answer and follow the
@@ -159,8 +162,10 @@ scrambled = latent.reconstruction_error(real, np.roll(encoded, 1, axis=0)).mean(
 
 # %% tags=["hide-input"]
 Markdown(
-    f"Mean absolute difference in grey levels: network **{errors['network']:.1f}**, optimised "
-    f"**{errors['optimised']:.1f}**. Compared with a wrong cell the reconstructions differ by "
+    f"Mean absolute difference in grey levels: network **{errors['network']:.1f}**, "
+    "optimised "
+    f"**{errors['optimised']:.1f}**. Compared with a wrong cell the reconstructions "
+    "differ by "
     f"{scrambled:.1f}; a useful reconstruction must be better than that."
 )
 
@@ -187,7 +192,11 @@ figures.image_rows(rows, heads=["original", "1", "2", "3", "4", "5"])
 
 # %%
 moved = {
-    v: float(np.mean([distances.mean_pairwise_distance(np.stack([optimised[0], x])) for x in xs]))
+    v: float(
+        np.mean(
+            [distances.mean_pairwise_distance(np.stack([optimised[0], x])) for x in xs]
+        )
+    )
     for v, xs in variants.items()
 }
 
@@ -245,7 +254,10 @@ chapter.compare(
             "shape kept, detail lost (by eye)",
             f"{errors['network']:.1f} grey levels",
         ),
-        "direct optimisation of Eq. 41": ("not done", f"{errors['optimised']:.1f} grey levels"),
+        "direct optimisation of Eq. 41": (
+            "not done",
+            f"{errors['optimised']:.1f} grey levels",
+        ),
         "variations": (
             "small changes, some large ones",
             f"{moved[variance]:.1f} grey levels from the reconstruction",

@@ -68,9 +68,15 @@ splits = chapter.splits()
 real = splits["classifier"]
 names = real.class_names
 folder = chapter.inputs("03_ac_gan")
-sources = {"AC-GAN": folder / "ac_gan", "recipe": folder / "conditional", "shipped": "pbc-fine-64"}
+sources = {
+    "AC-GAN": folder / "ac_gan",
+    "recipe": folder / "conditional",
+    "shipped": "pbc-fine-64",
+}
 generators = {arm: load_generator(source) for arm, source in sources.items()}
-generators = {arm: g for arm, g in generators.items() if set(names) <= set(g.class_names)}
+generators = {
+    arm: g for arm, g in generators.items() if set(names) <= set(g.class_names)
+}
 
 # %%
 manifests, augmented = {}, {}
@@ -112,20 +118,32 @@ show(networks.classical_augmentation)
 show(classifiers.train_classifier, networks.recalibrate, networks.compact_xception)
 
 # %%
-test = Reader(splits["test"], image_size, classifier_batch_size, shuffle=False, memory_mb=memory_mb)
+test = Reader(
+    splits["test"],
+    image_size,
+    classifier_batch_size,
+    shuffle=False,
+    memory_mb=memory_mb,
+)
 budget = classifier_epochs * len(real)
 
 
 # %%
 def train(arm, run_seed):
-    """Train one arm with one seed; returns the network and its class for every test image."""
+    """Train one arm with one seed; returns the network and its answers on the test."""
     cells, classical = arms[arm]
     keras.utils.set_random_seed(run_seed)
     order = next(
-        classifiers.endless(np.arange(len(cells)), budget, np.random.default_rng(run_seed))
+        classifiers.endless(
+            np.arange(len(cells)), budget, np.random.default_rng(run_seed)
+        )
     )
     reader = Reader(
-        cells.subset(order), image_size, classifier_batch_size, shuffle=False, memory_mb=0
+        cells.subset(order),
+        image_size,
+        classifier_batch_size,
+        shuffle=False,
+        memory_mb=0,
     )
     model = classifiers.train_classifier(
         reader,
@@ -148,7 +166,9 @@ models, reports = {}, {arm: [] for arm in arms}
 for run_seed in seeds:
     for arm in arms:
         models[arm], answers = train(arm, run_seed)
-        report = classifiers.classification_report(splits["test"].labels, answers, names)
+        report = classifiers.classification_report(
+            splits["test"].labels, answers, names
+        )
         if arm == "original":
             baseline = f"baseline (original images, seed {run_seed})"
             classifiers.require_better_than_guessing(report, baseline)
@@ -165,7 +185,10 @@ for run_seed in seeds:
 # other.
 
 # %%
-matrices = {arm: np.sum([r["confusion"] for r in found], axis=0) for arm, found in reports.items()}
+matrices = {
+    arm: np.sum([r["confusion"] for r in found], axis=0)
+    for arm, found in reports.items()
+}
 
 # %% mystnb={"figure": {"caption": "Confusion on the test images after training on the original images.", "name": "fig-confusion-original"}}
 figures.confusion_matrix(matrices["original"], names)
@@ -182,7 +205,9 @@ figures.confusion_matrix(matrices["AC-GAN"], names)
 # %%
 others = [arm for arm in arms if arm != "original"]
 changes = {
-    arm: pd.DataFrame(map(classifiers.per_class_change, reports["original"], reports[arm]))
+    arm: pd.DataFrame(
+        map(classifiers.per_class_change, reports["original"], reports[arm])
+    )
     for arm in others
 }
 
@@ -233,7 +258,9 @@ pd.DataFrame(
             for metric in METRICS
         }
         | {
-            f"change of {metric.replace('_f1', '')} F1, points": points(differences[arm][metric])
+            f"change of {metric.replace('_f1', '')} F1, points": points(
+                differences[arm][metric]
+            )
             for metric in METRICS
             if arm in differences
         }
@@ -243,7 +270,8 @@ pd.DataFrame(
 
 # %% tags=["hide-input"]
 Markdown(
-    f"Mean ± standard deviation over {len(seeds)} seeds; changes in percentage points with 95 % "
+    f"Mean ± standard deviation over {len(seeds)} seeds; changes in percentage points "
+    "with 95 % "
     "intervals, paired by seed."
 )
 
@@ -257,7 +285,9 @@ Markdown(
 agreement = {}
 for arm, manifest in manifests.items():
     made = manifest[manifest.origin == "synthetic"]
-    images = np.stack([read_image(augmented[arm].root / path, image_size) for path in made.path])
+    images = np.stack(
+        [read_image(augmented[arm].root / path, image_size) for path in made.path]
+    )
     seen_as = models["original"].predict(to_float(images), verbose=0).argmax(axis=1)
     agreement[arm] = float((seen_as == made.label.map(names.index)).mean())
 accuracy = summary["original"]["accuracy"]["mean"]
@@ -290,19 +320,28 @@ moved = changes["AC-GAN"].mean()
 chapter.compare(
     {
         "weighted F1, original, %": (
-            f"{100 * theirs['weighted_f1_baseline']:.1f}", percent(summary["original"]["weighted_f1"])
+            f"{100 * theirs['weighted_f1_baseline']:.1f}",
+            percent(summary["original"]["weighted_f1"]),
         ),
         "weighted F1, AC-GAN, %": (
-            f"{100 * theirs['weighted_f1_synthetic']:.1f}", percent(summary["AC-GAN"]["weighted_f1"])
+            f"{100 * theirs['weighted_f1_synthetic']:.1f}",
+            percent(summary["AC-GAN"]["weighted_f1"]),
         ),
-        "change, points": (f"{gain:+.1f}", points(differences["AC-GAN"]["weighted_f1"])),
-        "classes better / worse": (f"{up} / {down}", f"{(moved > 0).sum()} / {(moved < 0).sum()}"),
+        "change, points": (
+            f"{gain:+.1f}",
+            points(differences["AC-GAN"]["weighted_f1"]),
+        ),
+        "classes better / worse": (
+            f"{up} / {down}",
+            f"{(moved > 0).sum()} / {(moved < 0).sum()}",
+        ),
         "rarest class, points": ("+5 (class 18)", f"{moved[rare]:+.1f} ({rare})"),
         "classical augmentation, points": (
-            "worse, not reported", points(differences["classical"]["weighted_f1"])
+            "worse, not reported",
+            points(differences["classical"]["weighted_f1"]),
         ),
     }
-)  # fmt: skip
+)
 
 # %% [markdown]
 # ## What it means
@@ -322,8 +361,12 @@ chapter.finish(
     {
         "arms": summary,
         "change_against_original": differences,
-        "per_class_change": {arm: table.mean().to_dict() for arm, table in changes.items()},
-        "per_class_change_sd": {arm: table.std().to_dict() for arm, table in changes.items()},
+        "per_class_change": {
+            arm: table.mean().to_dict() for arm, table in changes.items()
+        },
+        "per_class_change_sd": {
+            arm: table.std().to_dict() for arm, table in changes.items()
+        },
         "seeds": len(seeds),
         "steps": -(-budget // classifier_batch_size),
         "training_images": {arm: len(cells) for arm, (cells, _) in arms.items()},

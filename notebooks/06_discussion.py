@@ -63,12 +63,15 @@ def with_interval(difference):
 
 # %% tags=["hide-input"]
 def imbalance(run):
-    return f"{run['01_data']['imbalance']:.1f} : 1 in {run['01_data']['classes']} classes"
+    return (
+        f"{run['01_data']['imbalance']:.1f} : 1 in {run['01_data']['classes']} classes"
+    )
 
 
 def balance_of_losses(run):
     gan = run["02_vanilla_gan"]
-    return f"D(x) is {gan['d_real']:.2f} for real, {gan['d_fake']:.2f} for generated images"
+    real, fake = gan["d_real"], gan["d_fake"]
+    return f"D(x) is {real:.2f} for real, {fake:.2f} for generated images"
 
 
 def told_apart(run):
@@ -76,7 +79,9 @@ def told_apart(run):
     who, score = ("person", gan["person"]) if gan["person"] else ("machine", None)
     recall = score["recall"] if score else gan["machine_recall"]
     specificity = score["specificity"] if score else gan["machine_specificity"]
-    return f"{who}: recall {recall['value']:.2f}, specificity {specificity['value']:.2f}"
+    return (
+        f"{who}: recall {recall['value']:.2f}, specificity {specificity['value']:.2f}"
+    )
 
 
 def variety(run):
@@ -85,13 +90,15 @@ def variety(run):
 
 
 def collapse(run):
-    return f"{run['03_ac_gan']['diversity_of_real']['AC-GAN']:.2f} of the variety of real cells"
+    kept = run["03_ac_gan"]["diversity_of_real"]["AC-GAN"]
+    return f"{kept:.2f} of the variety of real cells"
 
 
 def conditioning(run):
     found = run["05_classifier"]
     return (
-        f"{100 * found['class_agreement']['AC-GAN']:.0f} % recognised as the requested class "
+        f"{100 * found['class_agreement']['AC-GAN']:.0f} % recognised as the requested "
+        "class "
         f"(real cells: {100 * found['accuracy_on_real']:.0f} %)"
     )
 
@@ -116,27 +123,57 @@ def gain(run, arm="AC-GAN", metric="weighted_f1"):
 # %% tags=["hide-input", "nbval-check-output"]
 expert, f1 = score_confusion(theirs["expert"]["confusion"]), theirs["classifier"]
 their_gain = 100 * (f1["weighted_f1_synthetic"] - f1["weighted_f1_baseline"])
-their_recall, their_specificity = expert["recall"]["value"], expert["specificity"]["value"]
+their_recall, their_specificity = (
+    expert["recall"]["value"],
+    expert["specificity"]["value"],
+)
 their_imbalance = max(theirs["data"]["table_6"]) / min(theirs["data"]["table_6"])
 claims = [
-    ("Classes are uneven (4.1)", f"{their_imbalance:.1f} : 1 in {theirs['data']['classes']} classes",
-     imbalance),
-    ("The losses reach a balance (5.1)",
-     f"around epoch {theirs['vanilla_gan']['equilibrium_epoch']}", balance_of_losses),
-    ("Generated cells are hard to tell from real ones (5.1)",
-     f"technologist: recall {their_recall:.2f}, specificity {their_specificity:.2f}", told_apart),
+    (
+        "Classes are uneven (4.1)",
+        f"{their_imbalance:.1f} : 1 in {theirs['data']['classes']} classes",
+        imbalance,
+    ),
+    (
+        "The losses reach a balance (5.1)",
+        f"around epoch {theirs['vanilla_gan']['equilibrium_epoch']}",
+        balance_of_losses,
+    ),
+    (
+        "Generated cells are hard to tell from real ones (5.1)",
+        f"technologist: recall {their_recall:.2f}, specificity {their_specificity:.2f}",
+        told_apart,
+    ),
     ("Generated cells are varied (5.1)", "by eye", variety),
-    ("The AC-GAN collapses within classes (5.2)", "three groups among nine cells", collapse),
+    (
+        "The AC-GAN collapses within classes (5.2)",
+        "three groups among nine cells",
+        collapse,
+    ),
     ("The AC-GAN generates the requested class (6)", "by eye", conditioning),
     ("Interpolation is smooth (5.3)", "by eye, with small jumps", smoothness),
     ("A network finds latent vectors of real cells (5.3)", "by eye", reconstruction),
-    ("Generated cells raise weighted F1 (5.4)", f"{their_gain:+.1f} points, one seed", gain),
-    ("Classical augmentation lowers it (5.4)", "not reported",
-     lambda run: gain(run, "classical")),
-    ("Both together (5.4)", "not reported", lambda run: gain(run, "AC-GAN and classical")),
-    ("Rare classes gain most: macro F1 (6)", "not reported",
-     lambda run: gain(run, metric="macro_f1")),
-]  # fmt: skip
+    (
+        "Generated cells raise weighted F1 (5.4)",
+        f"{their_gain:+.1f} points, one seed",
+        gain,
+    ),
+    (
+        "Classical augmentation lowers it (5.4)",
+        "not reported",
+        lambda run: gain(run, "classical"),
+    ),
+    (
+        "Both together (5.4)",
+        "not reported",
+        lambda run: gain(run, "AC-GAN and classical"),
+    ),
+    (
+        "Rare classes gain most: macro F1 (6)",
+        "not reported",
+        lambda run: gain(run, metric="macro_f1"),
+    ),
+]
 print(f"{len(claims)} claims of the thesis are compared with what was measured")
 
 # %% tags=["hide-input"]
@@ -147,7 +184,9 @@ table = pd.DataFrame(
         for claim, value, measure in claims
     ]
 )
-table.style.hide(axis="index").set_properties(**{"text-align": "left", "vertical-align": "top"})
+table.style.hide(axis="index").set_properties(
+    **{"text-align": "left", "vertical-align": "top"}
+)
 
 # %% [markdown]
 # The recorded columns are what earlier runs of these chapters wrote down; they were not run again for
@@ -185,7 +224,7 @@ def verdict(difference):
 
 
 def conclusions(run):
-    """Of every arm with generated cells: what may be said of weighted and of macro F1."""
+    """Of every arm with generated cells: what may be said of both F1 scores."""
     changes = run["05_classifier"]["change_against_original"]
     return pd.DataFrame(
         {
@@ -201,7 +240,10 @@ def conclusions(run):
 
 # %% tags=["hide-input"]
 drawn = ours["01_data"]["phantom"]
-Markdown(f"This run, profile *{profile}*, on {'drawn phantom cells' if drawn else 'real cells'}:")
+Markdown(
+    f"This run, profile *{profile}*, on "
+    f"{'drawn phantom cells' if drawn else 'real cells'}:"
+)
 
 # %%
 conclusions(ours)
@@ -232,12 +274,20 @@ pd.DataFrame(
 study, _ = ladder.recorded("pbc")
 long_runs = weights.recorded("pbc-fine-64")
 targets = verdicts(long_runs)
-distances = ladder.table(study).groupby("arm")["Fréchet distance"].agg(["mean", "std", "count"])
+distances = (
+    ladder.table(study).groupby("arm")["Fréchet distance"].agg(["mean", "std", "count"])
+)
 beyond = distances.loc[[study["rungs"][0], study["rungs"][-1]]]
-beyond.loc["long training"] = [*targets.loc["Fréchet distance", ["mean", "sd", "seeds"]]]
+beyond.loc["long training"] = [
+    *targets.loc["Fréchet distance", ["mean", "sd", "seeds"]]
+]
 beyond.index = ["thesis", "recipe of chapter 3", "the same after long training"]
 beyond.columns = ["Fréchet distance (mean)", "standard deviation", "seeds"]
-beyond.insert(0, "images seen (about)", [study["images_asked"]] * 2 + [long_runs[0]["images_seen"]])
+beyond.insert(
+    0,
+    "images seen (about)",
+    [study["images_asked"]] * 2 + [long_runs[0]["images_seen"]],
+)
 beyond.round(1).astype({"seeds": int})
 
 # %% tags=["hide-input", "nbval-check-output"]
@@ -247,8 +297,10 @@ missed, undecided = (
     targets.index[~met & (targets["missed"] == 0)],
 )
 Markdown(
-    f"After long training the recipe meets {met.sum()} of {len(targets)} targets with every seed. "
-    f"Missed with at least one seed: {', '.join(missed) or 'none'}. Undecided with at least one seed "
+    f"After long training the recipe meets {met.sum()} of {len(targets)} targets with "
+    "every seed. "
+    f"Missed with at least one seed: {', '.join(missed) or 'none'}. Undecided with at "
+    "least one seed "
     f"and missed with none, because the interval includes the target's end: "
     f"{', '.join(undecided) or 'none'}."
 )

@@ -161,16 +161,15 @@ class Chapter:
 
     @property
     def real(self) -> str:
-        """What figures and texts call the cells of the set: "real", or "drawn" if a program drew them.
+        """What figures and texts call the cells of the set: "real", or "drawn" for phantoms.
 
         `BookError` where chapter 01 has not been run.
         """
-        data = self.parameters.get("data")
-        if data is None and self.name in CHAPTERS:
-            data = json.loads((self.inputs(CHAPTERS[0]) / "metrics.json").read_text())["settings"][
-                "data"
-            ]
-        return WORDS[data == "phantom"]
+        settings = self.parameters
+        if self.name in CHAPTERS[1:]:
+            record = json.loads((self.inputs(CHAPTERS[0]) / "metrics.json").read_text())
+            settings = record["settings"]
+        return WORDS[settings.get("data") == "phantom"]
 
     @staticmethod
     def compare(rows: Mapping[str, tuple[Any, Any]]) -> pd.DataFrame:
