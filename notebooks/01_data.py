@@ -43,11 +43,18 @@ from dataclasses import replace
 
 from cellaug import figures
 from cellaug.book import Chapter, thesis
-from cellaug.data import open_dataset, save_splits, split, stored, to_float, to_uint8
+from cellaug.data import (
+    open_dataset,
+    published,
+    save_splits,
+    split,
+    stored,
+    to_float,
+    to_uint8,
+)
 from cellaug.data.inspection import BOUNDS
 from cellaug.data.splits import measurable
 
-import numpy as np
 import pandas as pd
 from IPython.display import Markdown
 
@@ -70,6 +77,9 @@ drawing = {
 cells = open_dataset(data, **(drawing if data == "phantom" else {}))
 print(f"{cells.name}: {len(cells):,} images in {len(cells.class_names)} classes")
 print("\n".join(filter(None, [cells.credit, cells.origins()])))
+
+# %% tags=["hide-input"]
+Markdown(published.ACQUISITION.get(data, "")) if data in published.NAMES else None
 
 # %% [markdown]
 # Some cell types are rare in every laboratory. The figure counts the images of each class. The larger
@@ -117,7 +127,7 @@ print(
 )
 
 # %% tags=["hide-input"]
-cells.report.head(20)
+cells.report.head(20) if len(cells.report) else None
 
 # %% [markdown]
 # ## Decoded once
@@ -152,11 +162,7 @@ else:
     splits = {"generator": parts["train"].subset(real), "classifier": parts["train"]}
     splits |= {side: parts[side] for side in ("validation", "test")}
 save_splits(splits, chapter.out)
-print(
-    pd.Series(
-        {side: len(part) for side, part in splits.items()}, name=protocol
-    ).to_string()
-)
+pd.Series({side: len(part) for side, part in splits.items()}, name=protocol).to_frame()
 
 # %% [markdown]
 # A recall that is measured with few test images is uncertain. The table shows, for each class, the
@@ -164,14 +170,19 @@ print(
 
 # %% tags=["hide-input"]
 few = measurable(parts)
-Markdown(
-    "| class | test images | recall of 0.9: 95 % interval | |\n|---|---|---|---|\n"
-    + "\n".join(
-        f"| {row.Index} | {row.images:,} | {row.low:.2f} to {row.high:.2f} "
-        f"| {'too few to measure much' * (row.images < BOUNDS['fewest_tested'])} |"
-        for row in few.itertuples()
-    )
+uncertain = pd.DataFrame(
+    {
+        "test images": few["images"],
+        "recall of 0.9: 95 % interval": [
+            f"{row.low:.2f} to {row.high:.2f}" for row in few.itertuples()
+        ],
+    }
 )
+poor = few.index[few["images"] < BOUNDS["fewest_tested"]]
+uncertain
+
+# %% tags=["hide-input"]
+Markdown(f"Too few test images to measure much: {', '.join(poor) or 'in no class'}.")
 
 # %% [markdown]
 # ## From bytes to numbers
@@ -214,12 +225,8 @@ print(f"values from {batch.min():+.2f} to {batch.max():+.2f}; labels {labels.dty
 # %% tags=["nbval-check-output"]
 balanced = Reader(splits["generator"], image_size, batch_size, seed=seed, balance=True)
 drawn = pd.Series([label for i in range(len(balanced)) for label in balanced[i][1]])
-print(
-    drawn.map(dict(enumerate(cells.class_names)))
-    .value_counts(sort=False)
-    .sort_index()
-    .to_string()
-)
+drawn = drawn.map(dict(enumerate(cells.class_names))).rename("images in an epoch")
+drawn.value_counts().sort_index().to_frame()
 
 # %% [markdown]
 # ## How fast and how large
@@ -256,22 +263,18 @@ for name, memory in bounds.items():
     rates[name], held[name] = two_epochs(files, memory)
 rates["store"], held["store"] = two_epochs(splits["generator"], 0)
 
-# %% mystnb={"figure": {"caption": "Decoded images that the reader holds while it goes through two epochs: from the files under three bounds, and from the store. It never exceeds its bound.", "name": "fig-reader-memory"}} tags=["hide-input"]
-figures.memory_curve(
-    pd.DataFrame(held, index=batch_size * (1 + np.arange(2 * len(reader))))
-)
+# %% [markdown]
+# *Held* is the largest number of MiB that the reader kept at any time: it never exceeds its limit.
 
 # %% tags=["hide-input"]
-Markdown(
-    "| read from | first epoch, images/s | second epoch, images/s | held at the end, "
-    "MiB |\n"
-    "|---|---|---|---|\n"
-    + "\n".join(
-        f"| {name} | {rates[name][0]:,.0f} | {rates[name][1]:,.0f} | "
-        f"{held[name][-1]:,.1f} |"
-        for name in rates
-    )
-)
+pd.DataFrame(
+    {
+        "first epoch, images/s": {name: pair[0] for name, pair in rates.items()},
+        "second epoch, images/s": {name: pair[1] for name, pair in rates.items()},
+        "limit, MiB": bounds | {"store": 0},
+        "held, MiB": {name: max(each) for name, each in held.items()},
+    }
+).style.format("{:,.0f}").format("{:,.1f}", subset=["limit, MiB", "held, MiB"])
 
 # %% [markdown]
 # How this reader compares with others is on the page of recorded [benchmarks](record/benchmarks.ipynb).

@@ -15,8 +15,8 @@
 # networks draw cells that look real?
 #
 # **What you will see:** the two networks at the thesis's full size and at the size of this run, one
-# training step by hand, how samples change from epoch to epoch, and an expert test with real and
-# generated cells that you can take yourself in JupyterLab.
+# training step by hand, how samples change from epoch to epoch, and an expert test with real<!-- run -->
+# and generated cells that you can take yourself in JupyterLab.
 
 # %% [markdown]
 # ## Parameters
@@ -77,8 +77,8 @@ table_1 = thesis()["vanilla_gan"]
 full_generator = networks.generator(
     256, table_1["generator_depth"], table_1["latent_dim"]
 )
-print(networks.layer_table(full_generator).to_string(index=False))
 print(f"{full_generator.count_params():,} parameters")
+networks.layer_table(full_generator).style.hide(axis="index")
 
 # %% [markdown]
 # The discriminator goes the other way: 64 channels first, twice as many at each step, and dropout
@@ -91,9 +91,8 @@ show(networks.dcgan.discriminator_body)
 
 # %% tags=["nbval-check-output"]
 full_discriminator = networks.discriminator(256, table_1["discriminator_depth"])
-print(networks.layer_table(full_discriminator).to_string(index=False))
 print(f"{full_discriminator.count_params():,} parameters")
-del full_generator, full_discriminator
+networks.layer_table(full_discriminator).style.hide(axis="index")
 
 # %% [markdown]
 # ## The networks of this run
@@ -232,7 +231,9 @@ figures.loss_curves(history, {"g_loss": "generator", "d_loss": "discriminator"})
 
 # %% mystnb={"figure": {"caption": "Mean probability of being real that the discriminator gives to real and to generated images. The closer the curves, the harder it is to tell them apart.", "name": "fig-gan-probabilities"}} tags=["hide-input"]
 figures.loss_curves(
-    history, {"d_real": "real images", "d_fake": "generated images"}, ylabel="mean D(x)"
+    history,
+    {"d_real": f"{chapter.real} images", "d_fake": "generated images"},
+    ylabel="mean D(x)",
 )
 
 # %% [markdown]
@@ -253,7 +254,7 @@ figures.image_grid(gan.generate(nine), columns=3)
 
 # %% [markdown]
 # A few images cannot show whether the generator repeats the same cells ({term}`mode collapse`). The
-# mean distance between two of its images, compared with that between two real ones, can.
+# mean distance between two of its images, compared with that between two real<!-- run --> ones, can.
 
 # %%
 rng = np.random.default_rng(seed + 1)
@@ -269,7 +270,7 @@ spread = {
 Markdown(
     f"Mean distance between two images: **{spread['generated']:.1f}** grey levels for "
     "generated, "
-    f"**{spread['real']:.1f}** for real ones (ratio "
+    f"**{spread['real']:.1f}** for {chapter.real} ones (ratio "
     f"{spread['generated'] / spread['real']:.2f})."
 )
 
@@ -333,7 +334,7 @@ else:
 
 # %% [markdown]
 # Until a person has answered, a machine takes the test: a small classifier trained to tell other
-# real images from other generated ones. It is no expert. It finds traces that no eye would notice,
+# real<!-- run --> images from other generated ones. It is no expert. It finds traces that no eye would notice,
 # such as the grid of the transposed convolutions, and cannot say whether a nucleus is credible.
 
 # %%
@@ -362,7 +363,7 @@ intervals = pd.DataFrame(
     ]
 )
 
-# %% mystnb={"figure": {"caption": "Recall (real cells called real) and specificity (generated cells called generated) with exact 95 % binomial intervals. The dashed line is guessing.", "name": "fig-expert"}} tags=["hide-input"]
+# %% mystnb={"figure": {"caption": "Recall (cells of the data set recognised as such) and specificity (generated cells recognised as generated) with exact 95 % binomial intervals. The dashed line is guessing.", "name": "fig-expert"}} tags=["hide-input"]
 figures.interval_plot(intervals, reference=0.5, number=".2f")
 
 # %% [markdown]

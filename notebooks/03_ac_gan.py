@@ -16,7 +16,7 @@
 # to name the class.
 #
 # **What you will see:** which parameters are trained and which are not, a generated cell of each
-# class beside the most similar real cell, and how varied the cells of one class are. We compare four
+# class beside the most similar real<!-- run --> cell, and how varied the cells of one class are. We compare four
 # constructions: the thesis's {term}`AC-GAN`, the same without its last ReLU, the conditional GAN
 # that the thesis gave up, and a current recipe. The step from one recipe to the other, one change at
 # a time, is on the page [](record/ladder.ipynb); cells from long training are on
@@ -281,11 +281,11 @@ recipe_history = chapter.fit(
 figures.loss_curves(
     recipe_history,
     {"diversity": "conditional recipe"},
-    ylabel="diversity relative to real cells",
+    ylabel=f"diversity relative to {chapter.real} cells",
 )
 
 # %% [markdown]
-# ## One cell of each class, and the nearest real cell
+# ## One cell of each class, and the nearest real<!-- run --> cell
 #
 # The thesis chose its real cells by hand to resemble the generated ones, and said so. Here the
 # partner is computed: the training image of the same class with the smallest distance, pixel by pixel
@@ -318,36 +318,59 @@ def with_nearest(images):
 
 
 # %% mystnb={"figure": {"caption": "Left of each pair: a cell of the AC-GAN as the thesis built it, first draw. Right: the nearest real cell of that class, with their distance in grey levels.", "name": "fig-ac-pairs"}}
-figures.pairs(*with_nearest(ours["AC-GAN"]))
+figures.pairs(*with_nearest(ours["AC-GAN"]), real=chapter.real)
 
-# %% mystnb={"figure": {"caption": "The same for the conditional GAN.", "name": "fig-cgan-pairs"}} tags=["hide-input"]
-figures.pairs(*with_nearest(ours["conditional GAN"]))
+# %% [markdown]
+# The same latent vectors through all four generators, below cells of the data set. Where its classes
+# fit, as on PBC, the last row is from the generator that comes with the package, after hours of
+# training.
 
-# %% mystnb={"figure": {"caption": "The same for the conditional recipe.", "name": "fig-recipe-pairs"}} tags=["hide-input"]
-figures.pairs(*with_nearest(ours["conditional recipe"]))
+# %%
+shipped = load_generator("pbc-fine-64")
+fits = set(names) <= set(shipped.class_names)
+beside = {chapter.real: np.stack([pool[k][0] for k in labels])} | ours
+beside |= {"shipped": shipped.generate(names, 1)} if fits else {}
+
+# %% mystnb={"figure": {"caption": "Real cells (top) and generated ones, a column for each class: the first of each, not selected.", "name": "fig-ac-classes"}}
+figures.image_rows(beside, names)
+
+# %% [markdown]
+# How close does each generator come to the training images? A distance near zero would be a copy.
+
+# %% tags=["hide-input"]
+closest = {arm: list(map(float, with_nearest(made)[3])) for arm, made in ours.items()}
+by_arm = pd.DataFrame(closest, index=names)
+summary = {
+    "smallest": by_arm.min(),
+    "mean": by_arm.mean(),
+    "class of it": by_arm.idxmin(),
+}
+pd.DataFrame(summary).rename_axis("distance, grey levels").style.format(precision=1)
 
 # %% [markdown]
 # ## Nine cells of the largest class
 #
 # In the thesis's Figure 16 the nine cells of its largest class fall into three groups of near
-# duplicates: *mode collapse*. Here are the same nine latent vectors through each of the four
-# generators.
+# duplicates: *mode collapse*. Here are the same nine latent vectors through each of the
+# generators, below nine cells of the data set.
 
 # %%
 largest = int(cells.counts().to_numpy().argmax())
 nine = (
     np.random.default_rng(seed + 1).standard_normal((9, latent_dim)).astype("float32")
 )
-nines = [gan.generate(nine, np.full(9, largest)) for gan in arms.values()]
+nines = {chapter.real: pool[largest][:9]}
+nines |= {arm: gan.generate(nine, np.full(9, largest)) for arm, gan in arms.items()}
+nines |= {"shipped": shipped.generate([names[largest]], 9)} if fits else {}
 
-# %% mystnb={"figure": {"caption": "Nine cells of the largest class from the same nine latent vectors, one row for each generator, not selected.", "name": "fig-ac-nine"}}
-figures.image_rows(dict(zip(arms, nines, strict=True)))
+# %% mystnb={"figure": {"caption": "Nine cells of the largest class: real ones (top), and one row for each generator from the same nine latent vectors, not selected.", "name": "fig-ac-nine"}}
+figures.image_rows(nines)
 
 # %% [markdown]
 # ## Diversity within a class
 #
-# One number for this is the mean distance between two cells of one class, generated divided by real:
-# 1 is as varied as real cells, 0 is the same cell again and again.
+# One number for this is the mean distance between two cells of one class, generated divided by
+# real<!-- run -->: 1 is as varied as real<!-- run --> cells, 0 is the same cell again and again.
 
 
 # %%
@@ -370,12 +393,12 @@ diversity = pd.DataFrame({arm: within_class(gan) for arm, gan in arms.items()})
 ratios = diversity.div(real_diversity, axis=0)
 
 # %% mystnb={"figure": {"caption": "Mean distance between two cells of one class, generated and real. The further left of the real cells a mark lies, the more the generator repeats itself.", "name": "fig-ac-diversity"}}
-figures.diversity(diversity, real_diversity)
+figures.diversity(diversity, real_diversity, chapter.real)
 
 # %%
 pd.DataFrame(
     {
-        "diversity relative to real cells, mean over classes": ratios.mean(),
+        f"diversity relative to {chapter.real} cells, mean": ratios.mean(),
         "lowest class": ratios.min(),
         "least diverse class": ratios.idxmin(),
     }
@@ -402,7 +425,7 @@ chapter.compare(
 tried = {"AC-GAN": "collapse seen in its largest class", "conditional GAN": "given up"}
 chapter.compare(
     {
-        f"{arm}: diversity relative to real cells": (
+        f"{arm}: diversity relative to {chapter.real} cells": (
             tried.get(arm, "not tried"),
             f"{mean:.2f}",
         )

@@ -10,12 +10,12 @@
 # # Latent space
 #
 # The generator turns 100 numbers into an image of a cell. What lies between two points of this
-# {term}`latent space`? Which point gives *this* real cell? And what do its neighbours look like? This
+# {term}`latent space`? Which point gives *this* real<!-- run --> cell? And what do its neighbours look like? This
 # chapter explores the latent space of chapter 2's generator.
 #
-# **What you will see:** one cell turning into another in eight steps, real cells and two kinds of
+# **What you will see:** one cell turning into another in eight steps, real<!-- run --> cells and two kinds of
 # reconstructions of them, variations of a reconstructed cell with increasing noise, and the
-# interpolation between the reconstructions of two real cells of one class.
+# interpolation between the reconstructions of two real<!-- run --> cells of one class.
 
 # %% [markdown]
 # ## Parameters
@@ -98,7 +98,7 @@ Markdown(
 )
 
 # %% [markdown]
-# ## The latent vector of a real cell
+# ## The latent vector of a real<!-- run --> cell
 #
 # For an image $I$ the best latent vector is
 #
@@ -151,7 +151,7 @@ optimised_z, descent = latent.optimise(
 optimised = generate_images(generator, optimised_z)
 
 # %% mystnb={"figure": {"caption": "Real test images (top), what the image-to-latent network makes of them, and the same after direct optimisation.", "name": "fig-reconstructions"}}
-figures.image_rows({"real": real, "network": encoded, "optimised": optimised})
+figures.image_rows({chapter.real: real, "network": encoded, "optimised": optimised})
 
 # %%
 errors = {
@@ -206,10 +206,10 @@ pd.Series(moved, name="mean distance to the reconstruction (grey levels)").renam
 ).to_frame().style.format(precision=1)
 
 # %% [markdown]
-# ## Between two real cells of one class
+# ## Between two real<!-- run --> cells of one class
 #
-# The thesis suggests a safer way to new cells: interpolate between the reconstructions of two real
-# cells of one class. Their latent vectors come from the network and are then optimised.
+# The thesis suggests a safer way to new cells: interpolate between the reconstructions of two
+# real<!-- run --> cells of one class. Their latent vectors come from the network and are then optimised.
 
 # %%
 largest = int(splits["test"].counts().to_numpy().argmax())
@@ -224,7 +224,7 @@ between = generate_images(generator, latent.interpolate(*pair_z, steps=8))
 figures.image_grid(
     np.concatenate([two[:1], between, two[1:]]),
     columns=11,
-    captions=["real", *(f"{k}/8" for k in range(9)), "real"],
+    captions=[chapter.real, *(f"{k}/8" for k in range(9)), chapter.real],
 )
 
 # %% [markdown]

@@ -24,7 +24,7 @@
 #
 # `classifier` is `"xception"` for Keras's Xception {cite}`chollet2017`, the thesis's choice, or
 # `"compact"` for a small network of the same kind that can be trained on a CPU. `ratio` is the number
-# of generated images for one real image of each class; the thesis took 0.5.
+# of generated images for one real<!-- run --> image of each class; the thesis took 0.5.
 
 # %% tags=["parameters"]
 profile = "demo"
@@ -59,8 +59,8 @@ figures.use_style()
 # ## The training sets
 #
 # `augment` copies the classifier's training images and adds generated images to each class, half as
-# many as there are real ones, as the thesis did. The command `cellaug augment` does the same. A
-# manifest says which images are real and which are synthetic. Like the real images in chapter 1, each
+# many as there are real<!-- run --> ones, as the thesis did. The command `cellaug augment` does the same. A
+# manifest says which images are real and which are synthetic. Like the real<!-- run --> images in chapter 1, each
 # set is decoded once.
 
 # %%
@@ -92,7 +92,7 @@ print(counts.rename_axis(index=None, columns=None).to_string())
 
 # %% [markdown]
 # Each training set is one *arm* of the comparison. *Classical* augmentation rotates and zooms the
-# real images while they are read.
+# real<!-- run --> images while they are read.
 
 # %%
 arms = {"original": (real, False), "classical": (real, True)}
@@ -105,7 +105,7 @@ show(networks.classical_augmentation)
 #
 # A larger training set would normally mean more training steps. To be fair, every arm takes the same
 # number of steps, with the same number of images in total: `classifier_epochs` times the number of
-# real ones. Each arm goes through its own set in random order, then again in another order, until it
+# real<!-- run --> ones. Each arm goes through its own set in random order, then again in another order, until it
 # has seen that many. The learning rate falls to zero along a cosine. We use the network after the last
 # step and never choose by test results.
 #
@@ -278,8 +278,8 @@ Markdown(
 # %% [markdown]
 # ## Do the generated cells show the requested class?
 #
-# A classifier that has seen only real cells names the generated ones. We compare how often it
-# recognises the requested class with how often it is right on real test images.
+# A classifier that has seen only real<!-- run --> cells names the generated ones. We compare how often it
+# recognises the requested class with how often it is right on real<!-- run --> test images.
 
 # %%
 agreement = {}
@@ -294,7 +294,7 @@ accuracy = summary["original"]["accuracy"]["mean"]
 
 # %%
 pd.Series(
-    agreement | {"real test images": accuracy, "guessing": 1 / len(names)},
+    agreement | {f"{chapter.real} test images": accuracy, "guessing": 1 / len(names)},
     name="share named as the requested class",
 ).to_frame().style.format("{:.0%}")
 

@@ -84,6 +84,8 @@ def finish(app: Sphinx, name: str, template: str, context: dict, doctree: object
     minus_signs(page)
     for number, table in enumerate(page.find_all("table"), 1):
         dress(page, table, number)
+    for entry in page.select(".citation-list, .citation"):
+        del entry["role"]  # those that docutils gives are deprecated
     for link in page.select("a.image-reference"):
         link["title"] = "The image in full size"
     if banner := app.config.html_theme_options.get("announcement"):

@@ -13,5 +13,5 @@ from cellaug.figures.charts import (
     per_class_change,
 )
 from cellaug.figures.reports import fidelity, inspection
-from cellaug.figures.sheets import class_examples, image_grid, image_rows, pairs
+from cellaug.figures.sheets import class_examples, image_grid, image_rows, marked, pairs
 from cellaug.figures.style import use_style

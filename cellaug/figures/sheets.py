@@ -129,3 +129,32 @@ def pairs(
     fig.alt = f"{len(left)} pairs, each a generated cell and the nearest {real} cell of its class. "
     fig.alt += f"Their distances: {told}."
     return fig
+
+
+Mark = tuple[str, tuple[float, float], tuple[float, float]]  # word, what it points at, its place
+
+
+def marked(cells: Sequence[tuple[str, np.ndarray, Sequence[Mark]]], columns: int = 3) -> Described:
+    """Draw cells large, each over its caption, with words that point at places in them.
+
+    Places are fractions of the width and height of an image, from the top left.
+    """
+    rows = -(-len(cells) // columns)
+    side = WIDTH / columns - GAP
+    fig = new_figure(WIDTH, rows * (side + 4 * LINE))
+    axes = fig.subplots(rows, columns, squeeze=False)
+    fig.subplots_adjust(0, 2.4 * LINE / fig.get_figheight(), 1, 1, GAP, 4 * LINE / side)
+    for ax in axes.flat:
+        ax.set_axis_off()
+    for ax, (caption, image, marks) in zip(axes.flat, cells, strict=False):
+        ax.imshow(image, extent=(0, 1, 1, 0))
+        words = "\n".join(wrapped(caption, SMALL, side))
+        ax.text(0.5, 1.02, words, ha="center", va="top", fontsize=SMALL)
+        look = {"arrowstyle": "-|>", "color": INK, "linewidth": 1.2, "shrinkB": 0}
+        box = {"boxstyle": "round,pad=0.2", "facecolor": "white", "edgecolor": INK}
+        for word, there, here in marks:
+            options = {"ha": "center", "va": "center", "fontsize": SMALL, "bbox": box}
+            ax.annotate(word, there, here, arrowprops=look, **options)
+    shown = [f"{text}, {', '.join(mark[0] for mark in marks)}" for text, _, marks in cells]
+    fig.alt = f"{len(cells)} cells with arrows. {'; '.join(shown)}."
+    return fig
