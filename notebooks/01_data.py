@@ -104,7 +104,7 @@ Markdown(
 )
 
 # %% [markdown]
-# One row for each class, drawn at random with the seed of this run, not selected. Look for the
+# One row for each class, taken at random with the seed of this run, not selected. Look for the
 # differences between neighbouring rows: a conditional generator has to learn them.
 
 # %% mystnb={"figure": {"caption": "Random examples of every class after centre crop and resize.", "name": "fig-class-examples"}}

@@ -200,7 +200,7 @@ for name, value in by_hand.items():
     assert np.isclose(value, reported[name], rtol=1e-4), (name, value, reported[name])
     print(f"{name}: by hand and by the training step the same")
 
-# %% [markdown]
+# %% [markdown] tags=["new-page"]
 # ## Training
 #
 # We draw nine latent vectors once and keep them. The same nine again and again show learning, not the
@@ -274,7 +274,7 @@ Markdown(
     f"{spread['generated'] / spread['real']:.2f})."
 )
 
-# %% [markdown]
+# %% [markdown] tags=["new-page"]
 # ## The expert test
 #
 # In the thesis a medical technologist was shown 50 real and 50 generated cells in random order,

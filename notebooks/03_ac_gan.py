@@ -209,7 +209,7 @@ cgan, cgan_history = train(
     cgan_beta_1,
 )
 
-# %% [markdown]
+# %% [markdown] tags=["new-page"]
 # ## A current recipe
 #
 # Ten years of small improvements lie between the thesis's recipe and today's. `Recipe` names each of
@@ -284,7 +284,7 @@ figures.loss_curves(
     ylabel=f"diversity relative to {chapter.real} cells",
 )
 
-# %% [markdown]
+# %% [markdown] tags=["new-page"]
 # ## One cell of each class, and the nearest real<!-- run --> cell
 #
 # The thesis chose its real cells by hand to resemble the generated ones, and said so. Here the

@@ -196,7 +196,7 @@ figures.confusion_matrix(matrices["original"], names)
 # %% mystnb={"figure": {"caption": "Confusion on the test images after training on original images and cells of the AC-GAN.", "name": "fig-confusion-synthetic"}}
 figures.confusion_matrix(matrices["AC-GAN"], names)
 
-# %% [markdown]
+# %% [markdown] tags=["new-page"]
 # ## The change in each class
 #
 # The thesis reports its gain class by class, in percentage points of recall. A class with twenty

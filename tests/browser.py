@@ -7,7 +7,6 @@ from contextlib import contextmanager
 from pathlib import Path
 from urllib.parse import unquote, urlsplit
 
-from axe_playwright_python.sync_playwright import Axe
 from playwright.sync_api import Browser, Page, sync_playwright
 
 NAMES = ("chromium", "chromium-browser", "google-chrome", "chrome")
@@ -90,6 +89,8 @@ class Visit:
 
     def barriers(self) -> list[str]:
         """What axe-core finds on the page that keeps people out, a line for each rule."""
+        from axe_playwright_python.sync_playwright import Axe
+
         # Without `preload`, which asks for the style sheets by a request that file:// refuses.
         options = {"resultTypes": ["violations"], "preload": False}
         found = Axe().run(self.page, options=options).response["violations"]

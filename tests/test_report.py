@@ -15,6 +15,7 @@ from cellaug.errors import BookError, ReportError
 import browser
 import nbformat
 import pytest
+from bs4 import BeautifulSoup
 from nbformat.v4 import new_code_cell, new_markdown_cell, new_notebook, new_output
 
 BOOK = Path(__file__).parents[1] / "book"
@@ -75,7 +76,8 @@ def first_chapter() -> list[nbformat.NotebookNode]:
     return [
         new_markdown_cell(
             "# The data\n\nThe scale is [Eq. 39](#eq-39), the game {eq}`eq-29`; see\n"
-            "{numref}`fig-grey` and {cite:t}`acevedo2020`.\nThe real<!-- run --> cells, what is real."
+            "{numref}`fig-grey` and {cite:t}`acevedo2020`.\n"
+            "The real<!-- run --> cells, what is real."
             " It fell by -3 points, `x-1` did not."
         ),
         new_code_cell("seed = 0", execution_count=1, metadata={"tags": ["parameters"]}),
@@ -147,7 +149,8 @@ def built(tmp_path_factory: pytest.TempPathFactory, recorded: Path) -> Path:
     """The folder of a book of phantom cells."""
     place = tmp_path_factory.mktemp("book")
     record(recorded)
-    write_chapters(place / "notebooks")
+    second = new_markdown_cell("## A second page\n\nText. In it.", metadata={"tags": ["new-page"]})
+    write_chapters(place / "notebooks", c03=[new_markdown_cell("# Three\n\nText."), second])
     page = build_html(place, RUN)
     assert page == place / "html" / "index.html"
     return place / "html"
@@ -276,6 +279,22 @@ def test_phantoms_say_so_on_paper_and_are_called_drawn(built, chromium):
     assert "It fell by −3 points" in page and ">x-1<" in page
 
 
+def test_a_long_chapter_has_several_pages(built, chromium):
+    """A cell tagged "new-page" begins a page of its own, listed below the chapter's first."""
+    assert "<h1>A second page" in (built / "03_ac_gan_2.html").read_text()
+    assert "A second page" not in visible_text(built / "03_ac_gan.html")
+    visit = browser.Visit(chromium, built, "03_ac_gan.html", browser.DESKTOP)
+    visit.page.locator("a.right-next").click()
+    visit.page.wait_for_url("**/03_ac_gan_2.html")
+    assert "In it." in visit.page.inner_text("article.bd-article")
+    visit.close()
+
+
+def visible_text(path: Path) -> str:
+    """The words of a page's article."""
+    return BeautifulSoup(path.read_text(), "html.parser").select_one("article").get_text(" ")
+
+
 def test_references_have_links(built):
     entries = (BOOK / "references.bib").read_text().split("\n@")
     page = (built / "references.html").read_text()
@@ -334,7 +353,7 @@ def test_chapter_as_rendered(built, chromium):
         "Fig. 1.1 Drawn cells as a grey box, see Eq. 39."
     )
     # Folded: the cell that draws, and the parameters that papermill put in. Open: all others.
-    assert page.locator("details:not([open])").count() == 2
+    assert page.locator("article details:not([open])").count() == 2
     assert "draw_me" not in page.inner_text("article.bd-article")
     assert "seed = 0" in page.inner_text("article.bd-article")
     assert page.inner_text("div.cell_output div.highlight-python").strip() == "a = 1"

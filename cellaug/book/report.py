@@ -45,12 +45,16 @@ def build_html(build: Path, run: Mapping[str, Any]) -> Path:
         shutil.copytree(project_root() / "book", source, ignore=unused)
         for name, text in generated.items():
             (source / name).write_text(text, encoding="utf-8")
+        pieces: dict[str, dict[str, Any]] = {}
         for name in pages():
             (source / name).parent.mkdir(exist_ok=True)
             notebook = nbformat.read(build / "notebooks" / f"{name}.ipynb", as_version=4)
             for cell in notebook.cells:
                 _prepare(cell, WORDS[name in CHAPTERS and drawn])
-            nbformat.write(notebook, source / f"{name}.ipynb")
+            pieces[name] = _pieces(name, notebook)
+            for file, piece in pieces[name].items():
+                nbformat.write(piece, source / f"{file}.ipynb")
+        _list_pieces(source / "_toc.yml", pieces)
         rendered = _render(source)
         unused = shutil.ignore_patterns("a11y", "localization", "MathML", "SVG")
         with atomic_folder(html) as target:
@@ -60,6 +64,29 @@ def build_html(build: Path, run: Mapping[str, Any]) -> Path:
             with resources.as_file(resources.files("jupyter_server_mathjax") / "static") as mathjax:
                 shutil.copytree(mathjax, target / "_static" / "mathjax", ignore=unused)
     return html / "index.html"
+
+
+def _pieces(name: str, notebook: Any) -> dict[str, Any]:
+    """A notebook as pages by file name: a cell tagged "new-page" begins one with its heading."""
+    found: dict[str, Any] = {}
+    for cell in notebook.cells:
+        if not found or "new-page" in cell.metadata.get("tags", ()):
+            file = f"{name}_{len(found) + 1}" if found else name
+            if found:
+                cell.source = re.sub(r"\A## ", "# ", cell.source)
+            page = found[file] = nbformat.from_dict(notebook | {"cells": []})
+        page.cells.append(cell)
+    return found
+
+
+def _list_pieces(toc: Path, pieces: Mapping[str, Mapping[str, Any]]) -> None:
+    """Put the further pages of a chapter below its first one, in the list of pages."""
+    listed = yaml.safe_load(toc.read_text(encoding="utf-8"))
+    for entry in (entry for part in listed["parts"] for entry in part["chapters"]):
+        others = list(pieces.get(entry["file"], ()))[1:]
+        if others:
+            entry["sections"] = [{"file": other} for other in others]
+    toc.write_text(yaml.safe_dump(listed, sort_keys=False), encoding="utf-8")
 
 
 def _prepare(cell: Any, word: str) -> None:

@@ -151,7 +151,7 @@ both = pd.concat(
 )
 
 # %% mystnb={"figure": {"caption": "Recorded: how often a classifier names the requested class of generated cells (64 px, shipped generator), and the class of real test cells, with 95 % intervals.", "name": "fig-recognised"}} tags=["hide-input"]
-figures.interval_plot(both, "recognised as their class")
+figures.interval_plot(both, "share recognised as the requested class")
 
 # %% tags=["hide-input", "nbval-check-output"]
 gap = (100 * (agreement["value"] - agreement["real"])).set_axis(agreement["name"])
