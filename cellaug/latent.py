@@ -17,7 +17,8 @@ def interpolate(z1: np.ndarray, z2: np.ndarray, steps: int = 8) -> np.ndarray:
     """
     z1, z2 = np.asarray(z1), np.asarray(z2)
     if z1.ndim != 1 or z1.shape != z2.shape:
-        raise ValueError(f"expected two vectors of one length, found {z1.shape} and {z2.shape}")
+        found = f"found {z1.shape} and {z2.shape}"
+        raise ValueError(f"expected two vectors of one length, {found}")
     if steps < 1:
         raise ValueError(f"steps {steps}: expected at least 1")
     return z1 + (z2 - z1) * (np.arange(steps + 1) / steps)[:, None]

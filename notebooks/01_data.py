@@ -43,11 +43,18 @@ from dataclasses import replace
 
 from cellaug import figures
 from cellaug.book import Chapter, thesis
-from cellaug.data import open_dataset, save_splits, split, stored, to_float, to_uint8
+from cellaug.data import (
+    open_dataset,
+    published,
+    save_splits,
+    split,
+    stored,
+    to_float,
+    to_uint8,
+)
 from cellaug.data.inspection import BOUNDS
 from cellaug.data.splits import measurable
 
-import numpy as np
 import pandas as pd
 from IPython.display import Markdown
 
@@ -61,10 +68,18 @@ figures.use_style()
 # identifies the whole data set and is stored with every result.
 
 # %% tags=["nbval-check-output"]
-drawing = {"classes": phantom_classes, "images": phantom_images, "size": phantom_size, "seed": seed}
+drawing = {
+    "classes": phantom_classes,
+    "images": phantom_images,
+    "size": phantom_size,
+    "seed": seed,
+}
 cells = open_dataset(data, **(drawing if data == "phantom" else {}))
 print(f"{cells.name}: {len(cells):,} images in {len(cells.class_names)} classes")
 print("\n".join(filter(None, [cells.credit, cells.origins()])))
+
+# %% tags=["hide-input"]
+Markdown(published.ACQUISITION.get(data, "")) if data in published.NAMES else None
 
 # %% [markdown]
 # Some cell types are rare in every laboratory. The figure counts the images of each class. The larger
@@ -79,14 +94,17 @@ figures.class_distribution(counts)
 theirs = thesis()["data"]
 imbalance = cells.counts().max() / cells.counts().min()
 Markdown(
-    f"The largest class has **{imbalance:.1f} times** the images of the smallest. In the thesis it "
-    f"was {max(theirs['table_5']) / min(theirs['table_5']):.0f} times for the generator's images "
-    f"(Table 5) and {max(theirs['table_6']) / min(theirs['table_6']):.0f} times for the "
+    f"The largest class has **{imbalance:.1f} times** the images of the smallest. In "
+    "the thesis it "
+    f"was {max(theirs['table_5']) / min(theirs['table_5']):.0f} times for the "
+    "generator's images "
+    f"(Table 5) and {max(theirs['table_6']) / min(theirs['table_6']):.0f} times for "
+    "the "
     f"classifier's (Table 6), over {theirs['classes']} classes."
 )
 
 # %% [markdown]
-# One row for each class, drawn at random with the seed of this run, not selected. Look for the
+# One row for each class, taken at random with the seed of this run, not selected. Look for the
 # differences between neighbouring rows: a conditional generator has to learn them.
 
 # %% mystnb={"figure": {"caption": "Random examples of every class after centre crop and resize.", "name": "fig-class-examples"}}
@@ -104,10 +122,12 @@ figures.class_examples(images, shown.labels, cells.class_names, per_class)
 
 # %% tags=["nbval-check-output"]
 outcomes = cells.outcomes()
-print(outcomes.to_string(index=False) if len(outcomes) else "every file was kept as it is")
+print(
+    outcomes.to_string(index=False) if len(outcomes) else "every file was kept as it is"
+)
 
 # %% tags=["hide-input"]
-cells.report.head(20)
+cells.report.head(20) if len(cells.report) else None
 
 # %% [markdown]
 # ## Decoded once
@@ -117,7 +137,10 @@ cells.report.head(20)
 
 # %% tags=["nbval-check-output"]
 cells = stored(cells, image_size, chapter.out / "store")
-print(f"{len(cells.store):,} images of {cells.store.size}×{cells.store.size} pixels in the store")
+print(
+    f"{len(cells.store):,} images of {cells.store.size}×{cells.store.size} pixels in "
+    "the store"
+)
 
 # %% [markdown]
 # ## Training, validation and test split
@@ -139,7 +162,7 @@ else:
     splits = {"generator": parts["train"].subset(real), "classifier": parts["train"]}
     splits |= {side: parts[side] for side in ("validation", "test")}
 save_splits(splits, chapter.out)
-print(pd.Series({side: len(part) for side, part in splits.items()}, name=protocol).to_string())
+pd.Series({side: len(part) for side, part in splits.items()}, name=protocol).to_frame()
 
 # %% [markdown]
 # A recall that is measured with few test images is uncertain. The table shows, for each class, the
@@ -147,14 +170,19 @@ print(pd.Series({side: len(part) for side, part in splits.items()}, name=protoco
 
 # %% tags=["hide-input"]
 few = measurable(parts)
-Markdown(
-    "| class | test images | recall of 0.9: 95 % interval | |\n|---|---|---|---|\n"
-    + "\n".join(
-        f"| {row.Index} | {row.images:,} | {row.low:.2f} to {row.high:.2f} "
-        f"| {'too few to measure much' * (row.images < BOUNDS['fewest_tested'])} |"
-        for row in few.itertuples()
-    )
+uncertain = pd.DataFrame(
+    {
+        "test images": few["images"],
+        "recall of 0.9: 95 % interval": [
+            f"{row.low:.2f} to {row.high:.2f}" for row in few.itertuples()
+        ],
+    }
 )
+poor = few.index[few["images"] < BOUNDS["fewest_tested"]]
+uncertain
+
+# %% tags=["hide-input"]
+Markdown(f"Too few test images to measure much: {', '.join(poor) or 'in no class'}.")
 
 # %% [markdown]
 # ## From bytes to numbers
@@ -168,7 +196,9 @@ Markdown(
 # %% tags=["nbval-check-output"]
 values = pd.Series(range(256), dtype="uint8").to_numpy()
 scaled = to_float(values)
-print(f"0 becomes {scaled[0]:+.0f}, 255 becomes {scaled[255]:+.0f}, dtype {scaled.dtype}")
+print(
+    f"0 becomes {scaled[0]:+.0f}, 255 becomes {scaled[255]:+.0f}, dtype {scaled.dtype}"
+)
 print("all 256 values come back:", bool((to_uint8(scaled) == values).all()))
 
 # %% [markdown]
@@ -181,7 +211,9 @@ print("all 256 values come back:", bool((to_uint8(scaled) == values).all()))
 # %% tags=["nbval-check-output"]
 from cellaug.data.reader import Reader
 
-reader = Reader(splits["generator"], image_size, batch_size, seed=seed, memory_mb=memory_mb)
+reader = Reader(
+    splits["generator"], image_size, batch_size, seed=seed, memory_mb=memory_mb
+)
 batch, labels = reader[0]
 print(f"{len(reader)} batches an epoch; the first: {batch.shape} {batch.dtype}")
 print(f"values from {batch.min():+.2f} to {batch.max():+.2f}; labels {labels.dtype}")
@@ -193,9 +225,8 @@ print(f"values from {batch.min():+.2f} to {batch.max():+.2f}; labels {labels.dty
 # %% tags=["nbval-check-output"]
 balanced = Reader(splits["generator"], image_size, batch_size, seed=seed, balance=True)
 drawn = pd.Series([label for i in range(len(balanced)) for label in balanced[i][1]])
-print(
-    drawn.map(dict(enumerate(cells.class_names))).value_counts(sort=False).sort_index().to_string()
-)
+drawn = drawn.map(dict(enumerate(cells.class_names))).rename("images in an epoch")
+drawn.value_counts().sort_index().to_frame()
 
 # %% [markdown]
 # ## How fast and how large
@@ -207,7 +238,7 @@ print(
 
 # %%
 def two_epochs(dataset, memory):
-    """Images per second in the first and second epoch, and the MiB held after each batch."""
+    """Images per second in two epochs, and the MiB held after each batch."""
     rates, held = [], []
     with Reader(dataset, image_size, batch_size, seed=seed, memory_mb=memory) as reader:
         for epoch in range(2):
@@ -222,24 +253,28 @@ def two_epochs(dataset, memory):
 # %%
 files = replace(splits["generator"], store=None)
 whole = len(files) * image_size**2 * 3 / 2**20
-bounds = {"files, this run's bound": memory_mb, "files, half": whole / 2, "files, nothing kept": 0}
+bounds = {
+    "files, this run's bound": memory_mb,
+    "files, half": whole / 2,
+    "files, nothing kept": 0,
+}
 rates, held = {}, {}
 for name, memory in bounds.items():
     rates[name], held[name] = two_epochs(files, memory)
 rates["store"], held["store"] = two_epochs(splits["generator"], 0)
 
-# %% mystnb={"figure": {"caption": "Decoded images that the reader holds while it goes through two epochs: from the files under three bounds, and from the store. It never exceeds its bound.", "name": "fig-reader-memory"}} tags=["hide-input"]
-figures.memory_curve(pd.DataFrame(held, index=batch_size * (1 + np.arange(2 * len(reader)))))
+# %% [markdown]
+# *Held* is the largest number of MiB that the reader kept at any time: it never exceeds its limit.
 
 # %% tags=["hide-input"]
-Markdown(
-    "| read from | first epoch, images/s | second epoch, images/s | held at the end, MiB |\n"
-    "|---|---|---|---|\n"
-    + "\n".join(
-        f"| {name} | {rates[name][0]:,.0f} | {rates[name][1]:,.0f} | {held[name][-1]:,.1f} |"
-        for name in rates
-    )
-)
+pd.DataFrame(
+    {
+        "first epoch, images/s": {name: pair[0] for name, pair in rates.items()},
+        "second epoch, images/s": {name: pair[1] for name, pair in rates.items()},
+        "limit, MiB": bounds | {"store": 0},
+        "held, MiB": {name: max(each) for name, each in held.items()},
+    }
+).style.format("{:,.0f}").format("{:,.1f}", subset=["limit, MiB", "held, MiB"])
 
 # %% [markdown]
 # How this reader compares with others is on the page of recorded [benchmarks](record/benchmarks.ipynb).
@@ -257,7 +292,10 @@ chapter.compare(
             f"{len(cells):,}",
         ),
         "classes": (theirs["classes"], len(cells.class_names)),
-        "pixels": (f"{theirs['pixels']} × {theirs['pixels']}", f"{image_size} × {image_size}"),
+        "pixels": (
+            f"{theirs['pixels']} × {theirs['pixels']}",
+            f"{image_size} × {image_size}",
+        ),
         "smallest class": (
             f"{min(theirs['table_6']):,}",
             f"{cells.counts()[smallest]:,} ({smallest})",
@@ -287,13 +325,17 @@ named = int((cells.table["group"] != "").sum())
 both = groups["train"] & groups["test"]
 if named == len(cells) and not both:
     patients = (
-        f"Splits are by patient: all images of a group (patient or slide) are in the same split, "
-        f"and the {len(groups['test']):,} groups of the test images were never used in training."
+        "Splits are by patient: all images of a group (patient or slide) are in the "
+        "same split, "
+        f"and the {len(groups['test']):,} groups of the test images were never used in "
+        "training."
     )
 else:
     patients = (
-        f"{named:,} of {len(cells):,} images name their group (patient or slide), and {len(both):,} "
-        "groups are in training and test. Images without a group are split by image, so cells of one "
+        f"{named:,} of {len(cells):,} images name their group (patient or slide), and "
+        f"{len(both):,} "
+        "groups are in training and test. Images without a group are split by image, "
+        "so cells of one "
         "patient may be in both, and scores within this set are too optimistic."
     )
 Markdown(patients)
@@ -321,7 +363,11 @@ chapter.finish(
         "splits": {side: len(part) for side, part in splits.items()},
         "patients": patients,
         "reader_images_per_second": {
-            name: {"first_epoch": first, "second_epoch": second, "held_mib": held[name][-1]}
+            name: {
+                "first_epoch": first,
+                "second_epoch": second,
+                "held_mib": held[name][-1],
+            }
             for name, (first, second) in rates.items()
         },
     },

@@ -15,8 +15,8 @@
 # networks draw cells that look real?
 #
 # **What you will see:** the two networks at the thesis's full size and at the size of this run, one
-# training step by hand, how samples change from epoch to epoch, and an expert test with real and
-# generated cells that you can take yourself in JupyterLab.
+# training step by hand, how samples change from epoch to epoch, and an expert test with real<!-- run -->
+# and generated cells that you can take yourself in JupyterLab.
 
 # %% [markdown]
 # ## Parameters
@@ -74,9 +74,11 @@ show(networks.dcgan.generator_body, networks.dcgan.activated)
 
 # %% tags=["nbval-check-output"]
 table_1 = thesis()["vanilla_gan"]
-full_generator = networks.generator(256, table_1["generator_depth"], table_1["latent_dim"])
-print(networks.layer_table(full_generator).to_string(index=False))
+full_generator = networks.generator(
+    256, table_1["generator_depth"], table_1["latent_dim"]
+)
 print(f"{full_generator.count_params():,} parameters")
+networks.layer_table(full_generator).style.hide(axis="index")
 
 # %% [markdown]
 # The discriminator goes the other way: 64 channels first, twice as many at each step, and dropout
@@ -89,9 +91,8 @@ show(networks.dcgan.discriminator_body)
 
 # %% tags=["nbval-check-output"]
 full_discriminator = networks.discriminator(256, table_1["discriminator_depth"])
-print(networks.layer_table(full_discriminator).to_string(index=False))
 print(f"{full_discriminator.count_params():,} parameters")
-del full_generator, full_discriminator
+networks.layer_table(full_discriminator).style.hide(axis="index")
 
 # %% [markdown]
 # ## The networks of this run
@@ -140,7 +141,12 @@ gan.compile(
 # %%
 splits = chapter.splits()
 reader = Reader(
-    splits["generator"], image_size, gan_batch_size, seed=seed, memory_mb=memory_mb, drop_last=True
+    splits["generator"],
+    image_size,
+    gan_batch_size,
+    seed=seed,
+    memory_mb=memory_mb,
+    drop_last=True,
 )
 images, labels = reader[0]
 
@@ -159,17 +165,25 @@ def copy_of(network):
 
 # %%
 G, D = copy_of(generator), copy_of(discriminator)
-z = keras.random.normal((len(images), latent_dim), seed=keras.random.SeedGenerator(seed))
+z = keras.random.normal(
+    (len(images), latent_dim), seed=keras.random.SeedGenerator(seed)
+)
 fake = G(z, training=True)
 
 
 def discriminator_loss():
     real_logits, fake_logits = D(images, training=True), D(fake, training=True)
-    return ops.mean(ops.softplus(-real_logits)) + ops.mean(ops.softplus(fake_logits)), None
+    return ops.mean(ops.softplus(-real_logits)) + ops.mean(
+        ops.softplus(fake_logits)
+    ), None
 
 
-d_loss, _, gradients = differentiate(discriminator_loss, D.trainable_variables, D.variables)
-keras.optimizers.Adam(gan_learning_rate, gan_beta_1).apply(gradients(), D.trainable_variables)
+d_loss, _, gradients = differentiate(
+    discriminator_loss, D.trainable_variables, D.variables
+)
+keras.optimizers.Adam(gan_learning_rate, gan_beta_1).apply(
+    gradients(), D.trainable_variables
+)
 g_loss = ops.mean(ops.softplus(-D(fake, training=True)))
 by_hand = {"d_loss": float(d_loss), "g_loss": float(g_loss)}
 
@@ -186,7 +200,7 @@ for name, value in by_hand.items():
     assert np.isclose(value, reported[name], rtol=1e-4), (name, value, reported[name])
     print(f"{name}: by hand and by the training step the same")
 
-# %% [markdown]
+# %% [markdown] tags=["new-page"]
 # ## Training
 #
 # We draw nine latent vectors once and keep them. The same nine again and again show learning, not the
@@ -217,7 +231,9 @@ figures.loss_curves(history, {"g_loss": "generator", "d_loss": "discriminator"})
 
 # %% mystnb={"figure": {"caption": "Mean probability of being real that the discriminator gives to real and to generated images. The closer the curves, the harder it is to tell them apart.", "name": "fig-gan-probabilities"}} tags=["hide-input"]
 figures.loss_curves(
-    history, {"d_real": "real images", "d_fake": "generated images"}, ylabel="mean D(x)"
+    history,
+    {"d_real": f"{chapter.real} images", "d_fake": "generated images"},
+    ylabel="mean D(x)",
 )
 
 # %% [markdown]
@@ -238,7 +254,7 @@ figures.image_grid(gan.generate(nine), columns=3)
 
 # %% [markdown]
 # A few images cannot show whether the generator repeats the same cells ({term}`mode collapse`). The
-# mean distance between two of its images, compared with that between two real ones, can.
+# mean distance between two of its images, compared with that between two real<!-- run --> ones, can.
 
 # %%
 rng = np.random.default_rng(seed + 1)
@@ -252,11 +268,13 @@ spread = {
 
 # %% tags=["hide-input"]
 Markdown(
-    f"Mean distance between two images: **{spread['generated']:.1f}** grey levels for generated, "
-    f"**{spread['real']:.1f}** for real ones (ratio {spread['generated'] / spread['real']:.2f})."
+    f"Mean distance between two images: **{spread['generated']:.1f}** grey levels for "
+    "generated, "
+    f"**{spread['real']:.1f}** for {chapter.real} ones (ratio "
+    f"{spread['generated'] / spread['real']:.2f})."
 )
 
-# %% [markdown]
+# %% [markdown] tags=["new-page"]
 # ## The expert test
 #
 # In the thesis a medical technologist was shown 50 real and 50 generated cells in random order,
@@ -267,7 +285,9 @@ Markdown(
 # %% tags=["nbval-check-output"]
 answered = expert.score_confusion(thesis()["expert"]["confusion"])
 kinds = ["real", "generated"]
-table_2 = pd.DataFrame(answered["confusion"], index=kinds, columns=[f"called {k}" for k in kinds])
+table_2 = pd.DataFrame(
+    answered["confusion"], index=kinds, columns=[f"called {k}" for k in kinds]
+)
 print(table_2.to_string())
 for name in ("recall", "specificity"):
     value, low, high = (answered[name][key] for key in ("value", "low", "high"))
@@ -307,21 +327,30 @@ if interactive():
     display(IFrame("about:blank", "100%", 720, [f'srcdoc="{escape(html)}"']))
     print(f"Move your answers into {page.parent}")
 else:
-    print(f"In JupyterLab you can take this test here: {len(trial)} images, also in {page.name}.")
+    print(
+        f"In JupyterLab you can take this test here: {len(trial)} images, also in "
+        f"{page.name}."
+    )
 
 # %% [markdown]
 # Until a person has answered, a machine takes the test: a small classifier trained to tell other
-# real images from other generated ones. It is no expert. It finds traces that no eye would notice,
+# real<!-- run --> images from other generated ones. It is no expert. It finds traces that no eye would notice,
 # such as the grid of the transposed convolutions, and cannot say whether a nucleus is credible.
 
 # %%
 reference = splits["generator"].sample(1000, seed=seed).read(image_size)
-imitations = gan.generate(rng.standard_normal((len(reference), latent_dim)).astype("float32"))
-said_real = classifiers.machine_expert(reference, imitations, trial, seed=seed, steps=machine_steps)
+imitations = gan.generate(
+    rng.standard_normal((len(reference), latent_dim)).astype("float32")
+)
+said_real = classifiers.machine_expert(
+    reference, imitations, trial, seed=seed, steps=machine_steps
+)
 machine = expert.score(is_real, said_real)
 person = None
 if (answers := page.with_name(f"answers-{trial_name}.json")).is_file():
-    person = expert.score(is_real, expert.read_answers(answers, trial_name)["said_real"])
+    person = expert.score(
+        is_real, expert.read_answers(answers, trial_name)["said_real"]
+    )
 
 # %% tags=["hide-input"]
 rows = [("technologist (thesis)", answered), ("machine (this run)", machine)]
@@ -334,7 +363,7 @@ intervals = pd.DataFrame(
     ]
 )
 
-# %% mystnb={"figure": {"caption": "Recall (real cells called real) and specificity (generated cells called generated) with exact 95 % binomial intervals. The dashed line is guessing.", "name": "fig-expert"}} tags=["hide-input"]
+# %% mystnb={"figure": {"caption": "Recall (cells of the data set recognised as such) and specificity (generated cells recognised as generated) with exact 95 % binomial intervals. The dashed line is guessing.", "name": "fig-expert"}} tags=["hide-input"]
 figures.interval_plot(intervals, reference=0.5, number=".2f")
 
 # %% [markdown]
@@ -345,7 +374,10 @@ seen = len(history) * len(reader) * gan_batch_size
 chapter.compare(
     {
         "images seen": (f"{table_1['buffer_size'] * table_1['epochs']:,}", f"{seen:,}"),
-        "learning rate": (f"{table_1['learning_rate']:.0e}", f"{gan_learning_rate:.0e}"),
+        "learning rate": (
+            f"{table_1['learning_rate']:.0e}",
+            f"{gan_learning_rate:.0e}",
+        ),
         "images in the expert test": (int(table_2.to_numpy().sum()), len(is_real)),
     }
 )

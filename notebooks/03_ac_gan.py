@@ -16,7 +16,7 @@
 # to name the class.
 #
 # **What you will see:** which parameters are trained and which are not, a generated cell of each
-# class beside the most similar real cell, and how varied the cells of one class are. We compare four
+# class beside the most similar real<!-- run --> cell, and how varied the cells of one class are. We compare four
 # constructions: the thesis's {term}`AC-GAN`, the same without its last ReLU, the conditional GAN
 # that the thesis gave up, and a current recipe. The step from one recipe to the other, one change at
 # a time, is on the page [](record/ladder.ipynb); cells from long training are on
@@ -108,7 +108,10 @@ discriminator = networks.acgan_discriminator(vanilla_discriminator, len(names))
 for network in (generator, discriminator):
     table = networks.trainable_table(network)
     totals = table.groupby("trainable")["parameters"].sum()
-    print(f"{network.name}: {totals.get(True, 0):,} parameters are trained, {totals[False]:,} not")
+    print(
+        f"{network.name}: {totals.get(True, 0):,} parameters are trained, "
+        f"{totals[False]:,} not"
+    )
 
 # %% tags=["hide-input"]
 table
@@ -129,28 +132,37 @@ show(AuxiliaryClassifier)
 
 # %%
 def train(generator, discriminator, loss, label, batch_size, epochs, rate, beta_1=0.9):
-    """Train one conditional pair; batch size and learning rate are those of the parameters."""
+    """Train one conditional pair; returns it and its history."""
     gan = Adversarial(generator, discriminator, loss, latent_dim, seed=seed)
     gan.compile(
         g_optimizer=keras.optimizers.Adam(rate, beta_1),
         d_optimizer=keras.optimizers.Adam(rate, beta_1),
     )
-    reader = Reader(cells, image_size, batch_size, seed=seed, memory_mb=memory_mb, drop_last=True)
+    reader = Reader(
+        cells, image_size, batch_size, seed=seed, memory_mb=memory_mb, drop_last=True
+    )
     return gan, chapter.fit(gan, reader, epochs, label=label)
 
 
 # %%
 ac_gan, ac_history = train(
-    generator, discriminator, AuxiliaryClassifier(), "AC-GAN",
-    ac_batch_size, ac_epochs, ac_learning_rate,
-)  # fmt: skip
+    generator,
+    discriminator,
+    AuxiliaryClassifier(),
+    "AC-GAN",
+    ac_batch_size,
+    ac_epochs,
+    ac_learning_rate,
+)
 
 # %% [markdown]
 # The frozen part has not changed, to the last bit:
 
 # %% tags=["nbval-check-output"]
 after = [keras.ops.convert_to_numpy(v) for v in frozen]
-unchanged = all(np.array_equal(old, new) for old, new in zip(before, after, strict=True))
+unchanged = all(
+    np.array_equal(old, new) for old, new in zip(before, after, strict=True)
+)
 assert unchanged, "a frozen variable has changed"
 print(f"{len(frozen)} frozen variables of the generator, unchanged: {unchanged}")
 
@@ -169,8 +181,12 @@ figures.loss_curves(ac_history, {"g_loss": "generator", "d_loss": "discriminator
 linear, linear_history = train(
     networks.acgan_generator(vanilla_generator, len(names), last_activation="linear"),
     networks.acgan_discriminator(vanilla_discriminator, len(names)),
-    AuxiliaryClassifier(), "AC-GAN linear", ac_batch_size, ac_epochs, ac_learning_rate,
-)  # fmt: skip
+    AuxiliaryClassifier(),
+    "AC-GAN linear",
+    ac_batch_size,
+    ac_epochs,
+    ac_learning_rate,
+)
 
 # %% [markdown]
 # ## The conditional GAN
@@ -181,13 +197,19 @@ linear, linear_history = train(
 
 # %%
 cgan, cgan_history = train(
-    networks.cgan_generator(image_size, generator_depth, latent_dim, len(names), kernel),
+    networks.cgan_generator(
+        image_size, generator_depth, latent_dim, len(names), kernel
+    ),
     networks.cgan_discriminator(image_size, discriminator_depth, len(names), kernel),
-    CrossEntropy(), "conditional GAN",
-    cgan_batch_size, cgan_epochs, cgan_learning_rate, cgan_beta_1,
-)  # fmt: skip
+    CrossEntropy(),
+    "conditional GAN",
+    cgan_batch_size,
+    cgan_epochs,
+    cgan_learning_rate,
+    cgan_beta_1,
+)
 
-# %% [markdown]
+# %% [markdown] tags=["new-page"]
 # ## A current recipe
 #
 # Ten years of small improvements lie between the thesis's recipe and today's. `Recipe` names each of
@@ -243,20 +265,27 @@ conditional = recipe.build(image_size, len(names))
 sample = cells.sample(min(1000, len(cells)), seed=seed)
 watch = Diversity(sample.read(image_size), sample.labels, latent_dim)
 balanced = Reader(
-    cells, image_size, recipe_batch_size,
-    seed=seed, balance=True, memory_mb=memory_mb, drop_last=True,
-)  # fmt: skip
+    cells,
+    image_size,
+    recipe_batch_size,
+    seed=seed,
+    balance=True,
+    memory_mb=memory_mb,
+    drop_last=True,
+)
 recipe_history = chapter.fit(
     conditional, balanced, recipe_epochs, label="conditional recipe", callbacks=[watch]
 )
 
 # %% mystnb={"figure": {"caption": "Conditional recipe: mean distance between two generated cells of one class after each epoch, divided by that of real cells.", "name": "fig-recipe-diversity"}} tags=["hide-input"]
 figures.loss_curves(
-    recipe_history, {"diversity": "conditional recipe"}, ylabel="diversity relative to real cells"
+    recipe_history,
+    {"diversity": "conditional recipe"},
+    ylabel=f"diversity relative to {chapter.real} cells",
 )
 
-# %% [markdown]
-# ## One cell of each class, and the nearest real cell
+# %% [markdown] tags=["new-page"]
+# ## One cell of each class, and the nearest real<!-- run --> cell
 #
 # The thesis chose its real cells by hand to resemble the generated ones, and said so. Here the
 # partner is computed: the training image of the same class with the smallest distance, pixel by pixel
@@ -271,72 +300,105 @@ arms = {
     "conditional recipe": conditional,
 }
 labels = np.arange(len(names))
-latents = np.random.default_rng(seed).standard_normal((len(names), latent_dim)).astype("float32")
+latents = (
+    np.random.default_rng(seed)
+    .standard_normal((len(names), latent_dim))
+    .astype("float32")
+)
 ours = {arm: gan.generate(latents, labels) for arm, gan in arms.items()}
 pool = {k: cells.of_class(k).read(image_size) for k in labels}
 
 
 # %%
 def with_nearest(images):
-    """One image of each class, the nearest real image of that class, and their distance."""
+    """A cell of each class, the nearest image of that class, and their distance."""
     found = [distances.nearest(images[k : k + 1], pool[k]) for k in labels]
     real = [pool[k][index[0]] for k, (index, _) in enumerate(found)]
     return images, real, names, [f"{distance[0]:.1f}" for _, distance in found]
 
 
 # %% mystnb={"figure": {"caption": "Left of each pair: a cell of the AC-GAN as the thesis built it, first draw. Right: the nearest real cell of that class, with their distance in grey levels.", "name": "fig-ac-pairs"}}
-figures.pairs(*with_nearest(ours["AC-GAN"]))
+figures.pairs(*with_nearest(ours["AC-GAN"]), real=chapter.real)
 
-# %% mystnb={"figure": {"caption": "The same for the conditional GAN.", "name": "fig-cgan-pairs"}} tags=["hide-input"]
-figures.pairs(*with_nearest(ours["conditional GAN"]))
+# %% [markdown]
+# The same latent vectors through all four generators, below cells of the data set. Where its classes
+# fit, as on PBC, the last row is from the generator that comes with the package, after hours of
+# training.
 
-# %% mystnb={"figure": {"caption": "The same for the conditional recipe.", "name": "fig-recipe-pairs"}} tags=["hide-input"]
-figures.pairs(*with_nearest(ours["conditional recipe"]))
+# %%
+shipped = load_generator("pbc-fine-64")
+fits = set(names) <= set(shipped.class_names)
+beside = {chapter.real: np.stack([pool[k][0] for k in labels])} | ours
+beside |= {"shipped": shipped.generate(names, 1)} if fits else {}
+
+# %% mystnb={"figure": {"caption": "Real cells (top) and generated ones, a column for each class: the first of each, not selected.", "name": "fig-ac-classes"}}
+figures.image_rows(beside, names)
+
+# %% [markdown]
+# How close does each generator come to the training images? A distance near zero would be a copy.
+
+# %% tags=["hide-input"]
+closest = {arm: list(map(float, with_nearest(made)[3])) for arm, made in ours.items()}
+by_arm = pd.DataFrame(closest, index=names)
+summary = {
+    "smallest": by_arm.min(),
+    "mean": by_arm.mean(),
+    "class of it": by_arm.idxmin(),
+}
+pd.DataFrame(summary).rename_axis("distance, grey levels").style.format(precision=1)
 
 # %% [markdown]
 # ## Nine cells of the largest class
 #
 # In the thesis's Figure 16 the nine cells of its largest class fall into three groups of near
-# duplicates: *mode collapse*. Here are the same nine latent vectors through each of the four
-# generators.
+# duplicates: *mode collapse*. Here are the same nine latent vectors through each of the
+# generators, below nine cells of the data set.
 
 # %%
 largest = int(cells.counts().to_numpy().argmax())
-nine = np.random.default_rng(seed + 1).standard_normal((9, latent_dim)).astype("float32")
-nines = [gan.generate(nine, np.full(9, largest)) for gan in arms.values()]
+nine = (
+    np.random.default_rng(seed + 1).standard_normal((9, latent_dim)).astype("float32")
+)
+nines = {chapter.real: pool[largest][:9]}
+nines |= {arm: gan.generate(nine, np.full(9, largest)) for arm, gan in arms.items()}
+nines |= {"shipped": shipped.generate([names[largest]], 9)} if fits else {}
 
-# %% mystnb={"figure": {"caption": "Nine cells of the largest class from the same nine latent vectors, one row for each generator, not selected.", "name": "fig-ac-nine"}}
-figures.image_rows(dict(zip(arms, nines, strict=True)))
+# %% mystnb={"figure": {"caption": "Nine cells of the largest class: real ones (top), and one row for each generator from the same nine latent vectors, not selected.", "name": "fig-ac-nine"}}
+figures.image_rows(nines)
 
 # %% [markdown]
 # ## Diversity within a class
 #
-# One number for this is the mean distance between two cells of one class, generated divided by real:
-# 1 is as varied as real cells, 0 is the same cell again and again.
+# One number for this is the mean distance between two cells of one class, generated divided by
+# real<!-- run -->: 1 is as varied as real<!-- run --> cells, 0 is the same cell again and again.
 
 
 # %%
 def within_class(gan):
-    """Mean distance between two cells of each class, over images from new latent vectors."""
+    """Mean distance between two cells of each class, from new latent vectors."""
     rng = np.random.default_rng(seed + 2)
     which = np.repeat(labels, diversity_images)
-    images = gan.generate(rng.standard_normal((len(which), latent_dim)).astype("float32"), which)
+    images = gan.generate(
+        rng.standard_normal((len(which), latent_dim)).astype("float32"), which
+    )
     return distances.diversity(images, which, names)
 
 
 real_images = np.concatenate([pool[k][:diversity_images] for k in labels])
-real_labels = np.concatenate([np.full(len(pool[k][:diversity_images]), k) for k in labels])
+real_labels = np.concatenate(
+    [np.full(len(pool[k][:diversity_images]), k) for k in labels]
+)
 real_diversity = distances.diversity(real_images, real_labels, names)
 diversity = pd.DataFrame({arm: within_class(gan) for arm, gan in arms.items()})
 ratios = diversity.div(real_diversity, axis=0)
 
 # %% mystnb={"figure": {"caption": "Mean distance between two cells of one class, generated and real. The further left of the real cells a mark lies, the more the generator repeats itself.", "name": "fig-ac-diversity"}}
-figures.diversity(diversity, real_diversity)
+figures.diversity(diversity, real_diversity, chapter.real)
 
 # %%
 pd.DataFrame(
     {
-        "diversity relative to real cells, mean over classes": ratios.mean(),
+        f"diversity relative to {chapter.real} cells, mean": ratios.mean(),
         "lowest class": ratios.min(),
         "least diverse class": ratios.idxmin(),
     }
@@ -363,7 +425,10 @@ chapter.compare(
 tried = {"AC-GAN": "collapse seen in its largest class", "conditional GAN": "given up"}
 chapter.compare(
     {
-        f"{arm}: diversity relative to real cells": (tried.get(arm, "not tried"), f"{mean:.2f}")
+        f"{arm}: diversity relative to {chapter.real} cells": (
+            tried.get(arm, "not tried"),
+            f"{mean:.2f}",
+        )
         for arm, mean in ratios.mean().items()
     }
 )
@@ -384,7 +449,12 @@ chapter.compare(
 # - Train the AC-GAN for one epoch only (`ac_epochs = 1`), as the thesis did, and look at the nine cells.
 
 # %% tags=["remove-cell"]
-folders = {"ac_gan": ac_gan, "ac_gan_linear": linear, "cgan": cgan, "conditional": conditional}
+folders = {
+    "ac_gan": ac_gan,
+    "ac_gan_linear": linear,
+    "cgan": cgan,
+    "conditional": conditional,
+}
 for folder, gan in folders.items():
     save_generator(
         gan.trained_generator,
@@ -392,16 +462,24 @@ for folder, gan in folders.items():
         class_names=names,
         dataset=cells,
     )
-histories = dict(zip(arms, (ac_history, linear_history, cgan_history, recipe_history), strict=True))
+histories = dict(
+    zip(arms, (ac_history, linear_history, cgan_history, recipe_history), strict=True)
+)
 chapter.finish(
     {
         "images_seen": ac_seen,
-        "cgan_images_seen": len(cgan_history) * (len(cells) // cgan_batch_size) * cgan_batch_size,
+        "cgan_images_seen": len(cgan_history)
+        * (len(cells) // cgan_batch_size)
+        * cgan_batch_size,
         "recipe_images_seen": len(recipe_history) * len(balanced) * recipe_batch_size,
         "largest_class": names[largest],
         "diversity_of_real": ratios.mean().to_dict(),
         "diversity_of_real_by_class": ratios.to_dict(),
-        "d_fake": {arm: history["d_fake"].iloc[-1] for arm, history in histories.items()},
-        "training_seconds": {arm: history["seconds"].sum() for arm, history in histories.items()},
+        "d_fake": {
+            arm: history["d_fake"].iloc[-1] for arm, history in histories.items()
+        },
+        "training_seconds": {
+            arm: history["seconds"].sum() for arm, history in histories.items()
+        },
     }
 )

@@ -10,12 +10,12 @@
 # # Latent space
 #
 # The generator turns 100 numbers into an image of a cell. What lies between two points of this
-# {term}`latent space`? Which point gives *this* real cell? And what do its neighbours look like? This
+# {term}`latent space`? Which point gives *this* real<!-- run --> cell? And what do its neighbours look like? This
 # chapter explores the latent space of chapter 2's generator.
 #
-# **What you will see:** one cell turning into another in eight steps, real cells and two kinds of
+# **What you will see:** one cell turning into another in eight steps, real<!-- run --> cells and two kinds of
 # reconstructions of them, variations of a reconstructed cell with increasing noise, and the
-# interpolation between the reconstructions of two real cells of one class.
+# interpolation between the reconstructions of two real<!-- run --> cells of one class.
 
 # %% [markdown]
 # ## Parameters
@@ -92,12 +92,13 @@ ends = distances.mean_pairwise_distance(walk[[0, 8]])
 
 # %% tags=["hide-input"]
 Markdown(
-    f"The largest step is **{max(steps):.1f}** grey levels, the smallest {min(steps):.1f}; "
+    f"The largest step is **{max(steps):.1f}** grey levels, the smallest "
+    f"{min(steps):.1f}; "
     f"the two ends are {ends:.1f} apart."
 )
 
 # %% [markdown]
-# ## The latent vector of a real cell
+# ## The latent vector of a real<!-- run --> cell
 #
 # For an image $I$ the best latent vector is
 #
@@ -128,7 +129,9 @@ reader = Reader(
 history = chapter.fit(both, reader, encoder_epochs, label="image-to-latent network")
 
 # %% mystnb={"figure": {"caption": "Mean absolute difference between real training images and their reconstructions, in the network's units (2 is black against white).", "name": "fig-encoder-loss"}}
-figures.loss_curves(history, {"loss": "training images"}, ylabel="mean absolute difference")
+figures.loss_curves(
+    history, {"loss": "training images"}, ylabel="mean absolute difference"
+)
 
 # %% [markdown]
 # The alternative to the network is direct optimisation: start at the network's answer and follow the
@@ -148,7 +151,7 @@ optimised_z, descent = latent.optimise(
 optimised = generate_images(generator, optimised_z)
 
 # %% mystnb={"figure": {"caption": "Real test images (top), what the image-to-latent network makes of them, and the same after direct optimisation.", "name": "fig-reconstructions"}}
-figures.image_rows({"real": real, "network": encoded, "optimised": optimised})
+figures.image_rows({chapter.real: real, "network": encoded, "optimised": optimised})
 
 # %%
 errors = {
@@ -159,8 +162,10 @@ scrambled = latent.reconstruction_error(real, np.roll(encoded, 1, axis=0)).mean(
 
 # %% tags=["hide-input"]
 Markdown(
-    f"Mean absolute difference in grey levels: network **{errors['network']:.1f}**, optimised "
-    f"**{errors['optimised']:.1f}**. Compared with a wrong cell the reconstructions differ by "
+    f"Mean absolute difference in grey levels: network **{errors['network']:.1f}**, "
+    "optimised "
+    f"**{errors['optimised']:.1f}**. Compared with a wrong cell the reconstructions "
+    "differ by "
     f"{scrambled:.1f}; a useful reconstruction must be better than that."
 )
 
@@ -187,7 +192,11 @@ figures.image_rows(rows, heads=["original", "1", "2", "3", "4", "5"])
 
 # %%
 moved = {
-    v: float(np.mean([distances.mean_pairwise_distance(np.stack([optimised[0], x])) for x in xs]))
+    v: float(
+        np.mean(
+            [distances.mean_pairwise_distance(np.stack([optimised[0], x])) for x in xs]
+        )
+    )
     for v, xs in variants.items()
 }
 
@@ -197,10 +206,10 @@ pd.Series(moved, name="mean distance to the reconstruction (grey levels)").renam
 ).to_frame().style.format(precision=1)
 
 # %% [markdown]
-# ## Between two real cells of one class
+# ## Between two real<!-- run --> cells of one class
 #
-# The thesis suggests a safer way to new cells: interpolate between the reconstructions of two real
-# cells of one class. Their latent vectors come from the network and are then optimised.
+# The thesis suggests a safer way to new cells: interpolate between the reconstructions of two
+# real<!-- run --> cells of one class. Their latent vectors come from the network and are then optimised.
 
 # %%
 largest = int(splits["test"].counts().to_numpy().argmax())
@@ -215,7 +224,7 @@ between = generate_images(generator, latent.interpolate(*pair_z, steps=8))
 figures.image_grid(
     np.concatenate([two[:1], between, two[1:]]),
     columns=11,
-    captions=["real", *(f"{k}/8" for k in range(9)), "real"],
+    captions=[chapter.real, *(f"{k}/8" for k in range(9)), chapter.real],
 )
 
 # %% [markdown]
@@ -245,7 +254,10 @@ chapter.compare(
             "shape kept, detail lost (by eye)",
             f"{errors['network']:.1f} grey levels",
         ),
-        "direct optimisation of Eq. 41": ("not done", f"{errors['optimised']:.1f} grey levels"),
+        "direct optimisation of Eq. 41": (
+            "not done",
+            f"{errors['optimised']:.1f} grey levels",
+        ),
         "variations": (
             "small changes, some large ones",
             f"{moved[variance]:.1f} grey levels from the reconstruction",

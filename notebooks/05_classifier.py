@@ -24,7 +24,7 @@
 #
 # `classifier` is `"xception"` for Keras's Xception {cite}`chollet2017`, the thesis's choice, or
 # `"compact"` for a small network of the same kind that can be trained on a CPU. `ratio` is the number
-# of generated images for one real image of each class; the thesis took 0.5.
+# of generated images for one real<!-- run --> image of each class; the thesis took 0.5.
 
 # %% tags=["parameters"]
 profile = "demo"
@@ -62,8 +62,8 @@ figures.use_style()
 # ## The training sets
 #
 # `augment` copies the classifier's training images and adds generated images to each class, half as
-# many as there are real ones, as the thesis did. The command `cellaug augment` does the same. A
-# manifest says which images are real and which are synthetic. Like the real images in chapter 1, each
+# many as there are real<!-- run --> ones, as the thesis did. The command `cellaug augment` does the same. A
+# manifest says which images are real and which are synthetic. Like the real<!-- run --> images in chapter 1, each
 # set is decoded once.
 
 # %%
@@ -71,9 +71,15 @@ splits = chapter.splits()
 real = splits["classifier"]
 names = real.class_names
 folder = chapter.inputs("03_ac_gan")
-sources = {"AC-GAN": folder / "ac_gan", "recipe": folder / "conditional", "shipped": "pbc-fine-64"}
+sources = {
+    "AC-GAN": folder / "ac_gan",
+    "recipe": folder / "conditional",
+    "shipped": "pbc-fine-64",
+}
 generators = {arm: load_generator(source) for arm, source in sources.items()}
-generators = {arm: g for arm, g in generators.items() if set(names) <= set(g.class_names)}
+generators = {
+    arm: g for arm, g in generators.items() if set(names) <= set(g.class_names)
+}
 
 # %%
 manifests, augmented = {}, {}
@@ -89,7 +95,7 @@ print(counts.rename_axis(index=None, columns=None).to_string())
 
 # %% [markdown]
 # Each training set is one *arm* of the comparison. *Classical* augmentation rotates and zooms the
-# real images while they are read.
+# real<!-- run --> images while they are read.
 
 # %%
 arms = {"original": (real, False), "classical": (real, True)}
@@ -102,7 +108,7 @@ show(networks.classical_augmentation)
 #
 # A larger training set would normally mean more training steps. To be fair, every arm takes the same
 # number of steps, with the same number of images in total: `classifier_epochs` times the number of
-# real ones. Each arm goes through its own set in random order, then again in another order, until it
+# real<!-- run --> ones. Each arm goes through its own set in random order, then again in another order, until it
 # has seen that many. The learning rate falls to zero along a cosine. We use the network after the last
 # step and never choose by test results.
 #
@@ -115,20 +121,32 @@ show(networks.classical_augmentation)
 show(classifiers.train_classifier, networks.recalibrate, networks.compact_xception)
 
 # %%
-test = Reader(splits["test"], image_size, classifier_batch_size, shuffle=False, memory_mb=memory_mb)
+test = Reader(
+    splits["test"],
+    image_size,
+    classifier_batch_size,
+    shuffle=False,
+    memory_mb=memory_mb,
+)
 budget = classifier_epochs * len(real)
 
 
 # %%
 def train(arm, run_seed):
-    """Train one arm with one seed; returns the network and its class for every test image."""
+    """Train one arm with one seed; returns the network and its answers on the test."""
     cells, classical = arms[arm]
     keras.utils.set_random_seed(run_seed)
     order = next(
-        classifiers.endless(np.arange(len(cells)), budget, np.random.default_rng(run_seed))
+        classifiers.endless(
+            np.arange(len(cells)), budget, np.random.default_rng(run_seed)
+        )
     )
     reader = Reader(
-        cells.subset(order), image_size, classifier_batch_size, shuffle=False, memory_mb=0
+        cells.subset(order),
+        image_size,
+        classifier_batch_size,
+        shuffle=False,
+        memory_mb=0,
     )
     model = classifiers.train_classifier(
         reader,
@@ -151,7 +169,9 @@ models, reports = {}, {arm: [] for arm in arms}
 for run_seed in seeds:
     for arm in arms:
         models[arm], answers = train(arm, run_seed)
-        report = classifiers.classification_report(splits["test"].labels, answers, names)
+        report = classifiers.classification_report(
+            splits["test"].labels, answers, names
+        )
         if arm == "original":
             baseline = f"baseline (original images, seed {run_seed})"
             classifiers.require_better_than_guessing(report, baseline)
@@ -168,7 +188,10 @@ for run_seed in seeds:
 # other.
 
 # %%
-matrices = {arm: np.sum([r["confusion"] for r in found], axis=0) for arm, found in reports.items()}
+matrices = {
+    arm: np.sum([r["confusion"] for r in found], axis=0)
+    for arm, found in reports.items()
+}
 
 # %% mystnb={"figure": {"caption": "Confusion on the test images after training on the original images.", "name": "fig-confusion-original"}}
 figures.confusion_matrix(matrices["original"], names)
@@ -176,7 +199,7 @@ figures.confusion_matrix(matrices["original"], names)
 # %% mystnb={"figure": {"caption": "Confusion on the test images after training on original images and cells of the AC-GAN.", "name": "fig-confusion-synthetic"}}
 figures.confusion_matrix(matrices["AC-GAN"], names)
 
-# %% [markdown]
+# %% [markdown] tags=["new-page"]
 # ## The change in each class
 #
 # The thesis reports its gain class by class, in percentage points of recall. A class with twenty
@@ -185,7 +208,9 @@ figures.confusion_matrix(matrices["AC-GAN"], names)
 # %%
 others = [arm for arm in arms if arm != "original"]
 changes = {
-    arm: pd.DataFrame(map(classifiers.per_class_change, reports["original"], reports[arm]))
+    arm: pd.DataFrame(
+        map(classifiers.per_class_change, reports["original"], reports[arm])
+    )
     for arm in others
 }
 
@@ -229,7 +254,9 @@ pd.DataFrame(
             for metric in METRICS
         }
         | {
-            f"change of {metric.replace('_f1', '')} F1, points": points(differences[arm][metric])
+            f"change of {metric.replace('_f1', '')} F1, points": points(
+                differences[arm][metric]
+            )
             for metric in METRICS
             if arm in differences
         }
@@ -239,9 +266,10 @@ pd.DataFrame(
 
 # %% tags=["hide-input"]
 Markdown(
-    f"Mean ± standard deviation over seeds ({len(seeds)} here); changes in percentage points with 95 % "
-    f"intervals, paired by seed. There is no interval from fewer than {classifiers.FOR_AN_INTERVAL} "
-    f"seeds, and chapter 6 gives no verdict from fewer than {classifiers.FOR_A_VERDICT}."
+    f"Mean ± standard deviation over seeds ({len(seeds)} here); changes in percentage "
+    "points with 95 % intervals, paired by seed. There is no interval from fewer than "
+    f"{classifiers.FOR_AN_INTERVAL} seeds, and chapter 6 gives no verdict from fewer "
+    f"than {classifiers.FOR_A_VERDICT}."
 )
 
 # %% [markdown]
@@ -255,14 +283,16 @@ figures.forest(f1_sources(differences, drawn))
 # %% [markdown]
 # ## Do the generated cells show the requested class?
 #
-# A classifier that has seen only real cells names the generated ones. We compare how often it
-# recognises the requested class with how often it is right on real test images.
+# A classifier that has seen only real<!-- run --> cells names the generated ones. We compare how often it
+# recognises the requested class with how often it is right on real<!-- run --> test images.
 
 # %%
 agreement, intervals = {}, {}
 for arm, manifest in manifests.items():
     made = manifest[manifest.origin == "synthetic"]
-    images = np.stack([read_image(augmented[arm].root / path, image_size) for path in made.path])
+    images = np.stack(
+        [read_image(augmented[arm].root / path, image_size) for path in made.path]
+    )
     seen_as = models["original"].predict(to_float(images), verbose=0).argmax(axis=1)
     right = seen_as == made.label.map(names.index)
     agreement[arm] = float(right.mean())
@@ -271,7 +301,7 @@ accuracy = summary["original"]["accuracy"]["mean"]
 
 # %%
 pd.Series(
-    agreement | {"real test images": accuracy, "guessing": 1 / len(names)},
+    agreement | {f"{chapter.real} test images": accuracy, "guessing": 1 / len(names)},
     name="share named as the requested class",
 ).to_frame().style.format("{:.0%}")
 
@@ -311,19 +341,28 @@ moved = changes["AC-GAN"].mean()
 chapter.compare(
     {
         "weighted F1, original, %": (
-            f"{100 * theirs['weighted_f1_baseline']:.1f}", percent(summary["original"]["weighted_f1"])
+            f"{100 * theirs['weighted_f1_baseline']:.1f}",
+            percent(summary["original"]["weighted_f1"]),
         ),
         "weighted F1, AC-GAN, %": (
-            f"{100 * theirs['weighted_f1_synthetic']:.1f}", percent(summary["AC-GAN"]["weighted_f1"])
+            f"{100 * theirs['weighted_f1_synthetic']:.1f}",
+            percent(summary["AC-GAN"]["weighted_f1"]),
         ),
-        "change, points": (f"{gain:+.1f}", points(differences["AC-GAN"]["weighted_f1"])),
-        "classes better / worse": (f"{up} / {down}", f"{(moved > 0).sum()} / {(moved < 0).sum()}"),
+        "change, points": (
+            f"{gain:+.1f}",
+            points(differences["AC-GAN"]["weighted_f1"]),
+        ),
+        "classes better / worse": (
+            f"{up} / {down}",
+            f"{(moved > 0).sum()} / {(moved < 0).sum()}",
+        ),
         "rarest class, points": ("+5 (class 18)", f"{moved[rare]:+.1f} ({rare})"),
         "classical augmentation, points": (
-            "worse, not reported", points(differences["classical"]["weighted_f1"])
+            "worse, not reported",
+            points(differences["classical"]["weighted_f1"]),
         ),
     }
-)  # fmt: skip
+)
 
 # %% [markdown]
 # ## What it means
@@ -343,8 +382,12 @@ chapter.finish(
     {
         "arms": summary,
         "change_against_original": differences,
-        "per_class_change": {arm: table.mean().to_dict() for arm, table in changes.items()},
-        "per_class_change_sd": {arm: table.std().to_dict() for arm, table in changes.items()},
+        "per_class_change": {
+            arm: table.mean().to_dict() for arm, table in changes.items()
+        },
+        "per_class_change_sd": {
+            arm: table.std().to_dict() for arm, table in changes.items()
+        },
         "seeds": len(seeds),
         "steps": -(-budget // classifier_batch_size),
         "training_images": {arm: len(cells) for arm, (cells, _) in arms.items()},

@@ -92,7 +92,7 @@ figures.forest(f1_sources(ours["05_classifier"]["change_against_original"], draw
 
 # %%
 def conclusions(run):
-    """Of every arm with generated cells: what may be said of weighted and of macro F1."""
+    """Of every arm with generated cells: what may be said of both F1 scores."""
     changes = run["05_classifier"]["change_against_original"]
     return pd.DataFrame(
         {
@@ -108,7 +108,10 @@ def conclusions(run):
 
 
 # %% tags=["hide-input"]
-Markdown(f"This run, profile *{profile}*, on {'drawn phantom cells' if drawn else 'real cells'}:")
+Markdown(
+    f"This run, profile *{profile}*, on "
+    f"{'drawn phantom cells' if drawn else 'real cells'}:"
+)
 
 # %%
 conclusions(ours)
@@ -148,12 +151,20 @@ pd.DataFrame(
 study, _ = ladder.recorded("pbc")
 long_runs = weights.recorded("pbc-fine-64")
 targets = verdicts(long_runs)
-distances = ladder.table(study).groupby("arm")["Fréchet distance"].agg(["mean", "std", "count"])
+distances = (
+    ladder.table(study).groupby("arm")["Fréchet distance"].agg(["mean", "std", "count"])
+)
 beyond = distances.loc[[study["rungs"][0], study["rungs"][-1]]]
-beyond.loc["long training"] = [*targets.loc["Fréchet distance", ["mean", "sd", "seeds"]]]
+beyond.loc["long training"] = [
+    *targets.loc["Fréchet distance", ["mean", "sd", "seeds"]]
+]
 beyond.index = ["thesis", "recipe of chapter 3", "the same after long training"]
 beyond.columns = ["Fréchet distance (mean)", "standard deviation", "seeds"]
-beyond.insert(0, "images seen (about)", [study["images_asked"]] * 2 + [long_runs[0]["images_seen"]])
+beyond.insert(
+    0,
+    "images seen (about)",
+    [study["images_asked"]] * 2 + [long_runs[0]["images_seen"]],
+)
 beyond.round(1).astype({"seeds": int})
 
 # %% tags=["hide-input", "nbval-check-output"]
@@ -163,8 +174,10 @@ missed, undecided = (
     targets.index[~met & (targets["missed"] == 0)],
 )
 Markdown(
-    f"After long training the recipe meets {met.sum()} of {len(targets)} targets with every seed. "
-    f"Missed with at least one seed: {', '.join(missed) or 'none'}. Undecided with at least one seed "
+    f"After long training the recipe meets {met.sum()} of {len(targets)} targets with "
+    "every seed. "
+    f"Missed with at least one seed: {', '.join(missed) or 'none'}. Undecided with at "
+    "least one seed "
     f"and missed with none, because the interval includes the target's end: "
     f"{', '.join(undecided) or 'none'}."
 )

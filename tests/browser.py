@@ -11,7 +11,8 @@ from playwright.sync_api import Browser, Page, sync_playwright
 
 NAMES = ("chromium", "chromium-browser", "google-chrome", "chrome")
 PHONE = {"width": 390, "height": 844}
-DESKTOP = {"width": 1280, "height": 900}
+TABLET = {"width": 820, "height": 1180}
+DESKTOP = {"width": 1400, "height": 900}
 
 
 def executable() -> str | None:
@@ -85,6 +86,34 @@ class Visit:
         inside = parts.scheme == "file" and Path(unquote(parts.path)).is_relative_to(root)
         if not inside and parts.scheme not in ("data", "blob"):
             self.outside.append(address)
+
+    def barriers(self) -> list[str]:
+        """What axe-core finds on the page that keeps people out, a line for each rule."""
+        from axe_playwright_python.sync_playwright import Axe
+
+        # Without `preload`, which asks for the style sheets by a request that file:// refuses.
+        options = {"resultTypes": ["violations"], "preload": False}
+        found = Axe().run(self.page, options=options).response["violations"]
+        return [f"{rule['id']}: {rule['nodes'][0]['html'][:200]}" for rule in found]
+
+    def widest(self) -> int:
+        """How wide the page is, in pixels; wider than the screen, it scrolls sideways."""
+        return self.page.evaluate("document.documentElement.scrollWidth")
+
+    def screens(self) -> float:
+        """How many screens the page is long."""
+        height = self.page.evaluate("document.querySelector('.bd-main').scrollHeight")
+        return height / self.page.viewport_size["height"]
+
+    def smallest_letter(self) -> float:
+        """The smallest letters in a figure with a width of its own, in pixels, by its scale.
+
+        Figures are drawn so that their letters have at least nine at `width` pixels (test_figures).
+        """
+        return self.page.evaluate(
+            """Math.min(9, ...[...document.querySelectorAll('a.image-reference img')].map(
+                img => 9 * img.getBoundingClientRect().width / parseFloat(img.style.width)))"""
+        )
 
     def close(self) -> None:
         """Close the page and forget its storage."""

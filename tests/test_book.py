@@ -19,6 +19,7 @@ import cv2
 import nbformat
 import numpy as np
 import pytest
+from bs4 import BeautifulSoup
 
 COMMAND = Path(sys.executable).with_name("cellaug")
 GENERATOR = Path("artifacts", "03_ac_gan", "conditional")
@@ -117,13 +118,17 @@ def test_nbval_finds_what_the_references_hold(smoke):
     assert done.returncode == 0, done.stdout
     cells = sum(len(code(REFERENCES, page)) for page in quick)
     assert int(re.search(r"(\d+) passed", done.stdout)[1]) == cells
+def html_pages(html):
+    """The names of all pages of the book, those of long chapters' parts too."""
+    found = sorted([*html.glob("*.html"), *html.glob("record/*.html")])
+    return [str(p.relative_to(html))[:-5] for p in found if p.stem not in ("genindex", "search")]
 
 
 def test_the_book_works_with_the_network_off(smoke):
     html = smoke / "html"
-    others = ["index", "background", "recorded_results", "built_from", "glossary", "api"]
+    assert {*pages(), "background", "glossary", "02_vanilla_gan_2"} < set(html_pages(html))
     with browser.chromium() as chromium:
-        for name in (*pages(), *others, "references"):
+        for name in html_pages(html):
             visit = browser.Visit(chromium, html, f"{name}.html", browser.DESKTOP)
             assert not visit.errors, (name, visit.errors)
             assert not visit.outside and not visit.failed, name
@@ -136,7 +141,38 @@ def test_the_book_works_with_the_network_off(smoke):
                 assert picture.is_visible(), name
             for equation in visit.page.locator("article div.math").all():
                 assert equation.bounding_box()["height"] > 10, name
+            assert not visit.barriers(), (name, visit.barriers())
+            assert visit.screens() <= 10 or name == "recorded_results", (name, visit.screens())
+            visit.page.set_viewport_size(browser.PHONE)
+            assert visit.widest() <= browser.PHONE["width"], name
+            assert visit.smallest_letter() >= 9, name
             visit.close()
+
+
+def test_every_picture_says_what_it_shows_and_no_table_is_empty(smoke):
+    """An alt text never is a file's name, and tells more than the kind of the figure."""
+    for name in html_pages(smoke / "html"):
+        page = BeautifulSoup((smoke / "html" / f"{name}.html").read_text(), "html.parser")
+        for picture in page.select("article figure img"):
+            alt = picture.get("alt", "")
+            assert len(alt) > 40 and re.search(r"[.;:] \S", alt), (name, alt)
+        for picture in page.select("article img"):
+            assert not re.match(r"\S*\.\w{3,4}\b|[0-9a-f]{32}", picture["alt"]), (name, picture)
+        for table in page.select("article table"):
+            assert table.select("tbody tr td"), (name, table)
+
+
+def test_code_is_not_cut(smoke):
+    """Code that the chapters show fits into the page's column."""
+    for chapter in pages():
+        notebook = nbformat.read(smoke / "notebooks" / f"{chapter}.ipynb", as_version=4)
+        for cell in notebook.cells:
+            if cell.cell_type != "code" or "remove-cell" in cell.metadata.get("tags", ()):
+                continue
+            shown = [out.data.get("text/markdown", "") for out in cell.outputs if "data" in out]
+            code = [text for text in shown if text.startswith("````python")]
+            long = [line for text in (cell.source, *code) for line in text.splitlines()]
+            assert max(map(len, long), default=0) <= 88, (chapter, max(long, key=len))
 
 
 def test_the_book_holds_every_figure(smoke):
@@ -146,7 +182,8 @@ def test_the_book_holds_every_figure(smoke):
         for cell in captions:
             (output,) = cell.outputs
             assert "image/png" in output.data
-        html = (smoke / "html" / f"{chapter}.html").read_text()
+        parts = [smoke / "html" / f"{chapter}.html", *smoke.glob(f"html/{chapter}_?.html")]
+        html = "".join(part.read_text() for part in parts)
         assert html.count("<figure") == len(captions) == html.count("<figcaption"), chapter
 
 

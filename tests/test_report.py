@@ -15,6 +15,7 @@ from cellaug.errors import BookError, ReportError
 import browser
 import nbformat
 import pytest
+from bs4 import BeautifulSoup
 from nbformat.v4 import new_code_cell, new_markdown_cell, new_notebook, new_output
 
 BOOK = Path(__file__).parents[1] / "book"
@@ -59,10 +60,12 @@ def png(width: int, height: int) -> str:
 def figure_cell(name: str) -> nbformat.NotebookNode:
     """A cell whose output is one picture with a caption."""
     picture = new_output(
-        "display_data", {"image/png": png(40, 20), "text/plain": "<Figure size 40x20>"}
+        "display_data",
+        {"image/png": png(1500, 200), "text/plain": "<Figure size 40x20>"},
+        metadata={"image/png": {"alt": "A box. It is grey.", "width": 720, "height": 96}},
     )
-    figure = {"caption": "A grey box, see [Eq. 39](#eq-39).", "name": name}
-    metadata = {"mystnb": {"figure": figure, "image": {"alt": "grey"}}, "tags": ["hide-input"]}
+    figure = {"caption": "Real cells as a grey box, see [Eq. 39](#eq-39).", "name": name}
+    metadata = {"mystnb": {"figure": figure}, "tags": ["hide-input"]}
     return new_code_cell(
         "draw_me()", execution_count=3, outputs=[picture], metadata=metadata, id="figure"
     )
@@ -70,11 +73,17 @@ def figure_cell(name: str) -> nbformat.NotebookNode:
 
 def first_chapter() -> list[nbformat.NotebookNode]:
     """Cells with all that a chapter may hold."""
-    wide = "<table><tr>" + "<td>a_rather_long_name</td>" * 12 + "</tr></table>"
+    heads = "".join(f"<th>{head}</th>" for head in ("", "change", "said", "a_long_name"))
+    heads += "<th>a_rather_long_name</th>" * 10
+    row = "<tr><th>{}</th><td>{}</td><td>some</td><td>{}</td>" + "<td></td>" * 10 + "</tr>"
+    body = row.format("first class", "-1.5 (-2.0 to -1.0)", "3") + row.format("b-2", "+12.0", "")
+    wide = f"<table border=1><thead><tr>{heads}</tr></thead><tbody>{body}</tbody></table>"
     return [
         new_markdown_cell(
             "# The data\n\nThe scale is [Eq. 39](#eq-39), the game {eq}`eq-29`; see\n"
-            "{numref}`fig-grey` and {cite:t}`acevedo2020`."
+            "{numref}`fig-grey` and {cite:t}`acevedo2020`.\n"
+            "The real<!-- run --> cells, what is real."
+            " It fell by -3 points, `x-1` did not."
         ),
         new_code_cell("seed = 0", execution_count=1, metadata={"tags": ["parameters"]}),
         new_code_cell("seed = 1", execution_count=2, metadata={"tags": ["injected-parameters"]}),
@@ -151,7 +160,8 @@ def built(tmp_path_factory: pytest.TempPathFactory, recorded: Path) -> Path:
     """The folder of a book of phantom cells."""
     place = tmp_path_factory.mktemp("book")
     record(recorded)
-    write_chapters(place / "notebooks")
+    second = new_markdown_cell("## A second page\n\nText. In it.", metadata={"tags": ["new-page"]})
+    write_chapters(place / "notebooks", c03=[new_markdown_cell("# Three\n\nText."), second])
     page = build_html(place, RUN)
     assert page == place / "html" / "index.html"
     return place / "html"
@@ -179,6 +189,11 @@ def test_every_page_works_offline(built, chromium):
         assert (visit.errors, visit.outside, visit.failed) == ([], [], []), name
         check_equations(visit, name)
         check_pictures(visit, name)
+        assert not visit.barriers(), (name, visit.barriers())
+        for screen in (browser.TABLET, browser.PHONE):
+            visit.page.set_viewport_size(screen)
+            assert visit.widest() <= screen["width"], name
+            assert visit.smallest_letter() >= 9, name
         visit.close()
 
 
@@ -186,7 +201,7 @@ def test_nothing_is_wider_than_a_phone(built, chromium):
     for name in ("01_data.html", "background.html", "recorded_results.html", "api.html"):
         visit = browser.Visit(chromium, built, name, browser.PHONE)
         assert visit.errors == []
-        assert visit.page.evaluate("document.documentElement.scrollWidth") <= browser.PHONE["width"]
+        assert visit.widest() <= browser.PHONE["width"]
         check_equations(visit, name)
         # An equation's number stands beside it, on the screen and not over it.
         overlaps = visit.page.evaluate(
@@ -217,10 +232,89 @@ def test_list_of_pages_opens_on_a_phone(built, chromium):
 def test_search_works_offline(built, chromium):
     visit = browser.Visit(chromium, built, "search.html", browser.DESKTOP)
     visit.page.goto(f"{(built / 'search.html').as_uri()}?q=checkerboard")
-    visit.page.wait_for_selector("#search-results li a")
-    assert "Background" in visit.page.inner_text("#search-results")
-    assert visit.errors == []
+    hit = visit.page.locator("#search-results li").first
+    assert hit.locator("a").inner_text() == "Transposed convolutions"
+    assert "in Background" in hit.inner_text()  # the page, and below it a line with the word
+    assert hit.locator("p mark").first.inner_text() == "checkerboard"
+    assert "a trace remains: the checkerboard of Odena" in hit.locator("p").inner_text()
+    hit.locator("a").click()
+    visit.page.wait_for_url("**/background_images.html#transposed-convolutions")
+    for asked, words in (("docstrings chapters", "The package"), ("xyzzy <b>", "No page has")):
+        visit.page.goto(f"{(built / 'search.html').as_uri()}?q={asked}")
+        assert words in visit.page.inner_text("#search-results")
+    assert visit.errors == [] and visit.failed == []
     visit.close()
+
+
+def test_tables_have_one_look(built, chromium):
+    visit = browser.Visit(chromium, built, "01_data.html", browser.PHONE)
+    cells = visit.page.evaluate(
+        """[...document.querySelectorAll('article table :is(td, th)')].map(cell => {
+            const style = getComputedStyle(cell);
+            return [cell.innerText, style.textAlign, style.position, parseFloat(style.paddingLeft)];
+        })"""
+    )
+    look = {text: rest for text, *rest in cells}
+    assert look["−1.5 (−2.0 to −1.0)"][0] == look["change"][0] == look["3"][0] == "right"
+    assert look["some"][0] == look["said"][0] == look["b-2"][0] == "left"
+    assert look["first class"][1] == "sticky" and look["some"][1] == "static"
+    assert min(padding for *_, padding in look.values()) > 5
+    box = visit.page.locator("article div.scroll").first
+    box.focus()
+    before = box.locator("tbody th").first.bounding_box()["x"]
+    box.evaluate("box => { box.scrollLeft = 100; }")
+    assert box.evaluate("box => box.scrollLeft") == 100
+    assert box.locator("tbody th").first.bounding_box()["x"] == before
+    visit.close()
+
+
+def test_figures_have_alt_text_and_a_link_to_their_full_size(built, chromium):
+    visit = browser.Visit(chromium, built, "01_data.html", browser.PHONE)
+    link = visit.page.locator("figure#fig-grey a.image-reference")
+    assert link.locator("img").get_attribute("alt") == "A box. It is grey."
+    assert link.locator("img").bounding_box()["width"] == 720  # scrolls on a phone
+    link.click()
+    visit.page.wait_for_url("**/_images/*.png")
+    assert visit.page.evaluate("document.images[0].naturalWidth") == 1500
+    visit.close()
+
+
+def test_phantoms_say_so_on_paper_and_are_called_drawn(built, chromium):
+    visit = browser.Visit(chromium, built, "02_vanilla_gan.html", browser.DESKTOP)
+    assert not visit.page.locator("article .banner").is_visible()
+    visit.page.emulate_media(media="print")
+    assert visit.page.locator("article .banner").inner_text() == BANNER
+    visit.close()
+    page = (built / "01_data.html").read_text()
+    assert "The drawn cells, what is real." in page and "Drawn cells as a grey box" in page
+    assert "It fell by −3 points" in page and ">x-1<" in page
+
+
+def test_a_long_chapter_has_several_pages(built, chromium):
+    """A cell tagged "new-page" begins a page of its own, listed below the chapter's first."""
+    assert "<h1>A second page" in (built / "03_ac_gan_2.html").read_text()
+    assert "A second page" not in visible_text(built / "03_ac_gan.html")
+    visit = browser.Visit(chromium, built, "03_ac_gan.html", browser.DESKTOP)
+    visit.page.locator("a.right-next").click()
+    visit.page.wait_for_url("**/03_ac_gan_2.html")
+    assert "In it." in visit.page.inner_text("article.bd-article")
+    visit.close()
+
+
+def visible_text(path: Path) -> str:
+    """The words of a page's article."""
+    return BeautifulSoup(path.read_text(), "html.parser").select_one("article").get_text(" ")
+
+
+def test_references_have_links(built):
+    entries = (BOOK / "references.bib").read_text().split("\n@")
+    page = (built / "references.html").read_text()
+    for entry in entries:
+        for field in ("doi", "eprint", "url"):
+            if found := re.search(rf"\b{field}\s+= \{{(.+)\}}", entry):
+                assert re.search(rf'href="https?://[^"]*{re.escape(found[1])[-20:]}"', page), entry
+    linked = sum(bool(re.search(r"\b(doi|eprint|url)\s+=", entry)) for entry in entries)
+    assert linked >= len(entries) - 2  # one book and one workshop paper have no such number
 
 
 def check_equations(visit: browser.Visit, name: str) -> None:
@@ -245,8 +339,8 @@ def check_pictures(visit: browser.Visit, name: str) -> None:
     """Every picture has been loaded."""
     widths = visit.page.evaluate("[...document.images].map(i => i.naturalWidth)")
     assert all(width > 0 for width in widths), name
-    if name == "background.html":
-        assert len(widths) == 4
+    if name.startswith("background"):
+        assert len(widths) == 2
 
 
 def test_banner_on_every_page_of_phantoms(built):
@@ -263,15 +357,14 @@ def test_chapter_as_rendered(built, chromium):
         "all => all.map(a => [a.innerText, a.getAttribute('href')])",
     )
     assert ["Eq. 39", "#equation-eq-39"] in links
-    assert ["Eq. 29", "background.html#equation-eq-29"] in links
+    assert ["Eq. 29", "background_images.html#equation-eq-29"] in links
     assert ["Fig. 1.1", "#fig-grey"] in links
     assert page.inner_text("#equation-eq-39 > .eqno").startswith("(39)")
     assert page.inner_text("figure#fig-grey figcaption").startswith(
-        "Fig. 1.1 A grey box, see Eq. 39."
+        "Fig. 1.1 Drawn cells as a grey box, see Eq. 39."
     )
-    assert page.get_attribute("figure#fig-grey img", "alt") == "grey"
     # Folded: the cell that draws, and the parameters that papermill put in. Open: all others.
-    assert page.locator("details:not([open])").count() == 2
+    assert page.locator("article details:not([open])").count() == 2
     assert "draw_me" not in page.inner_text("article.bd-article")
     assert "seed = 0" in page.inner_text("article.bd-article")
     assert page.inner_text("div.cell_output div.highlight-python").strip() == "a = 1"
@@ -280,6 +373,7 @@ def test_chapter_as_rendered(built, chromium):
 
 def test_the_package_is_described_from_its_docstrings(built, chromium):
     visit = browser.Visit(chromium, built, "api.html", browser.DESKTOP)
+    visit.page.evaluate("for (const fold of document.querySelectorAll('details')) fold.open = true")
     text = visit.page.inner_text("article.bd-article")
     for name in ("open_dataset", "Reader", "generator", "Adversarial", "evaluate", "Chapter.fit"):
         assert visit.page.locator("strong", has_text=re.compile(f"^{name}$")).count(), name
@@ -291,7 +385,10 @@ def test_the_package_is_described_from_its_docstrings(built, chromium):
 
 
 def test_all_equations_of_the_thesis_once_and_in_order():
-    found = re.findall(r"\\tag\{(\w+)\}", (BOOK / "background.md").read_text())
+    text = "".join(
+        (BOOK / f"{name}.md").read_text() for name in ("background", "background_images")
+    )
+    found = re.findall(r"\\tag\{(\w+)\}", text)
     assert found == [str(number) for number in range(1, 39)]
 
 

@@ -66,13 +66,21 @@ def markdown(name: str, node: Definition, lines: list[str]) -> list[str]:
         fields = [n for n in node.body if isinstance(n, ast.AnnAssign)]
         signature = [lines[node.lineno - 1][node.col_offset :]]
         signature += [line for n in fields for line in lines[n.lineno - 1 : n.end_lineno]]
-    text = [f"**{name}**", "", "```python", *signature, "```", ""]
-    text += docstring(ast.get_docstring(node) or "")
+    words = ast.get_docstring(node) or ""
+    text = ["```python", *signature, "```", "", *docstring(words)]
     if isinstance(node, ast.ClassDef):
         for method in inner:
             if not method.name.startswith("_") and ast.get_docstring(method):
-                text += markdown(f"{name}.{method.name}", method, lines)
+                inside = markdown(f"{name}.{method.name}", method, lines)
+                text += [f"**{name}.{method.name}**", "", *inside]
     return text
+
+
+def folded(name: str, node: Definition, lines: list[str]) -> list[str]:
+    """A definition that opens on a click, under its name and the first sentence about it."""
+    first = " ".join((ast.get_docstring(node) or "").partition("\n\n")[0].split())
+    sentence = plain(re.split(r"(?<=[.:;]) ", first)[0].rstrip(".:;"))
+    return [f":::::{{dropdown}} **{name}** {sentence}", *markdown(name, node, lines), ":::::", ""]
 
 
 def docstring(text: str) -> list[str]:
@@ -111,7 +119,7 @@ class Api(Directive):
         lines = []
         for name in public(module):
             if found := definition(module, name):
-                lines += markdown(name, *found)
+                lines += folded(name, *found)
         box = nodes.container()
         self.state.nested_parse(StringList(lines, module), self.content_offset, box)
         return box.children

@@ -29,6 +29,7 @@ if TYPE_CHECKING:
 
 CHAPTERS: tuple[str, ...] = ("01_data", "02_vanilla_gan", "03_ac_gan", "04_latent_space")
 CHAPTERS += ("05_classifier", "06_discussion")
+WORDS = ("real", "drawn")  # what cells of a set are, and what phantoms are
 VERSIONED = "cellaug keras tensorflow tensorflow-cpu jax numpy opencv-python scikit-learn".split()
 
 
@@ -157,6 +158,18 @@ class Chapter:
         options |= {"settings": settings, "restart": True, "label": label}
         options["checkpoint"] = self.checkpoints / label.replace(" ", "_")
         return fit(model, reader, epochs, **options)
+
+    @property
+    def real(self) -> str:
+        """What figures and texts call the cells of the set: "real", or "drawn" for phantoms.
+
+        `BookError` where chapter 01 has not been run.
+        """
+        settings = self.parameters
+        if self.name in CHAPTERS[1:]:
+            record = json.loads((self.inputs(CHAPTERS[0]) / "metrics.json").read_text())
+            settings = record["settings"]
+        return WORDS[settings.get("data") == "phantom"]
 
     @staticmethod
     def compare(rows: Mapping[str, tuple[Any, Any]]) -> pd.DataFrame:

@@ -11,7 +11,7 @@ from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import Any
 
-from cellaug.book.chapter import CHAPTERS, pages, project_root, recorded_results
+from cellaug.book.chapter import CHAPTERS, WORDS, pages, project_root, recorded_results
 from cellaug.errors import ReportError
 from cellaug.files import atomic_folder, write_json
 
@@ -42,7 +42,7 @@ def build_html(build: Path, run: Mapping[str, Any]) -> Path:
     config = yaml.safe_load((project_root() / "book" / "_config.yml").read_text(encoding="utf-8"))
     built = {"built": _built_line(run)}
     config["parse"]["myst_substitutions"] = built | front.substitutions()
-    if run["chapters"][CHAPTERS[0]]["phantom"]:
+    if drawn := run["chapters"][CHAPTERS[0]]["phantom"]:
         config["html"]["announcement"] = BANNER
     generated["_config.yml"] = yaml.safe_dump(config)
     with TemporaryDirectory() as folder:
@@ -54,13 +54,16 @@ def build_html(build: Path, run: Mapping[str, Any]) -> Path:
         front.draw_cells(source / "_static")
         for profile, record in recorded_results().items():
             _write_record(source / "recorded", profile, record)
+        pieces: dict[str, dict[str, Any]] = {}
         for name in pages():
             (source / name).parent.mkdir(exist_ok=True)
             notebook = nbformat.read(build / "notebooks" / f"{name}.ipynb", as_version=4)
             for cell in notebook.cells:
-                if "injected-parameters" in cell.metadata.get("tags", ()):
-                    cell.metadata.tags.append("hide-input")
-            nbformat.write(notebook, source / f"{name}.ipynb")
+                _prepare(cell, WORDS[name in CHAPTERS and drawn])
+            pieces[name] = _pieces(name, notebook)
+            for file, piece in pieces[name].items():
+                nbformat.write(piece, source / f"{file}.ipynb")
+        _list_pieces(source / "_toc.yml", pieces)
         rendered = _render(source)
         unused = shutil.ignore_patterns("a11y", "localization", "MathML", "SVG")
         with atomic_folder(html) as target:
@@ -70,6 +73,49 @@ def build_html(build: Path, run: Mapping[str, Any]) -> Path:
             with resources.as_file(resources.files("jupyter_server_mathjax") / "static") as mathjax:
                 shutil.copytree(mathjax, target / "_static" / "mathjax", ignore=unused)
     return html / "index.html"
+
+
+def _pieces(name: str, notebook: Any) -> dict[str, Any]:
+    """A notebook as pages by file name: a cell tagged "new-page" begins one with its heading."""
+    found: dict[str, Any] = {}
+    for cell in notebook.cells:
+        if not found or "new-page" in cell.metadata.get("tags", ()):
+            file = f"{name}_{len(found) + 1}" if found else name
+            if found:
+                cell.source = re.sub(r"\A## ", "# ", cell.source)
+            page = found[file] = nbformat.from_dict(notebook | {"cells": []})
+        page.cells.append(cell)
+    return found
+
+
+def _list_pieces(toc: Path, pieces: Mapping[str, Mapping[str, Any]]) -> None:
+    """Put the further pages of a chapter below its first one, in the list of pages."""
+    listed = yaml.safe_load(toc.read_text(encoding="utf-8"))
+    for entry in (entry for part in listed["parts"] for entry in part["chapters"]):
+        others = list(pieces.get(entry["file"], ()))[1:]
+        if others:
+            entry["sections"] = [{"file": other} for other in others]
+    toc.write_text(yaml.safe_dump(listed, sort_keys=False), encoding="utf-8")
+
+
+def _prepare(cell: Any, word: str) -> None:
+    """Give a cell what the HTML needs: alt texts, widths, the `word` for the cells of the set.
+
+    In a caption "real" means these cells, and in a text where ``<!-- run -->`` follows it.
+    """
+    if "injected-parameters" in cell.metadata.get("tags", ()):
+        cell.metadata.tags.append("hide-input")
+    if cell.cell_type == "markdown":
+        cell.source = re.sub(r"\breal<!-- run -->", word, cell.source)
+    for output in cell.get("outputs", ()):
+        if facts := output.get("metadata", {}).get("image/png", {}):
+            # A width makes Sphinx link the image in full size, too.
+            image = {"alt": facts.get("alt", ""), "width": f"{facts['width']}px"}
+            cell.metadata.setdefault("mystnb", {})["image"] = image
+    figure = cell.metadata.get("mystnb", {}).get("figure", {})
+    if "caption" in figure:
+        figure["caption"] = re.sub(r"\breal\b", word, figure["caption"])
+        figure["caption"] = re.sub(r"\bReal\b", word.capitalize(), figure["caption"])
 
 
 def _render(source: Path) -> Path:

@@ -21,6 +21,8 @@ CLASSES: dict[str, tuple[tuple[str, ...], str]] = {
     **dict.fromkeys(BLOODMNIST, (BLOODMNIST_CLASSES, f"{_MNIST['credit']} {_PBC['credit']}")),
 }
 """Class names and credit of the public sets, by name."""
+ACQUISITION: dict[str, str] = dict.fromkeys(CLASSES, _PBC["acquisition"])
+"""How the images of the public sets were made, as far as their authors say."""
 NAMES = tuple(CLASSES)
 
 

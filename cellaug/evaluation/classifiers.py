@@ -174,7 +174,8 @@ def train_classifier(
     import keras
 
     model = classifier(kind, size, classes, augment=augment, seed=seed)
-    rate = keras.optimizers.schedules.CosineDecay(learning_rate, steps) if decay else learning_rate
+    falling = keras.optimizers.schedules.CosineDecay(learning_rate, steps)
+    rate = falling if decay else learning_rate
     loss = keras.losses.SparseCategoricalCrossentropy(from_logits=True)
     adam = keras.optimizers.Adam(rate)
     right = keras.metrics.SparseCategoricalAccuracy("accuracy")

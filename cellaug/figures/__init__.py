@@ -11,9 +11,8 @@ from cellaug.figures.charts import (
     interval_plot,
     ladder,
     loss_curves,
-    memory_curve,
     per_class_change,
 )
 from cellaug.figures.reports import fidelity, inspection
-from cellaug.figures.sheets import class_examples, image_grid, image_rows, pairs
+from cellaug.figures.sheets import class_examples, image_grid, image_rows, marked, pairs
 from cellaug.figures.style import use_style

@@ -5,7 +5,7 @@ from itertools import chain
 from typing import Any
 
 from cellaug.evaluation.classifiers import FOR_AN_INTERVAL
-from cellaug.figures import style
+from cellaug.figures import alt, style
 
 import numpy as np
 import pandas as pd
@@ -19,6 +19,9 @@ from numpy.typing import ArrayLike
 def stacked_bars(ax: Axes, counts: pd.DataFrame) -> None:
     """Draw images per class as stacked bars, with the total at each bar's end."""
     counts.T.plot.barh(stacked=True, width=0.72, ax=ax, legend=False)
+    for bars, hatch in zip(ax.containers, style.HATCHES, strict=False):
+        for bar in bars:
+            bar.set(hatch=hatch, edgecolor="white")
     for i, total in enumerate(counts.sum()):
         ax.text(total, i, f" {total:,}", va="center", fontsize=style.SMALL)
     if len(counts) > 1:
@@ -28,16 +31,17 @@ def stacked_bars(ax: Axes, counts: pd.DataFrame) -> None:
     ax.xaxis.set_major_formatter("{x:,.0f}")
 
 
-def class_distribution(counts: pd.DataFrame) -> Figure:
+def class_distribution(counts: pd.DataFrame) -> style.Described:
     """Draw images per class (Fig. 10, Table 6); a row of `counts` is a split, a column a class."""
     fig = style.new_figure(style.WIDTH, 0.9 + 0.27 * counts.shape[1], layout="constrained")
     stacked_bars(fig.add_subplot(), counts)
+    fig.alt = alt.bars(counts)
     return fig
 
 
 def loss_curves(
     history: pd.DataFrame, columns: Mapping[str, str], ylabel: str = "loss", xlabel: str = "epoch"
-) -> Figure:
+) -> style.Described:
     """Draw columns of a training history, with their words in the legend, by epoch (Fig. 14)."""
     fig = style.new_figure(style.WIDTH, 3, layout="constrained")
     ax, table = fig.add_subplot(), history[list(columns)].rename(columns=columns)
@@ -46,30 +50,25 @@ def loss_curves(
     ax.xaxis.set_major_locator(MaxNLocator(integer=True))
     ax.xaxis.set_major_formatter("{x:,.0f}")
     style.legend_above(ax)
+    fig.alt = alt.curves(table, ylabel, xlabel)
     return fig
 
 
-def memory_curve(held: pd.DataFrame, label: str = "images held (MiB)") -> Figure:
-    """Draw memory in MiB against the images read so far (the index), a line for each column."""
-    fig = loss_curves(held, {name: name for name in held}, label, "images read")
-    fig.axes[0].set_ylim(0, None)
-    return fig
-
-
-def confusion_matrix(matrix: ArrayLike, class_names: Sequence[str]) -> Figure:
+def confusion_matrix(matrix: ArrayLike, class_names: Sequence[str]) -> style.Described:
     """Draw counts of actual (rows) by predicted classes, with per cent of the row (Fig. 20–21)."""
     counts = pd.DataFrame(matrix, class_names, class_names)
     share = 100 * counts.div(counts.sum(axis=1).clip(lower=1), axis=0)
     percent = share.map("{:.0f}".format).where(share >= 0.5, "<1")
-    words = (percent + "\n" + counts.map("{:,}".format)).where(counts > 0, "")
+    notes = (percent + "\n" + counts.map("{:,}".format)).where(counts > 0, "")
     side, left = 0.45 * len(counts), 0.7 + max(style.text_width(name, 8) for name in class_names)
     fig = style.new_figure(side + left, side + 0.8 * left, layout="constrained")
     ax, look = fig.add_subplot(), {"vmin": 0, "vmax": 100, "cmap": "Blues", "linewidths": 0.6}
     look |= {"annot_kws": {"size": style.SMALL}, "square": True, "cbar": False, "fmt": ""}
-    sns.heatmap(share, annot=words, ax=ax, linecolor=style.PALE, **look)
+    sns.heatmap(share, annot=notes, ax=ax, linecolor=style.PALE, **look)
     ax.set(xlabel="predicted", ylabel="actual")
     ax.set_xticks(ax.get_xticks(), class_names, rotation=45, ha="right", rotation_mode="anchor")
     ax.tick_params(axis="y", rotation=0)
+    fig.alt = alt.confusion(share)
     return fig
 
 
@@ -99,7 +98,7 @@ def interval_plot(
     xlabel: str = "",
     reference: float | Mapping[str, float] | None = None,
     number: str = ".3f",
-) -> Figure:
+) -> style.Described:
     """Draw values with their intervals, the first on top.
 
     Args:
@@ -123,6 +122,7 @@ def interval_plot(
         if line is not None:
             ax.axvline(line, color=style.GREY, linestyle="--", linewidth=1)
     fig.supxlabel(xlabel, fontsize=9)
+    fig.alt = alt.intervals(rows, xlabel)
     return fig
 
 
@@ -130,7 +130,7 @@ Changes = Mapping[str, Mapping[str, Mapping[str, Any]]]
 """By arm and metric ("weighted_f1", "macro_f1"), a `paired_difference`."""
 
 
-def forest(sources: Mapping[str, Changes]) -> Figure:
+def forest(sources: Mapping[str, Changes]) -> style.Described:
     """Draw the change of weighted and macro F1 of each arm, with a mark for each source (Table 4).
 
     `sources` are runs by name, such as "thesis" or "this run". A line is a 95 % interval; a change
@@ -157,7 +157,7 @@ def forest(sources: Mapping[str, Changes]) -> Figure:
     return fig
 
 
-def per_class_change(changes: Mapping[str, pd.DataFrame]) -> Figure:
+def per_class_change(changes: Mapping[str, pd.DataFrame]) -> style.Described:
     """Draw the change of each class's recall in percentage points, a panel per arm (section 5.4).
 
     `changes` has a row per seed and a column per class; lines are the mean ± a standard deviation.
@@ -169,9 +169,12 @@ def per_class_change(changes: Mapping[str, pd.DataFrame]) -> Figure:
     return interval_plot(rows.reset_index(), "change in percentage points", 0, "+z.1f")
 
 
-def diversity(generated: pd.DataFrame, real: pd.Series) -> Figure:
-    """Draw mean distances of images of a class (grey levels), real and of each generator."""
-    table = pd.concat([real.rename("real"), generated.reindex(real.index)], axis=1)
+def diversity(generated: pd.DataFrame, real: pd.Series, word: str = "real") -> style.Described:
+    """Draw mean distances of images of a class (grey levels), real and of each generator.
+
+    `word` stands for the real ones in the legend.
+    """
+    table = pd.concat([real.rename(word), generated.reindex(real.index)], axis=1)
     rows = table.rename_axis("name").reset_index().melt("name", var_name="kind")
     rows[["low", "high"]] = np.nan
     fig = interval_plot(rows, "mean distance between two images of a class (grey levels)")
@@ -179,7 +182,7 @@ def diversity(generated: pd.DataFrame, real: pd.Series) -> Figure:
     return fig
 
 
-def ladder(runs: pd.DataFrame, steps: int) -> Figure:
+def ladder(runs: pd.DataFrame, steps: int) -> style.Described:
     """Draw an ablation study: a row for each recipe (arm), a panel for each measure of a run.
 
     A row of `runs` is a training: arm, seed, measures; the first `steps` arms are steps, the others

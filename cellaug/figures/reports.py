@@ -10,7 +10,7 @@ from cellaug.data.inspection import Inspection, worst
 from cellaug.evaluation.finding import Fidelity
 from cellaug.evaluation.memorisation import NEIGHBOURS
 from cellaug.evaluation.scorecard import MEASURES, TARGETS, scorecard_table
-from cellaug.figures import style
+from cellaug.figures import alt, style
 from cellaug.figures.charts import panels, stacked_bars
 from cellaug.figures.sheets import LINE, Sheet
 
@@ -19,7 +19,7 @@ import pandas as pd
 import seaborn as sns
 from matplotlib.axes import Axes
 from matplotlib.colors import LogNorm
-from matplotlib.figure import Figure, SubFigure
+from matplotlib.figure import SubFigure
 from matplotlib.ticker import MaxNLocator, NullFormatter
 
 Images = tuple[np.ndarray, Sequence[str], int]  # with their captions, so many together
@@ -27,7 +27,7 @@ Images = tuple[np.ndarray, Sequence[str], int]  # with their captions, so many t
 
 def _report(
     title: str, notes: Sequence[str], heights: Sequence[float], images: Mapping[str, Images]
-) -> tuple[Figure, list[SubFigure]]:
+) -> tuple[style.Described, list[SubFigure]]:
     """A figure of empty parts, `heights` in inches (returned too), sheets of images, and notes."""
     small = "\n".join(fill(note, 130) for note in notes)
     sheets = [
@@ -46,7 +46,7 @@ def _report(
     return fig, parts
 
 
-def inspection(found: Inspection, dataset: Dataset) -> Figure:
+def inspection(found: Inspection, dataset: Dataset) -> style.Described:
     """Draw an inspection; a box holds the middle half of a class, its whiskers 5 to 95 %."""
     odd, alike, sheets = worst(found.outliers, 12), found.duplicates.head(6), {}
     if len(odd):
@@ -64,10 +64,16 @@ def inspection(found: Inspection, dataset: Dataset) -> Figure:
         sheets[title] = dataset.subset(both).read(160), words, 2
     verdict = "fit for training" if found.fit else "not fit for training"
     title = f"{found.name}: {len(found.statistics):,} images, {verdict}"
-    heights = 1.2 + 0.27 * max(len(found.counts), 3), 3.0
+    heights, shown = (
+        (1.2 + 0.27 * max(len(found.counts), 3), 3.0),
+        found.counts.drop(columns="images"),
+    )
     fig, (classes, colours, *_) = _report(title, [found.credit], heights, sheets)
     _inspected_classes(classes, found)
     _inspected_colours(colours, found)
+    fig.alt = f"Report on {title}. {alt.bars((shown if shown.shape[1] else found.counts).T)} "
+    fig.alt += f"{len(found.outliers):,} unusual images, {len(found.duplicates):,} pairs that show "
+    fig.alt += "the same."
     return fig
 
 
@@ -115,7 +121,7 @@ def _inspected_colours(part: SubFigure, found: Inspection) -> None:
     sharp.yaxis.set_minor_formatter(NullFormatter())
 
 
-def fidelity(found: Fidelity) -> Figure:
+def fidelity(found: Fidelity) -> style.Described:
     """Draw the finding of `evaluate`: a panel for each measure, a row for each class.
 
     Dots are generated images with 95 % intervals, triangles halves of the real images. Below:
@@ -148,6 +154,8 @@ def fidelity(found: Fidelity) -> Figure:
     left, right = nearest.subfigures(1, 2, squeeze=False, width_ratios=(1.75, 1))[0]
     _nearness(left, found)
     _spectrum(right.subplots(), found)
+    fig.alt = f"Report on {title}. Generated images against halves of the real ones, by class, in "
+    fig.alt += f"{rows['measure'].nunique()} measures."
     return fig
 
 
@@ -176,9 +184,11 @@ def _nearness(part: SubFigure, found: Fidelity) -> None:
         return
     axes = part.subplots(1, 2, sharey=True)
     for ax, (space, facts) in zip(axes, found.memorisation.items(), strict=True):
-        distances = dict(zip(("generated", "held-out real"), found.nearness[space], strict=True))
-        look: dict[str, Any] = {"element": "step", "fill": False, "bins": np.linspace(0, 1, 41)}
-        sns.histplot(distances, stat="percent", common_norm=False, ax=ax, **look)
+        kinds = ("generated", "-"), ("held-out real", "--")
+        for (kind, line), near in zip(kinds, found.nearness[space], strict=True):
+            counts, edges = np.histogram(near, np.linspace(0, 1, 41))
+            ax.stairs(100 * counts / len(near), edges, linestyle=line, label=kind, linewidth=1.4)
+        ax.legend(fontsize=style.SMALL)
         ax.axvline(facts["threshold"], color=style.GREY, linestyle=":")
         where = f"mean of {NEIGHBOURS} nearest, in {space.replace('pixels', 'grey levels')}"
         ax.set_xlabel(f"nearest training image over\n{where}", fontsize=style.SMALL)

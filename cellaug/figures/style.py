@@ -1,7 +1,9 @@
 """Colours, sizes and the small helpers that all figures share."""
 
+from base64 import b64encode
 from collections.abc import Sequence
 from functools import cache
+from io import BytesIO
 from typing import Any
 
 import matplotlib.pyplot as plt
@@ -14,18 +16,52 @@ from matplotlib.textpath import TextPath
 WIDTH, SMALL, TINY = 7.5, 8, 7  # of the text column in inches; font sizes in points
 PALETTE = sns.color_palette("colorblind")
 BLUE, INK, GREY, PALE = PALETTE[0], "#222222", "#777777", "#e4e4e4"
-MARKERS = "o^DsvP*X<p"
+MARKERS, HATCHES = "o^DsvP*X<p", ("", "////", "....", "xxxx")
+DPI, CSS = 200, 96  # pixels of an image for an inch, and of a screen on which letters are readable
 
 
 def use_style() -> None:
-    """Set the book's style: colours for the colour-blind, white paper, 110 dpi, no TeX in names."""
-    rc = {"figure.dpi": 110, "savefig.dpi": 110, "legend.frameon": False, "text.parse_math": False}
+    """Set the book's style: colours for the colour-blind, white paper, no TeX in names."""
+    rc = {"figure.dpi": 110, "savefig.dpi": DPI, "legend.frameon": False, "text.parse_math": False}
+    rc |= {"hatch.linewidth": 0.6}
     sns.set_theme("paper", "whitegrid", "colorblind", font_scale=0.92, rc=rc)
 
 
-def new_figure(width: float, height: float, **options: Any) -> Figure:
+class Described(Figure):
+    """A figure with an alt text: what it shows, then what it finds.
+
+    A notebook displays it with `DPI` pixels for an inch, as wide as its letters need (`CSS`), and
+    keeps both the text and the width beside the image.
+    """
+
+    alt = ""
+
+    def _repr_mimebundle_(self, **_: Any) -> tuple[dict[str, str], dict[str, Any]]:
+        file = BytesIO()
+        self.savefig(file, format="png", dpi=DPI, bbox_inches="tight")
+        png = file.getvalue()
+        width, height = (int.from_bytes(png[k : k + 4]) * CSS // DPI for k in (16, 20))
+        alt = self.alt or self._axes_in_words()
+        data = {"image/png": b64encode(png).decode(), "text/plain": alt}
+        return data, {"image/png": {"alt": alt, "width": width, "height": height}}
+
+    def _axes_in_words(self) -> str:
+        """For a figure that nobody has described: its axes."""
+        found = []
+        for ax in self.axes:
+            names = (
+                ax.get_title(),
+                ax.get_ylabel(),
+                ax.get_xlabel(),
+                *ax.get_legend_handles_labels()[1],
+            )
+            found.append(", ".join(name for name in names if name) or "a part without labels")
+        return f"Figure of {'; '.join(found) or 'nothing'}."
+
+
+def new_figure(width: float, height: float, **options: Any) -> Described:
     """Return a figure that pyplot has already closed, yet a notebook can draw."""
-    fig = plt.figure(figsize=(width, height), **options)
+    fig = plt.figure(figsize=(width, height), FigureClass=Described, **options)
     plt.close(fig)
     return fig
 
@@ -36,6 +72,22 @@ def class_axis(ax: Axes, names: Sequence[str] | pd.Index) -> None:
     ax.set(ylim=(len(names) - 0.4, -0.6), ylabel="")
     ax.grid(axis="y", visible=False)
     sns.despine(ax=ax, left=True)
+
+
+def wrapped(text: str, size: float, width: float) -> list[str]:
+    """Lines no wider than `width` inches, broken at spaces, and inside a word that is too long."""
+    lines = [""]
+    for word in text.split(" "):
+        longer = f"{lines[-1]} {word}".strip(" ")
+        if text_width(longer, size) <= width:
+            lines[-1] = longer
+            continue
+        lines += [""] * bool(lines[-1])
+        for letter in word:
+            if lines[-1] and text_width(lines[-1] + letter, size) > width:
+                lines.append("")
+            lines[-1] += letter
+    return lines
 
 
 def legend_above(ax: Axes) -> None:

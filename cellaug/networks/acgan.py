@@ -12,7 +12,11 @@ from keras.layers import Concatenate, Dense
 
 @described
 def acgan_generator(
-    generator: Model, classes: int, width: int = 100, layers: int = 3, last_activation: str = "relu"
+    generator: Model,
+    classes: int,
+    width: int = 100,
+    layers: int = 3,
+    last_activation: str = "relu",
 ) -> Model:
     """``[latents (N, d), labels (N,)]`` to images, through a frozen copy of a trained generator.
 

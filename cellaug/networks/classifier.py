@@ -36,14 +36,16 @@ def compact_xception(size: int, classes: int, width: int = 24) -> Model:
         return layers.BatchNormalization(momentum=0.9)(x)
 
     def separable(x: KerasTensor, channels: int) -> KerasTensor:
-        return norm(layers.SeparableConv2D(channels, 3, padding="same", use_bias=False)(x))
+        x = layers.SeparableConv2D(channels, 3, padding="same", use_bias=False)(x)
+        return norm(x)
 
     x = image = Input((size, size, 3), name="image")
     for k in (1, 2):
         x = layers.Conv2D(k * width, 3, 2, "same", use_bias=False, name=f"stem_{k}")(x)
         x = layers.ReLU()(norm(x))
     for channels in (4 * width, 8 * width):
-        shortcut = norm(layers.Conv2D(channels, 1, strides=2, padding="same", use_bias=False)(x))
+        narrow = layers.Conv2D(channels, 1, strides=2, padding="same", use_bias=False)
+        shortcut = norm(narrow(x))
         x = separable(layers.ReLU()(x), channels)
         x = separable(layers.ReLU()(x), channels)
         x = layers.MaxPooling2D(3, strides=2, padding="same")(x)
@@ -54,7 +56,8 @@ def compact_xception(size: int, classes: int, width: int = 24) -> Model:
     x = layers.Add()([x, shortcut])
     x = layers.ReLU()(separable(x, 12 * width))
     x = layers.GlobalAveragePooling2D(name="features")(x)
-    return Model(image, layers.Dense(classes, dtype="float32", name="class")(x), name="compact")
+    logits = layers.Dense(classes, dtype="float32", name="class")(x)
+    return Model(image, logits, name="compact")
 
 
 @described
@@ -115,7 +118,8 @@ def recalibrate(model: Model, batches: Iterable[np.ndarray]) -> np.ndarray:
         for norm in norms:  # the first batch replaces the old average
             norm.momentum = seen / (seen + len(images))
         seen += len(images)
-        answers.append(keras.ops.convert_to_numpy(model(images, training=True)).argmax(1))
+        logits = keras.ops.convert_to_numpy(model(images, training=True))
+        answers.append(logits.argmax(1))
     for norm, momentum in zip(norms, momenta, strict=True):
         norm.momentum = momentum
     return np.concatenate(answers)

@@ -123,13 +123,15 @@ def conditional_discriminator(
     if every_label and not projection:
         raise ValueError("every_label needs the projection head")
     if deviation not in ("class", "none") and not isinstance(deviation, layers.Layer):
-        raise ValueError(f'deviation {deviation!r}: expected "class", "none" or a layer')
+        expected = 'expected "class", "none" or a layer'
+        raise ValueError(f"deviation {deviation!r}: {expected}")
     image = Input((size, size, 3), name="image")
     label = Input((), dtype="int32", name="label")
     x = image if projection else with_label_planes(image, label, classes)
     for step in range(doublings(size)):
         side = size // 2 ** (step + 1)
-        x = convolution(depth * 2**step, kernel, 2, padding="same", name=f"down_{side}")(x)
+        channels, name = depth * 2**step, f"down_{side}"
+        x = convolution(channels, kernel, 2, padding="same", name=name)(x)
         x = layers.LeakyReLU(SLOPE, name=f"relu_{side}")(x)
     width = x.shape[-1]
     if deviation == "class":

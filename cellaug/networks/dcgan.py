@@ -45,14 +45,16 @@ def generator_body(
     """
     steps = doublings(size)
     if depth % (whole := 2 ** (steps - 1)):
-        raise ValueError(f"generator depth {depth} at {size} px: expected a multiple of {whole}")
+        expected = f"expected a multiple of {whole}"
+        raise ValueError(f"generator depth {depth} at {size} px: {expected}")
     x = layers.Dense(SMALLEST * SMALLEST * depth, use_bias=False, name="project")(x)
     x = layers.Reshape((SMALLEST, SMALLEST, depth), name="reshape")(x)
     x = activate(x, SMALLEST)
     for step in range(1, steps):
         side = SMALLEST * 2**step
         channels = max(depth // 2**step, narrowest)
-        up = layers.Conv2DTranspose(channels, kernel, 2, "same", use_bias=False, name=f"up_{side}")
+        name = f"up_{side}"
+        up = layers.Conv2DTranspose(channels, kernel, 2, "same", use_bias=False, name=name)
         x = activate(up(x), side)
     if resize:
         x = layers.UpSampling2D(interpolation="bilinear", name=f"resize_{size}")(x)
@@ -68,7 +70,8 @@ def discriminator_body(
     """From an image (N, size, size, channels) to features (N, 4·4·depth·size/8)."""
     for step in range(doublings(size)):
         side = size // 2 ** (step + 1)
-        x = layers.Conv2D(depth * 2**step, kernel, 2, padding="same", name=f"down_{side}")(x)
+        channels, name = depth * 2**step, f"down_{side}"
+        x = layers.Conv2D(channels, kernel, 2, padding="same", name=name)(x)
         x = layers.LeakyReLU(SLOPE, name=f"relu_{side}")(x)
         x = layers.Dropout(dropout, name=f"dropout_{side}")(x)
     return layers.Flatten(name="features")(x)

@@ -6,7 +6,11 @@ from keras import Input, Model, layers
 
 
 def image_to_latent(
-    size: int = 256, depth: int = 64, latent_dim: int = 100, kernel: int = 5, dropout: float = 0.0
+    size: int = 256,
+    depth: int = 64,
+    latent_dim: int = 100,
+    kernel: int = 5,
+    dropout: float = 0.0,
 ) -> Model:
     """Images (N, size, size, 3) in [-1, 1] to latent vectors (N, latent_dim).
 

@@ -154,8 +154,8 @@ class Adversarial(Model):
             value = self.objective.discriminator(real_out, fake_out, labels) + extra
             return value, (real_out, fake_out, extra)
 
-        weights = self.discriminator.trainable_variables
-        value, outputs, gradients = differentiate(loss, weights, self.discriminator.variables)
+        weights, every = self.discriminator.trainable_variables, self.discriminator.variables
+        value, outputs, gradients = differentiate(loss, weights, every)
         self.d_optimizer.apply(gradients(), weights)
         return value, outputs
 
@@ -168,7 +168,8 @@ class Adversarial(Model):
             real_out = self.judge(batch.real, batch.labels) if paired else None
             return self.objective.generator(fake_out, batch.labels, real_out), None
 
-        value, _, gradients = differentiate(loss, [], self.discriminator.variables, batch.fake)
+        every = self.discriminator.variables
+        value, _, gradients = differentiate(loss, [], every, batch.fake)
         (by_image,) = gradients()
         self.optimizer.apply(batch.backward(by_image), self.generator.trainable_variables)
         return value

@@ -26,11 +26,21 @@ class CrossEntropy:
     def __init__(self, saturating: bool = False):
         self.saturating = saturating
 
-    def discriminator(self, real_out: Tensor, fake_out: Tensor, labels: Any = None) -> Tensor:
+    def discriminator(
+        self,
+        real_out: Tensor,
+        fake_out: Tensor,
+        labels: Any = None,
+    ) -> Tensor:
         """L_D; the labels are not used."""
         return ops.mean(ops.softplus(-real_out)) + ops.mean(ops.softplus(fake_out))
 
-    def generator(self, fake_out: Tensor, labels: Any = None, real_out: Any = None) -> Tensor:
+    def generator(
+        self,
+        fake_out: Tensor,
+        labels: Any = None,
+        real_out: Any = None,
+    ) -> Tensor:
         """L_G; only the generated images are used."""
         if self.saturating:
             return -ops.mean(ops.softplus(fake_out))
@@ -67,11 +77,21 @@ class Relativistic:
 
     paired = True
 
-    def discriminator(self, real_out: Tensor, fake_out: Tensor, labels: Any = None) -> Tensor:
+    def discriminator(
+        self,
+        real_out: Tensor,
+        fake_out: Tensor,
+        labels: Any = None,
+    ) -> Tensor:
         """L_D; the labels are not used."""
         return ops.mean(ops.softplus(fake_out - real_out))
 
-    def generator(self, fake_out: Tensor, labels: Any = None, real_out: Any = None) -> Tensor:
+    def generator(
+        self,
+        fake_out: Tensor,
+        labels: Any = None,
+        real_out: Any = None,
+    ) -> Tensor:
         """L_G; the labels are not used."""
         return ops.mean(ops.softplus(real_out - fake_out))
 
@@ -92,13 +112,16 @@ class WrongLabels:
     def discriminator(self, real_out: Any, fake_out: Any, labels: Tensor) -> Tensor:
         """That of the source, and the weighted mean over images and wrong labels."""
         own, every = real_out
-        wrong = 1 - ops.one_hot(ops.cast(labels, "int32"), every.shape[-1], dtype=every.dtype)
+        labels, classes = ops.cast(labels, "int32"), every.shape[-1]
+        wrong = 1 - ops.one_hot(labels, classes, dtype=every.dtype)
         harder = ops.sum(wrong * ops.softplus(every - own)) / ops.sum(wrong)
-        return self.source.discriminator(own, fake_out[0], labels) + self.weight * harder
+        loss = self.source.discriminator(own, fake_out[0], labels)
+        return loss + self.weight * harder
 
     def generator(self, fake_out: Any, labels: Tensor, real_out: Any = None) -> Tensor:
         """That of the source."""
-        return self.source.generator(fake_out[0], labels, real_out[0] if self.paired else None)
+        real = real_out[0] if self.paired else None
+        return self.source.generator(fake_out[0], labels, real)
 
 
 def class_loss(logits: Tensor, labels: Tensor) -> Tensor:

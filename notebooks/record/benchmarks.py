@@ -19,13 +19,11 @@
 # %% tags=["hide-input"]
 from statistics import median
 
-from cellaug import figures
 from cellaug.book import recorded_benchmark
 
 import pandas as pd
 from IPython.display import Markdown
 
-figures.use_style()
 pd.set_option("display.max_colwidth", None)
 readers, steps = recorded_benchmark("data"), recorded_benchmark("train")
 
@@ -34,11 +32,15 @@ readers, steps = recorded_benchmark("data"), recorded_benchmark("train")
 def circumstances(bench):
     """When and on what a benchmark was recorded, in a line."""
     machine = bench["machine"]
-    packages = ", ".join(f"{name} {bench['versions'][name]}" for name in ("tensorflow", "torch")
-                         if name in bench["versions"])  # fmt: skip
+    packages = ", ".join(
+        f"{name} {bench['versions'][name]}"
+        for name in ("tensorflow", "torch")
+        if name in bench["versions"]
+    )
     return Markdown(
         f"*Recorded {bench['date']}, commit {bench.get('commit', 'unknown')[:7]}: "
-        f"{machine['processor']}, {machine['cores']} cores, {machine['memory_gib']} GiB; {packages}; "
+        f"{machine['processor']}, {machine['cores']} cores, {machine['memory_gib']} "
+        f"GiB; {packages}; "
         f"batches of {bench['batch']}, medians of {bench['rounds']} rounds.*"
     )
 
@@ -54,9 +56,11 @@ circumstances(readers)
 
 # %% tags=["nbval-check-output", "hide-input"]
 rates = pd.DataFrame(
-    {f"{size} px": {arm: median(of_arm) for arm, of_arm in arms.items()}
-     for size, arms in readers["rates"].items()}
-)  # fmt: skip
+    {
+        f"{size} px": {arm: median(of_arm) for arm, of_arm in arms.items()}
+        for size, arms in readers["rates"].items()
+    }
+)
 rates = rates.reindex([arm for arm in readers["arms"] if arm in rates.index])
 rates.rename(readers["arms"]).round().astype("Int64")
 
@@ -70,25 +74,38 @@ peers = [arm for arm in readers["antialiased_peers"] if arm in rates.index]
 # %% tags=["hide-input"]
 building = readers["building"].values()
 of_bare = [
-    median(ours / bare for ours, bare in zip(arms["files"], arms["bare-batch"], strict=True))
+    median(
+        ours / bare
+        for ours, bare in zip(arms["files"], arms["bare-batch"], strict=True)
+    )
     for arms in readers["rates"].values()
 ]
 Markdown(
     f"Opening a folder of {readers['many']:,} files took "
     f"{readers['start_up']['first_seconds']:.0f} s the first time and "
-    f"{readers['start_up']['second_seconds']:.1f} s the second. Building a store had at least "
-    f"{min(row['of_bare_decoding'] for row in building):.0%} of the speed of decoding and resizing "
+    f"{readers['start_up']['second_seconds']:.1f} s the second. Building a store had "
+    "at least "
+    f"{min(row['of_bare_decoding'] for row in building):.0%} of the speed of decoding "
+    "and resizing "
     "alone, and kept the cores at least "
-    f"{min(row['cores_busy'] / row['cores_busy_bare'] for row in building):.0%} as busy. Reading "
-    f"files, our reader had at least {min(of_bare):.0%} of the speed of two threads that make the "
+    f"{min(row['cores_busy'] / row['cores_busy_bare'] for row in building):.0%} as "
+    "busy. Reading "
+    f"files, our reader had at least {min(of_bare):.0%} of the speed of two threads "
+    "that make the "
     "same batches and do nothing else, and at least "
-    f"{(rates.loc['files'] / rates.loc['bare']).min():.0%} of that of decoding alone: resizing with "
+    f"{(rates.loc['files'] / rates.loc['bare']).min():.0%} of that of decoding alone: "
+    "resizing with "
     "antialiasing takes longer than decoding where the images stay large."
 )
 
-# %% mystnb={"figure": {"caption": "Memory of the process above its start while it reads a store of 250,000 images of 256 pixels, as recorded. The curve of a reader that kept what it has read would rise.", "name": "fig-benchmark-memory"}} tags=["hide-input"]
-curve = pd.Series(dict(readers["memory_mib"]), name="process").to_frame()
-figures.memory_curve(curve, label="memory above the start (MiB)")
+# %% tags=["nbval-check-output", "hide-input"]
+memory = pd.Series(dict(readers["memory_mib"]))
+Markdown(
+    f"Memory: while the process read a store of {memory.index[-1]:,} images, it held "
+    f"between {memory.iloc[1:].min():.0f} and {memory.max():.0f} MiB more than at its "
+    "start, and at the end no more than at the beginning. A reader that kept what it "
+    "has read would need more and more."
+)
 
 # %% [markdown]
 # ## The training step
@@ -103,7 +120,9 @@ circumstances(steps)
 # %% tags=["nbval-check-output", "hide-input"]
 table = pd.DataFrame(
     {
-        "images per second": {arm: median(of_arm) for arm, of_arm in steps["rates"].items()},
+        "images per second": {
+            arm: median(of_arm) for arm, of_arm in steps["rates"].items()
+        },
         "10⁹ operations per second": steps["operations_per_second"],
     }
 ).reindex(steps["arms"])
@@ -121,13 +140,18 @@ parts = {name: steps["shares"][name] for name in ("ours", "ours-bfloat16")}
 convolving = {name: row["convolutions"] for name, row in parts.items()}
 reached = steps["verdicts"]
 Markdown(
-    f"On one thread {convolving['ours']:.0%} of our step's time goes into convolutions in float32 "
-    f"and {convolving['ours-bfloat16']:.0%} in bfloat16. Both libraries call oneDNN for "
+    f"On one thread {convolving['ours']:.0%} of our step's time goes into convolutions "
+    "in float32 "
+    f"and {convolving['ours-bfloat16']:.0%} in bfloat16. Both libraries call oneDNN "
+    "for "
     "convolutions. If everything else took no time, the ratios would be about "
     f"{reached['float32']['ratio'] / convolving['ours']:.2f} and "
-    f"{reached['bfloat16']['ratio'] / convolving['ours-bfloat16']:.2f}. Drawing the random numbers "
+    f"{reached['bfloat16']['ratio'] / convolving['ours-bfloat16']:.2f}. Drawing the "
+    "random numbers "
     f"of dropout takes {parts['ours']['random numbers']:.0%} and "
-    f"{parts['ours-bfloat16']['random numbers']:.0%}. Two things make the step fast: both networks "
-    "use the same generated images, and TensorFlow's input autotuner is switched off, so no epoch "
+    f"{parts['ours-bfloat16']['random numbers']:.0%}. Two things make the step fast: "
+    "both networks "
+    "use the same generated images, and TensorFlow's input autotuner is switched off, "
+    "so no epoch "
     "waits for it."
 )

@@ -36,10 +36,13 @@ arms = list(runs["arm"].unique())
 # %% tags=["nbval-check-output", "hide-input"]
 Markdown(
     f"*Recorded {study['date']}: {study['data']}, {study['image_size']} px, "
-    f"{len(study['class_names'])} classes; {len(runs)} runs on about {study['images_asked']:,} images "
+    f"{len(study['class_names'])} classes; {len(runs)} runs on about "
+    f"{study['images_asked']:,} images "
     f"each, evaluated on {study['test_images']:,} test images; "
-    f"{study['options']['generator_depth']} channels at 4×4 pixels in the generator and "
-    f"{study['options']['discriminator_depth']} after the discriminator's first convolution. "
+    f"{study['options']['generator_depth']} channels at 4×4 pixels in the generator "
+    "and "
+    f"{study['options']['discriminator_depth']} after the discriminator's first "
+    "convolution. "
     f"{study['device']}. {measured_in(study['runs'][0]['settings']['extractor'])}*"
 )
 
@@ -52,11 +55,15 @@ Markdown(
 # generator; compare it with *real symmetries*.
 
 # %% tags=["nbval-check-output", "hide-input"]
-changes = ladder.STEPS | {ladder.LINEAR: {"last_activation": "linear"}} | ladder.VARIANTS
+changes = (
+    ladder.STEPS | {ladder.LINEAR: {"last_activation": "linear"}} | ladder.VARIANTS
+)
 pd.DataFrame(
     {
         "kind": ["step" if arm in steps else "variant" for arm in arms],
-        "changes": [", ".join(f"{k} = {v}" for k, v in changes[arm].items()) for arm in arms],
+        "changes": [
+            ", ".join(f"{k} = {v}" for k, v in changes[arm].items()) for arm in arms
+        ],
         "seeds": runs["arm"].value_counts()[arms].to_numpy(),
     },
     index=arms,
@@ -71,7 +78,7 @@ pd.DataFrame(
 # in percentage points. Grid texture is the energy at the frequencies of a pixel grid relative to the
 # energy around them, at the period where it differs most from real cells.
 
-# %% mystnb={"figure": {"caption": "The recorded ablation study on real cells. Numbered steps (blue) add up: each has the changes of all above it. Variants (orange) change one thing of the last step; the linear layer changes the last step with a frozen generator. A mark is the mean over the seeds, a line their range; the dashed line shows real cells. Distance and grid texture have logarithmic axes.", "name": "fig-ladder"}} tags=["hide-input"]
+# %% mystnb={"figure": {"caption": "The recorded ablation study on real cells. Numbered steps (blue dots) add up: each has the changes of all above it. Variants (orange triangles) change one thing of the last step; the linear layer changes the last step with a frozen generator. A mark is the mean over the seeds, a line their range; the dashed line shows real cells. Distance and grid texture have logarithmic axes.", "name": "fig-ladder"}} tags=["hide-input"]
 figures.ladder(runs, len(steps))
 
 # %% mystnb={"figure": {"caption": "One generated cell of each class (column) by each step and variant (row) of the recorded study: first seed, first latent vector of the class, not selected. All cells are generated, by networks trained on PBC (Acevedo et al. 2020, CC BY 4.0).", "name": "fig-ladder-cells"}} tags=["hide-input"]
@@ -98,10 +105,14 @@ factor = by_step["relative to the step before"].dropna().sort_values()
 better = [arm for arm in arms if arm not in steps and mean[arm] < mean[steps[-1]]]
 single = int(runs["arm"].value_counts().eq(1).sum())
 Markdown(
-    f"The largest step is *{factor.index[0]}*. By this measure these steps did not help: "
-    f"{', '.join(f'*{arm}*' for arm in factor.index[factor >= 1]) or 'none'}. Variants with a smaller "
-    f"distance than the last step: {', '.join(f'*{arm}*' for arm in better) or 'none'}. {single} of "
-    f"the {len(arms)} recipes were run once, so small differences between them mean nothing."
+    f"The largest step is *{factor.index[0]}*. By this measure these steps did not "
+    "help: "
+    f"{', '.join(f'*{arm}*' for arm in factor.index[factor >= 1]) or 'none'}. Variants "
+    "with a smaller "
+    "distance than the last step: "
+    f"{', '.join(f'*{arm}*' for arm in better) or 'none'}. {single} of "
+    f"the {len(arms)} recipes were run once, so small differences between them mean "
+    "nothing."
 )
 
 # %% [markdown]

@@ -39,7 +39,9 @@ def cells(size, per_class, scale=None):
     """A figure with the first cells of each class from a shipped generator."""
     drawn = generators[size].generate(names, per_class)
     labels = np.repeat(np.arange(len(names)), per_class)
-    return figures.class_examples(drawn, labels, names, per_class=per_class, scale=scale)
+    return figures.class_examples(
+        drawn, labels, names, per_class=per_class, scale=scale
+    )
 
 
 # %% [markdown]
@@ -69,8 +71,10 @@ first = runs[0]
 whole = generators[64].card["training"]["images_seen"]
 Markdown(
     f"*Recorded {max(run['date'] for run in runs)}: seeds "
-    f"{', '.join(str(run['seed']) for run in runs)}, each trained on {first['images_seen']:,} images, "
-    f"{first['images_seen'] / whole:.0%} of those of the shipped generator, and evaluated on "
+    f"{', '.join(str(run['seed']) for run in runs)}, each trained on "
+    f"{first['images_seen']:,} images, "
+    f"{first['images_seen'] / whole:.0%} of those of the shipped generator, and "
+    "evaluated on "
     f"{first['test_images']:,} test images of {first['data_name']}. {first['device']}. "
     f"{measured_in(first['extractor'])}*"
 )
@@ -81,10 +85,14 @@ table.round(2)
 
 # %% tags=["nbval-check-output", "hide-input"]
 met = table["met"] == table["seeds"]
-missed, undecided = table.index[table["missed"] > 0], table.index[~met & (table["missed"] == 0)]
+missed, undecided = (
+    table.index[table["missed"] > 0],
+    table.index[~met & (table["missed"] == 0)],
+)
 Markdown(
     f"Met with every seed: {', '.join(table.index[met]) or 'none'}. "
-    f"Missed with at least one seed: {', '.join(missed) or 'none'}. Undecided with at least one seed "
+    f"Missed with at least one seed: {', '.join(missed) or 'none'}. Undecided with at "
+    "least one seed "
     f"and missed with none: {', '.join(undecided) or 'none'}."
 )
 
@@ -106,7 +114,9 @@ cells(256, 3, scale=1.6)
 
 # %% tags=["nbval-check-output"]
 by_size = {
-    f"{size} px": scorecard_table(generator.card["fidelity"]["table"])[["worst value", ""]]
+    f"{size} px": scorecard_table(generator.card["fidelity"]["table"])[
+        ["worst value", ""]
+    ]
     for size, generator in generators.items()
 }
 pd.concat(by_size, axis=1).rename(columns={"": "target"})
@@ -121,7 +131,9 @@ pd.DataFrame(
             "images seen": f"{generator.card['training']['images_seen']:,}",
             "time": duration(generator.card["training"]["seconds"]),
             "machine": generator.card["training"]["device"],
-            "adapted": ", ".join(f"{k} {v}" for k, v in weights.LARGER.get(size, {}).items())
+            "adapted": ", ".join(
+                f"{k} {v}" for k, v in weights.LARGER.get(size, {}).items()
+            )
             or "–",
             "by eye": generator.card["seen"],
         }
