@@ -30,6 +30,7 @@ from cellaug.options import (
     option,
     profile_options,
     seed_option,
+    size_or_original,
 )
 
 import click
@@ -119,14 +120,12 @@ def book(profile: str, set: Sequence[str]) -> None:
 
 
 @commands.command(context_settings={"ignore_unknown_options": True})
-@click.argument(
-    "options", help="Of JupyterLab, such as --no-browser.", nargs=-1, type=click.UNPROCESSED
-)
+@click.argument("options", help="Options of JupyterLab.", nargs=-1, type=click.UNPROCESSED)
 def lab(options: Sequence[str]) -> None:
     """Open the chapters in JupyterLab. What is run there does not replace the book's results."""
-    from cellaug.book import lab as jupyterlab
+    from cellaug.book.lab import start
 
-    jupyterlab.start(options)
+    start(options)
 
 
 @commands.command()
@@ -336,11 +335,6 @@ def show_selection(out: Path, generator: Any, seed: int) -> None:
         click.echo(f"cellaug: no generated image of {none} passed for a real one", err=True)
     if images := augmentation.refused_images(out, generator, seed):
         draw("image_rows", out / "refused.png", images)
-
-
-def size_or_original(text: str) -> int | str:
-    """The type of `--size` of augment."""
-    return text if text == "original" else COUNT(text)
 
 
 class_map_words = (

@@ -142,7 +142,7 @@ class MinuteLines(io.TextIOBase):
 def progress(items: Iterable[T] | None = None, words: str = "", **options: Any) -> tqdm:
     """A bar on a terminal for what takes over two seconds; a line a minute in a log file."""
     file = options.pop("file", None) or sys.stderr
-    usual = {"leave": False, "delay": 2, "disable": in_kernel(), "file": file}
+    usual: dict[str, Any] = {"leave": False, "delay": 2, "disable": in_kernel(), "file": file}
     if not file.isatty():
         usual |= {"delay": MINUTE, "mininterval": MINUTE, "file": MinuteLines(file)}
     return tqdm(items, words, **usual | options)

@@ -141,7 +141,7 @@ def equations(texts: Sequence[str]) -> dict[str, str]:
 
 def terms(glossary: str) -> dict[str, str]:
     """The glossary's definitions by term, in lower case."""
-    found = {}
+    found: dict[str, str] = {}
     for heads, body in re.findall(r"((?:^[^\s:#].*\n)+)((?:^  .*\n)+)", glossary, re.MULTILINE):
         words = re.sub(r"\{\w+\}`([^`<]*?)(?: *<[^>]*>)?`", r"\1", " ".join(body.split()))
         found |= {head.lower(): words for head in heads.splitlines()}
