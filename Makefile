@@ -17,7 +17,7 @@ test: .venv/tested
 	$(BIN)/python -m pytest --numprocesses 3 --dist loadfile --no-loadscope-reorder --cov --ignore tests/reference
 
 lab: .venv/installed
-	PYTHONPATH="$(CURDIR)/notebooks" $(BIN)/jupyter lab --notebook-dir=notebooks
+	$(BIN)/cellaug lab
 
 # The reference notebooks that nbval compares with: the chapters under the smoke profile.
 references: .venv/tested
@@ -56,7 +56,6 @@ clean:
 	$(PYTHON) -m venv .venv
 	$(BIN)/python -m pip install --quiet --constraint requirements.lock setuptools wheel
 	$(BIN)/python -m pip install --quiet --constraint requirements.lock --no-build-isolation --editable .
-	$(BIN)/jupytext-config --settings-file .venv/share/jupyter/lab/settings/overrides.json set-default-viewer python
 	touch $@
 
 # What the tests need besides.

@@ -4,14 +4,19 @@ It is imported before TensorFlow in every file, because it sets what TensorFlow 
 """
 
 import os
+import sys
 from importlib import import_module
 from typing import Any
+
+from cellaug.quiet import QuietTensorFlow
 
 __version__ = "0.1.0"
 
 # Faster on all processors, but by itself TensorFlow uses oneDNN only on those with AVX-512.
 os.environ.setdefault("TF_ENABLE_ONEDNN_OPTS", "1")
 os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
+if "tensorflow" not in sys.modules:
+    sys.meta_path.insert(0, QuietTensorFlow())
 
 
 def __getattr__(name: str) -> Any:

@@ -3,6 +3,7 @@
 import errno
 import io
 import json
+import os
 import shlex
 import signal
 import sys
@@ -29,8 +30,8 @@ from cellaug.options import (
     option,
     profile_options,
     seed_option,
+    size_or_original,
 )
-from cellaug.quiet import QuietTensorFlow
 
 import click
 
@@ -117,6 +118,15 @@ def book(profile: str, set: Sequence[str]) -> None:
 
     loaded = runner.load_profile(profile, set)
     print(runner.build_book(*loaded, typed("run", profile, set)))
+
+
+@commands.command(context_settings={"ignore_unknown_options": True})
+@click.argument("options", help="Options of JupyterLab.", nargs=-1, type=click.UNPROCESSED)
+def lab(options: Sequence[str]) -> None:
+    """Open the chapters in JupyterLab. What is run there does not replace the book's results."""
+    from cellaug.book.lab import start
+
+    start(options)
 
 
 @commands.command()
@@ -289,11 +299,6 @@ def show_selection(out: Path, generator: Any, seed: int) -> None:
         draw("image_rows", out / "refused.png", images)
 
 
-def size_or_original(text: str) -> int | str:
-    """The type of `--size` of augment."""
-    return text if text == "original" else COUNT(text)
-
-
 class_map_words = (
     "YAML: 'class of DATA: class of the generator', or 'class of DATA: leave', per line."
 )
@@ -423,8 +428,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     """
     if isinstance(sys.stdout, io.TextIOWrapper):  # names can have letters that a terminal lacks
         sys.stdout.reconfigure(errors="backslashreplace")
-    if "tensorflow" not in sys.modules:
-        sys.meta_path.insert(0, QuietTensorFlow())
+    os.environ.pop("JPY_SESSION_NAME", None)  # a command in a notebook's cell is not that notebook
     if threading.current_thread() is threading.main_thread():
         signal.signal(signal.SIGTERM, signal.default_int_handler)
     setattr(warnings, "formatwarning", lambda words, *_, **__: f"cellaug: {words}\n")  # noqa: B010 - mypy

@@ -3,13 +3,16 @@
 import io
 import json
 import os
+import re
 import shutil
+import sys
 import tempfile
 import threading
+import time
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path, PureWindowsPath
-from typing import Any, TypeVar
+from typing import Any, TextIO, TypeVar
 
 from cellaug.errors import DataError
 
@@ -18,6 +21,7 @@ from joblib import Parallel, cpu_count, delayed
 from tqdm import tqdm
 
 T = TypeVar("T")
+MINUTE = 60.0  # seconds between two lines in a log file
 _MANY = 8  # parts for which it pays to start processes, which takes two seconds
 
 
@@ -110,9 +114,38 @@ def new_folder(out: str | Path) -> Path:
     return out
 
 
+def interactive() -> bool:
+    """Whether a person sits before the notebook: true in JupyterLab, false under papermill."""
+    return "JPY_SESSION_NAME" in os.environ
+
+
+def in_kernel() -> bool:
+    """Whether this is a notebook's process, whose standard output is no terminal and no file."""
+    return type(sys.stdout).__module__.startswith("ipykernel")
+
+
+class MinuteLines(io.TextIOBase):
+    """Writes the latest of the lines that it is given to a log file, once a minute."""
+
+    def __init__(self, log: TextIO, head: str = "") -> None:
+        self.log, self.head, self.written = log, head, time.monotonic()
+
+    def write(self, text: str) -> int:
+        """Take text whose lines end with a carriage return or a newline."""
+        line = re.split(r"[\r\n]+", re.sub(r"\x1b\[\w*", "", text).strip())[-1].strip()
+        if line and time.monotonic() - self.written >= MINUTE:
+            self.written = time.monotonic()
+            print(self.head + line, file=self.log, flush=True)
+        return len(text)
+
+
 def progress(items: Iterable[T] | None = None, words: str = "", **options: Any) -> tqdm:
-    """A progress bar on a terminal for what takes over two seconds; nothing elsewhere."""
-    return tqdm(items, words, **{"leave": False, "delay": 2, "disable": None} | options)
+    """A bar on a terminal for what takes over two seconds; a line a minute in a log file."""
+    file = options.pop("file", None) or sys.stderr
+    usual: dict[str, Any] = {"leave": False, "delay": 2, "disable": in_kernel(), "file": file}
+    if not file.isatty():
+        usual |= {"delay": MINUTE, "mininterval": MINUTE, "file": MinuteLines(file)}
+    return tqdm(items, words, **usual | options)
 
 
 def in_parallel(

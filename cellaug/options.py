@@ -33,6 +33,11 @@ TYPES = {"N": COUNT, "PIXELS": COUNT, "S": SEED, "SEED": SEED, "DIR": Path, "PAT
 TYPES |= {"R": click.FloatRange(0, 1000, min_open=True, max_open=True), "FILE": figure_file}
 
 
+def size_or_original(text: str) -> int | str:
+    """The type of `--size` of augment."""
+    return text if text == "original" else COUNT(text)
+
+
 def option(spelling: str, words: str, *names: str, **more: Any) -> Callable:
     """An option as `--help` spells it, ``--count N``, of the type in `TYPES`; or a ``--flag``."""
     flag, _, placeholder = spelling.partition(" ")

@@ -33,12 +33,19 @@ class QuietTensorFlow:
     They are written before it knows of TF_CPP_MIN_LOG_LEVEL.
     """
 
+    def __init__(self) -> None:
+        self.looking = False
+
     def find_spec(self, name: str, path: Any = None, target: Any = None) -> ModuleSpec | None:
         """TensorFlow's own spec, whose loader keeps quiet; None for other modules."""
-        if name != "tensorflow":
+        if name != "tensorflow" or self.looking:
             return None
-        sys.meta_path.remove(self)
-        if (spec := importlib.util.find_spec(name)) and spec.loader:
+        self.looking = True
+        try:
+            spec = importlib.util.find_spec(name)
+        finally:
+            self.looking = False
+        if spec and spec.loader:
             load = spec.loader.exec_module
             setattr(spec.loader, "exec_module", kept_quiet()(load))  # noqa: B010 - mypy
         return spec

@@ -11,6 +11,7 @@ import sys
 from pathlib import Path
 
 from cellaug import __version__, load_generator
+from cellaug.book import lab
 from cellaug.book.chapter import CHAPTERS, build_folder, pages, project_root
 from cellaug.data import load_splits, open_dataset
 
@@ -75,6 +76,19 @@ def test_figures_of_merit_are_what_the_artifacts_say(smoke):
     assert classes["test_images"] == len(splits["test"])
     added = classes["training_images"]["AC-GAN"] - classes["training_images"]["original"]
     assert added == pytest.approx(0.5 * classes["training_images"]["original"], abs=4)
+
+
+def test_figures_have_the_same_numbers_in_jupyterlab(smoke):
+    numbers = lab.figure_numbers()
+    assert len(numbers) > 20
+    for name in CHAPTERS:
+        html = (smoke / "html" / f"{name}.html").read_text("utf-8")
+        found = re.findall(
+            r'<span class="caption-number">(Fig[^<]+?) ?</span>.*?(fig-[\w-]+)"', html
+        )
+        mine = {n for n in numbers.values() if n.startswith(f"Fig. {int(name[:2])}.")}
+        assert {number for number, _ in found} == mine
+        assert all(numbers[figure] == number for number, figure in found)
 
 
 def test_a_second_run_has_nothing_to_do(smoke):

@@ -412,6 +412,49 @@ def test_a_chapter_takes_no_artifacts_of_another_run(tiny):
         chapter.inputs("03_ac_gan")
 
 
+def test_what_is_run_in_jupyterlab_stays_beside_the_book(tiny, monkeypatch):
+    """It reads the book's artifacts where there are none of one's own, and replaces none."""
+    write_record(tiny, data="a" * 8)
+    theirs = tiny / "build/tiny/artifacts/01_data"
+    before = (theirs / "metrics.json").read_text()
+    monkeypatch.setenv("JPY_SESSION_NAME", "02_vanilla_gan.py")
+    given = {"profile": "tiny", "seed": 3}
+    chapter = book.Chapter("02_vanilla_gan", given)
+    assert chapter.inputs("01_data") == theirs
+    chapter.finish({"found": 1})
+    own = tiny / "build/lab/tiny/artifacts"
+    assert json.loads((own / "02_vanilla_gan/metrics.json").read_text())["data"] == "a" * 8
+    assert list(book.merge_metrics("tiny")["chapters"]) == ["02_vanilla_gan"]
+
+    # One's own data do not go with the GAN that was trained on the book's.
+    first = book.Chapter("01_data", {**given, "data": "phantom", "rate": 0.5})
+    first.finish({}, data="b" * 8)
+    third = book.Chapter("03_ac_gan", given)
+    assert third.inputs("01_data") == own / "01_data"
+    with pytest.raises(book.BookError, match=r"01_data and 02_vanilla_gan, .* different data"):
+        third.inputs("02_vanilla_gan")
+    book.Chapter("02_vanilla_gan", given).inputs("01_data")
+
+    left = {p.relative_to(tiny / "build/tiny").as_posix() for p in (tiny / "build/tiny").rglob("*")}
+    assert left == {"artifacts", "artifacts/01_data", "artifacts/01_data/metrics.json"}
+    assert (theirs / "metrics.json").read_text() == before
+    # A command that is run in a notebook's cell is the book's all the same.
+    assert cli.main(["--version"]) == 0
+    assert book.build_folder("tiny") == tiny / "build/tiny"
+
+
+def test_a_log_file_gets_the_latest_line_once_a_minute(tiny, capfd, monkeypatch):
+    name, profile = run.load_profile("tiny")
+    monkeypatch.setattr("cellaug.files.MINUTE", 0.0)
+    run.run(name, profile, ["01"])
+    told = capfd.readouterr().err.splitlines()
+    assert "01_data: working" in told and "01_data: still working" in told
+    monkeypatch.undo()
+    monkeypatch.chdir(tiny)
+    run.run(name, profile, ["01"], force=True)
+    assert capfd.readouterr().err == ""  # within a minute
+
+
 def test_the_first_chapter_says_whether_its_set_is_split_by_patient(tmp_path):
     cells = jupytext.read(book.project_root() / "notebooks" / "01_data.py").cells
     (code,) = [cell.source for cell in cells if "patients = (" in cell.source]

@@ -2,6 +2,7 @@
 
 import json
 import os
+import re
 import shutil
 import signal
 import time
@@ -455,8 +456,9 @@ def results(plan, folder):
     return table, answers[answers["run"].isin(table["run"])].reset_index(drop=True)
 
 
-def test_a_study_whose_worker_is_killed_gives_the_same_table(alone, tmp_path, capsys):
+def test_a_study_whose_worker_is_killed_gives_the_same_table(alone, tmp_path, capsys, monkeypatch):
     """Two worker processes; one of them is killed with SIGKILL while it trains."""
+    monkeypatch.setattr(cluster, "MINUTE", 1.0)
     smoke = read_plan(PLANS / "smoke.yaml")
     small = replace(smoke, blocks=tuple({**block, "seeds": 1} for block in smoke.blocks))
     from multiprocessing import active_children
@@ -482,6 +484,7 @@ def test_a_study_whose_worker_is_killed_gives_the_same_table(alone, tmp_path, ca
     assert len(killed) == 1
     printed = capsys.readouterr().out
     assert "3 of 3 runs to do; dashboard: http://127.0.0.1:" in printed and "left" in printed
+    assert re.search("[012] of 3 runs done, at work: generator-", printed)  # while nothing ends
     for mine, theirs in zip(results(small, tmp_path), results(smoke, alone), strict=True):
         assert len(mine) >= 2
         pd.testing.assert_frame_equal(mine, theirs)

@@ -1,12 +1,14 @@
 """Losses and the two-player step by hand; runs that stop and go on; both backends."""
 
 import importlib
+import io
 import re
 import sys
 import time
 from pathlib import Path
+from types import SimpleNamespace
 
-from cellaug import networks
+from cellaug import files, networks
 from cellaug.book import chapter as book
 from cellaug.training import (
     Adversarial,
@@ -23,8 +25,9 @@ from cellaug.training import (
 from cellaug.training import backends as backend
 from cellaug.training.augment import DifferentiableAugmentation
 from cellaug.training.checkpoint import Position, fingerprint, restore, save
-from cellaug.training.fit import Progress, duration
+from cellaug.training.progress import Progress, duration, nine_cells
 
+import cv2
 import keras
 import numpy as np
 import pytest
@@ -610,25 +613,104 @@ def test_progress_ends_with_one_line(capsys):
     assert re.fullmatch(line, written)
 
 
-def test_progress_rewrites_its_line_for_a_person(capsys, monkeypatch):
-    monkeypatch.setattr(sys.stdout, "isatty", lambda: True, raising=False)
+def run_of_three_epochs(monkeypatch, moments):
+    """A `Progress` that is told of steps at these moments, and of the end of the run."""
     now = [1000.0]
     monkeypatch.setattr(time, "monotonic", lambda: now[0])
     place = Position(epoch=2, history=[{"seconds": 30.0}] * 2)
     progress = Progress("encoder", place, epochs=3, steps=5, images=100)
-    for batch, (seconds, logs) in enumerate(
-        [(0.0, {"loss": 0.12345}), (0.5, {"loss": 0.2}), (2.0, {"loss": 0.3, "d_real": 0.5})]
-    ):
+    for batch, (seconds, logs) in enumerate(moments):
         now[0], place.batch, place.seconds = 1000 + seconds, batch + 1, seconds
         progress.on_train_batch_end(batch, logs)
     place.history.append({"loss": 0.25, "accuracy": 0.9, "seconds": 2.0})
     place.epoch, place.batch, place.seconds = 3, 0, 0.0
     progress.on_train_end()
+
+
+MOMENTS = [(0.0, {"loss": 0.12345}), (0.5, {"loss": 0.2}), (2.0, {"loss": 0.3, "d_real": 0.5})]
+LAST = "encoder: 3 epochs, 300 images, 1 min 2 s, loss 0.25, accuracy 0.9"
+
+
+def test_progress_is_a_bar_with_the_time_left_for_a_person(capsys, monkeypatch):
+    monkeypatch.setattr(sys.stdout, "isatty", lambda: True, raising=False)
+    run_of_three_epochs(monkeypatch, MOMENTS)
     first, second, last = capsys.readouterr().out.split("\r")
-    assert first == "encoder: epoch 3 of 3, step 1 of 5, 1 min 0 s, loss 0.123"
-    assert second == "encoder: epoch 3 of 3, step 3 of 5, 1 min 2 s, loss 0.3  "
-    assert last.rstrip(" \n") == "encoder: 3 epochs, 300 images, 1 min 2 s, loss 0.25, accuracy 0.9"
-    assert last.endswith("\n")
+    assert first == "encoder: [##############......] 73 %, epoch 3 of 3, loss 0.123"
+    # Two of the 15 steps in two seconds, with 20 images each; the first does not count.
+    line = "encoder: [#################...] 87 %, epoch 3 of 3, 20 images/s, 2 s left, loss 0.3"
+    assert second.rstrip() == line
+    assert last.rstrip(" \n") == LAST and last.endswith("\n")
+
+
+def test_progress_is_a_line_a_minute_in_a_log_file(capsys, monkeypatch):
+    monkeypatch.setattr(sys.stdout, "isatty", lambda: False, raising=False)
+    run_of_three_epochs(monkeypatch, [(s, {"loss": s}) for s in (0.0, 59.0, 61.0, 90.0, 122.0)])
+    first, second, last = capsys.readouterr().out.splitlines()
+    assert "epoch 3 of 3" in first and first.endswith("left, loss 61")
+    assert "100 %" in second and second.endswith("loss 122")
+    assert last == LAST
+
+
+def test_a_bar_in_a_log_file_is_a_line_a_minute(monkeypatch):
+    log = io.StringIO()
+    monkeypatch.setattr(files, "MINUTE", 0.0)
+    assert list(files.progress(range(3), "copying", file=log)) == [0, 1, 2]
+    assert re.match(r"copying: +0%.*\n", log.getvalue()) and "\r" not in log.getvalue()
+    monkeypatch.setattr(files, "MINUTE", 60.0)
+    assert list(files.progress(range(3), "copying", file=(log := io.StringIO()))) == [0, 1, 2]
+    assert log.getvalue() == ""
+
+
+@pytest.fixture
+def notebook(monkeypatch):
+    """What a cell in JupyterLab shows: its displays by number, each with all of its states."""
+    shown = []
+
+    class Handle:
+        def __init__(self, first):
+            self.states = [first]
+            shown.append(self.states)
+
+        def update(self, state, **options):
+            self.states.append(state)
+
+    monkeypatch.setenv("JPY_SESSION_NAME", "02_vanilla_gan.py")
+    monkeypatch.setattr("IPython.display.display", lambda first, **options: Handle(first))
+    return shown
+
+
+def test_in_jupyterlab_cells_and_losses_are_drawn_after_every_epoch(notebook, capsys):
+    before = small_gan()
+    history = fit(before, Images(count=10), 3, label="vanilla GAN")
+    line, picture = notebook
+    assert "[" in line[0]["text/plain"] and line[-1]["text/plain"].startswith(
+        "vanilla GAN: 3 epochs"
+    )
+    pictures = [cv2.imdecode(np.frombuffer(each.data, "uint8"), 1) for each in picture]
+    assert len(pictures) == 3 and pictures[0].shape[1] > 700
+    assert capsys.readouterr().out == ""
+    # Nobody looks: the same run.
+    with pytest.MonkeyPatch.context() as patch:
+        patch.delenv("JPY_SESSION_NAME")
+        unseen = fit(small_gan(), Images(count=10), 3)
+    assert unseen.drop(columns="seconds").equals(history.drop(columns="seconds"))
+
+
+def test_nine_cells_are_of_nine_classes_and_the_same_each_time():
+    gan = small_gan()
+    cells = nine_cells(gan, None)
+    assert cells.shape[0] == 9 and np.array_equal(cells, nine_cells(gan, None))
+    assert nine_cells(keras.Sequential(), None) is None
+    asked = []
+
+    class Conditional:
+        latent_dim, trained_generator = 5, SimpleNamespace(inputs=[0, 1])
+
+        def generate(self, latents, labels):
+            asked.append((latents.shape, labels.tolist()))
+
+    nine_cells(Conditional(), SimpleNamespace(dataset=SimpleNamespace(class_names=list("abcd"))))
+    assert asked == [((9, 5), [0, 1, 2, 3, 0, 1, 2, 3, 0])]
 
 
 @pytest.mark.parametrize(

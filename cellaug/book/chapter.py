@@ -19,7 +19,7 @@ from typing import TYPE_CHECKING, Any
 
 from cellaug.book.source import code_hash, code_of, commit
 from cellaug.errors import BookError
-from cellaug.files import write_json
+from cellaug.files import interactive, write_json
 
 import pandas as pd
 import yaml
@@ -53,9 +53,14 @@ def pages() -> tuple[str, ...]:
     return (*CHAPTERS, *(f"record/{path.stem}" for path in record))
 
 
-def build_folder(profile: str) -> Path:
-    """``build/<profile>`` of the project; CELLAUG_BUILD names another folder than ``build``."""
-    return project_root() / os.environ.get("CELLAUG_BUILD", "build") / profile
+def build_folder(profile: str, book: bool = False) -> Path:
+    """``build/<profile>`` of the project; CELLAUG_BUILD names another folder than ``build``.
+
+    What is run in JupyterLab goes to ``build/lab/<profile>``, unless that of the `book` is asked
+    for, so that it never replaces what the book shows.
+    """
+    build = project_root() / os.environ.get("CELLAUG_BUILD", "build")
+    return build / "lab" / profile if interactive() and not book else build / profile
 
 
 def declared_parameters(name: str) -> dict[str, Any]:
@@ -119,22 +124,26 @@ class Chapter:
         self.out = self.build / "artifacts" / f".{name}.part"
         shutil.rmtree(self.out, ignore_errors=True)
         self.out.mkdir(parents=True)
+        self._data: dict[str, str] = {}  # hashes of the data sets of earlier chapters, by chapter
         self._started = time.monotonic()
         # TensorFlow warns of every new network that predicts; a chapter has many, on purpose.
         logging.getLogger("tensorflow").setLevel(logging.ERROR)
         keras.utils.set_random_seed(self.parameters["seed"])
 
     def inputs(self, chapter: str) -> Path:
-        """The folder with an earlier chapter's artifacts.
+        """The folder with an earlier chapter's artifacts; in JupyterLab one's own, else the book's.
 
-        `BookError` where it has not been run, or was run with another value of a parameter that
-        both chapters have.
+        `BookError` where it has not been run, was run with another value of a parameter that both
+        chapters have, or with other data than another one that this chapter reads.
         """
-        folder = self.build / "artifacts" / chapter
-        if not (folder / "metrics.json").is_file():
+        builds = (self.build, build_folder(self.parameters["profile"], book=True))
+        found = [build / "artifacts" / chapter for build in builds]
+        folder = next((place for place in found if (place / "metrics.json").is_file()), None)
+        if folder is None:
             first = f"run {chapter} first, in the notebook or with 'cellaug run --chapter'"
             raise BookError(f"{self.name} needs {chapter}, which has not been run here: {first}")
-        theirs = json.loads((folder / "metrics.json").read_text())["settings"]
+        record = json.loads((folder / "metrics.json").read_text())
+        theirs = record["settings"]
         shared = (theirs.keys() & self.parameters.keys()) - {"memory_mb"}  # changes no result
         for key in sorted(shared):
             if theirs[key] != self.parameters[key]:
@@ -142,6 +151,11 @@ class Chapter:
                     f"{key} = {self.parameters[key]!r}, but {chapter} was run with {theirs[key]!r}"
                 )
                 raise BookError(f"{self.name} has {both}: run both chapters with the same value")
+        for other, data in self._data.items():
+            if data and record.get("data", data) != data:
+                both = f"{other} and {chapter}, which were run with different data"
+                raise BookError(f"{self.name} needs {both}: run {chapter} again, then this chapter")
+        self._data[chapter] = record.get("data", "")
         return folder
 
     def splits(self) -> dict[str, "Dataset"]:
@@ -177,10 +191,14 @@ class Chapter:
         return pd.DataFrame.from_dict(dict(rows), orient="index", columns=["thesis", "here"])
 
     def finish(self, metrics: Mapping[str, Any], data: str = "") -> None:
-        """Record the results and the data's hash (chapter 01); move the artifacts into place."""
+        """Record the results and the hash of the data; move the artifacts into place.
+
+        `data` is the hash, given by chapter 01; others have that of the chapters that they read.
+        """
         seconds = round(time.monotonic() - self._started, 1)
         facts: dict[str, Any] = {"versions": versions(), "device": device(), "metrics": metrics}
         facts |= {"chapter": self.name, "seconds": seconds, "settings": self.parameters}
+        data = data or next(filter(None, self._data.values()), "")
         facts |= {"date": f"{datetime.now(UTC):%Y-%m-%d}"} | ({"data": data} if data else {})
         write_json(self.out / "metrics.json", facts)
         final = self.build / "artifacts" / self.name
@@ -265,8 +283,3 @@ def record_results(profile: str) -> Path:
 def thesis() -> dict[str, dict[str, Any]]:
     """The thesis's figures by subject, from ``book/thesis.yaml``."""
     return yaml.safe_load((project_root() / "book" / "thesis.yaml").read_text())
-
-
-def interactive() -> bool:
-    """Whether a person sits before the notebook: true in JupyterLab, false under papermill."""
-    return "JPY_SESSION_NAME" in os.environ

@@ -23,6 +23,7 @@ from cellaug.book import check
 from cellaug.book.chapter import CHAPTERS, build_folder, declared_parameters, pages
 from cellaug.book.source import PACKAGE, code_of
 from cellaug.errors import BookError, ChapterFailed, DataError
+from cellaug.files import MinuteLines
 
 import pandas as pd
 import yaml
@@ -265,6 +266,8 @@ def execute(name: str, profile: Mapping[str, Any]) -> Path:
             if terminal.isatty():
                 options["progress_bar"] = {"file": terminal, "leave": False, "desc": name}
                 options["stdout_file"] = _LastLine(terminal)
+            else:
+                options["stdout_file"] = MinuteLines(terminal, f"{name}: ")
             given = notebook_parameters(name, profile)
             executed = papermill.execute_notebook(notebook, running, given, **options)
     except (papermill.PapermillExecutionError, DeadKernelError) as error:

@@ -3,17 +3,19 @@
 import os
 import time
 from collections.abc import Sequence
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
 from cellaug.errors import DataError
+from cellaug.files import MINUTE
 from cellaug.study.plan import Run, ordered, require_choices
 from cellaug.study.worker import RESULT, apart
 from cellaug.training.backends import accelerators
-from cellaug.training.fit import duration
+from cellaug.training.progress import duration
 
 import dask
-from dask.distributed import Client, Future, LocalCluster, as_completed
+from dask.distributed import Client, Future, LocalCluster, wait
 from joblib import cpu_count
 
 MEMORY = 3 * 2**30
@@ -94,7 +96,7 @@ def _wait(client: Client, todo: list[Run], folder: Path, hours: float | None) ->
     done: list[str] = []
     seconds: dict[str, list[float]] = {}
     failures: dict[str, Any] = {}
-    running = as_completed()
+    running: dict[str, Future] = {}
     abreast = max(1, sum(client.nthreads().values()))
 
     def submit() -> None:
@@ -109,30 +111,42 @@ def _wait(client: Client, todo: list[Run], folder: Path, hours: float | None) ->
                 failures[run.name] = "what it needs has failed"
                 waiting.remove(run)
             elif all(n in done or (n not in futures and _is_done(folder, n)) for n in names):
-                futures[run.name] = client.submit(
+                futures[run.name] = running[run.name] = client.submit(
                     apart, run.name, dict(run.settings), str(folder), needed(run),
                     key=run.name, pure=False,
                 )  # fmt: skip
-                running.add(futures[run.name])
                 waiting.remove(run)
 
     submit()
-    for future in running:
-        name = future.key
-        if future.status == "finished":
-            done.append(name)
-            seconds.setdefault(name.partition("-")[0], []).append(future.result()["seconds"])
-            left = _left(todo, done, seconds, abreast)
-            took = duration(seconds[name.partition("-")[0]][-1])
-            print(f"{len(done)} of {len(todo)}: {name}, {took}; about {left} left", flush=True)
-        else:
-            failures[name] = future.exception()
-            print(f"{name} failed: {failures[name]}", flush=True)
+    while running:
+        ended = _ended(running)
+        for name in ended:
+            future = running.pop(name)
+            if future.status == "finished":
+                done.append(name)
+                seconds.setdefault(name.partition("-")[0], []).append(future.result()["seconds"])
+                left = _left(todo, done, seconds, abreast)
+                took = duration(seconds[name.partition("-")[0]][-1])
+                print(f"{len(done)} of {len(todo)}: {name}, {took}; about {left} left", flush=True)
+            else:
+                failures[name] = future.exception()
+                print(f"{name} failed: {failures[name]}", flush=True)
+        if not ended:
+            left = f"; about {_left(todo, done, seconds, abreast)} left" if done else ""
+            at_work = ", ".join(running)
+            print(f"{len(done)} of {len(todo)} runs done, at work: {at_work}{left}", flush=True)
         submit()
     if failures:
         name, error = next(iter(failures.items()))
         raise DataError(f"{len(failures)} runs failed, the first of them {name}: {error}")
     return [run.name for run in waiting]
+
+
+def _ended(running: dict[str, Future]) -> list[str]:
+    """The names of the runs that have ended, as soon as one has; none if a minute goes by."""
+    with suppress(TimeoutError):
+        wait(list(running.values()), MINUTE, "FIRST_COMPLETED")
+    return [name for name, future in running.items() if future.done()]
 
 
 def _is_done(folder: Path, name: str) -> bool:

@@ -1,7 +1,6 @@
 """Training that can be stopped and resumed."""
 
 import math
-import sys
 import time
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
@@ -11,6 +10,7 @@ from typing import Any
 from cellaug.files import write_npz
 from cellaug.training.backends import prompt
 from cellaug.training.checkpoint import Mismatch, Position, fingerprint, restore, save
+from cellaug.training.progress import Progress
 
 import keras
 import numpy as np
@@ -129,7 +129,7 @@ def _train(model: keras.Model, validation: Any, callbacks: list, keeper: _Keeper
     for callback in callbacks:
         if hasattr(callback, "resume"):
             callback.resume(position.history)
-    progress = Progress(keeper.label, position, epochs, last + 1, images)
+    progress = Progress(keeper.label, position, epochs, last + 1, images, reader)
     # Keras asks for an epoch's length once: the rest of a broken-off one is a call of its own.
     for end in [position.epoch + 1, epochs] if position.batch else [epochs]:
         if position.epoch < end and not position.stopped:
@@ -139,51 +139,6 @@ def _train(model: keras.Model, validation: Any, callbacks: list, keeper: _Keeper
                 validation_data=None if validation is None else prompt(validation),
                 shuffle=False, verbose=0, callbacks=[*callbacks, keeper, progress],
             )  # fmt: skip
-
-
-class Progress(keras.callbacks.Callback):
-    """A line on a terminal or in a notebook, rewritten every second; elsewhere only the last."""
-
-    def __init__(self, label: str, position: Position, epochs: int, steps: int, images: int):
-        super().__init__()
-        self.label, self.position, self.epochs = label, position, epochs
-        self.steps, self.images = steps, images  # of an epoch
-        self.width, self.shown = 0, 0.0
-        # A notebook kernel is no terminal, but shows a line that is rewritten.
-        kernel = type(sys.stdout).__module__.startswith("ipykernel")
-        self.watched = kernel or sys.stdout.isatty()
-
-    def on_train_batch_end(self, batch: int, logs: dict | None = None) -> None:
-        """Rewrite the line if a second has gone by."""
-        now, place = time.monotonic(), self.position
-        if self.watched and now - self.shown >= 1:
-            self.shown = now
-            where = f"epoch {place.epoch + 1} of {self.epochs}, step {place.batch} of {self.steps}"
-            self._write(where, logs)
-
-    def on_train_end(self, logs: dict | None = None) -> None:
-        """Write the line that stays, unless more epochs follow."""
-        epoch = self.position.epoch
-        if epoch == self.epochs or self.position.stopped:
-            epochs = f"{epoch:,} epoch" + ("" if epoch == 1 else "s")
-            self._write(f"{epochs}, {epoch * self.images:,} images", self.position.history[-1])
-            print(flush=True)
-
-    def _write(self, where: str, logs: dict | None) -> None:
-        seconds = sum(row["seconds"] for row in self.position.history) + self.position.seconds
-        shown = {k: v for k, v in (logs or {}).items() if "loss" in k or "accuracy" in k}
-        numbers = "".join(f", {name} {value:.3g}" for name, value in shown.items())
-        line = f"{self.label}: {where}, {duration(seconds)}{numbers}"
-        print(("\r" if self.width else "") + line.ljust(self.width), end="", flush=True)
-        self.width = len(line)
-
-
-def duration(seconds: float) -> str:
-    """'5 min 12 s', with hours if there are any, without minutes if there are none."""
-    minutes, left = divmod(round(seconds), 60)
-    hours, minutes = divmod(minutes, 60)
-    parts = [(hours, "h"), (minutes, "min")] if hours else [(minutes, "min")] if minutes else []
-    return " ".join(f"{count} {unit}" for count, unit in [*parts, (left, "s")])
 
 
 class SampleImages(keras.callbacks.Callback):

@@ -1,9 +1,7 @@
 # ---
 # jupyter:
-#   kernelspec:
-#     display_name: Python 3
-#     language: python
-#     name: python3
+#   language_info:
+#     name: python
 # ---
 
 # %% [markdown]
@@ -21,7 +19,7 @@
 from cellaug import figures
 from cellaug.evaluation import scorecard_table
 from cellaug.generators import load_generator
-from cellaug.training.fit import duration
+from cellaug.training.progress import duration
 from studies import weights
 from studies.common import measured_in, verdicts
 

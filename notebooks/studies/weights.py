@@ -1,9 +1,7 @@
 # ---
 # jupyter:
-#   kernelspec:
-#     display_name: Python 3
-#     language: python
-#     name: python3
+#   language_info:
+#     name: python
 # ---
 
 # %% [markdown]
@@ -52,7 +50,7 @@ from cellaug.files import write_atomically, write_json
 from cellaug.generators import CARD, SHIPPED, load_generator, save_generator
 from cellaug.training import Recipe
 from cellaug.training.backends import accelerators
-from cellaug.training.fit import duration
+from cellaug.training.progress import duration
 from studies.common import SPLIT_SEED, build, stored_splits, train_on, vanilla
 
 import numpy as np
