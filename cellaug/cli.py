@@ -409,6 +409,12 @@ def predict(classifier: Path, images: Sequence[str]) -> int:
 @option("--count N", "Images of each kind, drawn at random; 50 in the thesis.", default=50)
 @seed_option
 @option("--size PIXELS", "Size of all images; by default the shortest side of any drawn image.")
+@click.option(
+    "--ask",
+    type=click.Choice(("real", "class")),
+    default="real",
+    help="Is the cell real or fake; or which class is it, to test the labels of generated cells?",
+)
 def expert_test(real: Path, fake: Path, out: Path, **options: Any) -> None:
     """Make a page that tests a person on real and fake images.
 
@@ -425,12 +431,20 @@ def expert_test(real: Path, fake: Path, out: Path, **options: Any) -> None:
 @click.argument("answers", help="Exported answers, one file per reader.", nargs=-1, required=True)
 @click.argument("key", help="The key.json of that page.")
 @json_option
-def expert_score(answers: Sequence[str], key: str, as_json: bool) -> None:
-    """Score the answers exported from a page of expert-test."""
-    from cellaug.evaluation import expert_page
+@option("--figure FILE", "Also draw the most convincing and most obvious cells (.png, .svg, .pdf).")
+def expert_score(answers: Sequence[str], key: str, as_json: bool, figure: Path | None) -> None:
+    """Score the answers exported from a page of expert-test.
 
-    scores = expert_page.score_answers(answers, key)
-    print(json.dumps(scores, indent=2) if as_json else expert_page.as_text(scores))
+    In a sentence, by class, by confidence, and how far several readers agree. The figure needs the
+    page beside its key.
+    """
+    from cellaug.evaluation import expert_score as expert
+
+    scores = expert.score_answers(answers, key)
+    print(json.dumps(scores, indent=2) if as_json else expert.as_text(scores))
+    if figure:
+        rows, captions = expert.extremes(scores, key)
+        draw("image_rows", figure, rows, (), captions)
 
 
 def in_words(error: Exception) -> str:
