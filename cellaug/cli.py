@@ -409,12 +409,7 @@ def predict(classifier: Path, images: Sequence[str]) -> int:
 @option("--count N", "Images of each kind, drawn at random; 50 in the thesis.", default=50)
 @seed_option
 @option("--size PIXELS", "Size of all images; by default the shortest side of any drawn image.")
-@click.option(
-    "--ask",
-    type=click.Choice(("real", "class")),
-    default="real",
-    help="Is the cell real or fake; or which class is it, to test the labels of generated cells?",
-)
+@option("--ask real|class", "Real or fake? Or which class, to test labels?", default="real")
 def expert_test(real: Path, fake: Path, out: Path, **options: Any) -> None:
     """Make a page that tests a person on real and fake images.
 
@@ -433,18 +428,13 @@ def expert_test(real: Path, fake: Path, out: Path, **options: Any) -> None:
 @json_option
 @option("--figure FILE", "Also draw the most convincing and most obvious cells (.png, .svg, .pdf).")
 def expert_score(answers: Sequence[str], key: str, as_json: bool, figure: Path | None) -> None:
-    """Score the answers exported from a page of expert-test.
-
-    In a sentence, by class, by confidence, and how far several readers agree. The figure needs the
-    page beside its key.
-    """
+    """Score the answers exported from a page of expert-test."""
     from cellaug.evaluation import expert_score as expert
 
     scores = expert.score_answers(answers, key)
     print(json.dumps(scores, indent=2) if as_json else expert.as_text(scores))
     if figure:
-        rows, captions = expert.extremes(scores, key)
-        draw("image_rows", figure, rows, (), captions)
+        draw("image_rows", figure, *expert.extremes(scores, key))
 
 
 def in_words(error: Exception) -> str:

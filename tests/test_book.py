@@ -108,6 +108,19 @@ def test_the_book_holds_every_figure(smoke):
         assert html.count("<figure") == len(captions) == html.count("<figcaption"), chapter
 
 
+def test_the_first_page_has_the_explorer_and_the_expert_test(smoke):
+    explorer = (smoke / "artifacts/04_latent_space/explorer.html").read_text()
+    assert len(explorer.encode()) < 400_000 and '"lymphocyte"' in explorer
+    (sheet,) = re.findall(r'"data:image/webp;base64,[^"]*"', explorer)
+    page = (smoke / "html/index.html").read_text()
+    assert page.count(sheet) == 1
+    for name in ("expert-test.html", "expert-taste.html", "which-class.html"):
+        assert f'href="{name}"' in page
+        html = (smoke / "html" / name).read_text()
+        told = json.loads(re.search(r'id="data">(.*?)</script>', html)[1])["answers"]
+        assert (told is None) == (name == "expert-test.html")
+
+
 def test_cells_of_the_shipped_weights_are_shown_and_named_as_generated(smoke):
     """The figure holds eight cells of each of PBC's eleven classes, as the weights draw them."""
     notebook = nbformat.read(smoke / "notebooks" / "record" / "weights.ipynb", as_version=4)

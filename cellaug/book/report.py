@@ -22,6 +22,9 @@ import yaml
 BANNER = 'Demo. The "cells" in this copy are computer drawings. '
 BANNER += "Only results marked recorded or trained on PBC are about real blood."
 CHANGED = "The chapters, or code that they use, have changed since this run was recorded."
+EXPLORER = "explorer.html"  # a part of chapter 04's page and of the first one
+EXPERT = [("02_vanilla_gan", "expert-test.html"), ("02_vanilla_gan", "expert-taste.html")]
+EXPERT += [("04_latent_space", "which-class.html")]  # whole pages, and the chapters that make them
 RECORDED = "Runs that were kept, as they were recorded: the settings, the machine, the results. "
 RECORDED += "They are not of this build; [](built_from.md) says what this build was."
 
@@ -35,7 +38,9 @@ def build_html(build: Path, run: Mapping[str, Any]) -> Path:
     html = build.absolute() / "html"
     generated = {"built_from.md": facts_page(run), "recorded_results.md": results_page()}
     config = yaml.safe_load((project_root() / "book" / "_config.yml").read_text(encoding="utf-8"))
-    config["parse"]["myst_substitutions"] = {"built": _built_line(run)}
+    explorer = build / "artifacts" / CHAPTERS[3] / EXPLORER
+    shown = f"```{{raw}} html\n:file: {EXPLORER}\n```" if explorer.is_file() else ""
+    config["parse"]["myst_substitutions"] = {"built": _built_line(run), "explorer": shown}
     if run["chapters"][CHAPTERS[0]]["phantom"]:
         config["html"]["announcement"] = BANNER
     generated["_config.yml"] = yaml.safe_dump(config)
@@ -43,6 +48,8 @@ def build_html(build: Path, run: Mapping[str, Any]) -> Path:
         source = Path(folder) / "source"
         unused = shutil.ignore_patterns("_build", "results")
         shutil.copytree(project_root() / "book", source, ignore=unused)
+        if shown:
+            shutil.copyfile(explorer, source / EXPLORER)
         for name, text in generated.items():
             (source / name).write_text(text, encoding="utf-8")
         for name in pages():
@@ -57,6 +64,9 @@ def build_html(build: Path, run: Mapping[str, Any]) -> Path:
         with atomic_folder(html) as target:
             shutil.copytree(rendered, target, dirs_exist_ok=True)
             shutil.copyfile(target / "intro.html", target / "index.html")  # no mere redirection
+            for file in (build / "artifacts" / chapter / name for chapter, name in EXPERT):
+                if file.is_file():
+                    shutil.copyfile(file, target / file.name)
             # Equations need no network.
             with resources.as_file(resources.files("jupyter_server_mathjax") / "static") as mathjax:
                 shutil.copytree(mathjax, target / "_static" / "mathjax", ignore=unused)

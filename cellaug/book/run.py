@@ -41,7 +41,7 @@ NEEDS |= {"05_classifier": ("01_data", "03_ac_gan")}
 RESULTS = {"06_discussion": ["*/metrics.json", "ladder-*", "weights-*"]}
 RESULTS |= {"record/ladder": ["ladder-*"], "record/weights": ["weights-*"]}
 RESULTS |= {"record/benchmarks": ["*-benchmark.json"]}
-WEIGHTS = ("05_classifier", "record/weights")
+WEIGHTS = ("04_latent_space", "05_classifier", "record/weights")
 # White space, and what TensorFlow says on being loaded, whatever the log level.
 _NOTHING = re.compile(r"(\s*\n|WARNING: All log messages before absl.*\n|[IW]\d{4} .*\n)*")
 

@@ -202,11 +202,11 @@ def _rated(truth: dict, given: Sequence[dict]) -> list[dict]:
     ]  # fmt: skip
 
 
-def extremes(scores: dict, key: str | Path) -> tuple[dict[str, np.ndarray], list[str]]:
-    """The most convincing and the most obvious generated cells: rows of images, and captions.
+def extremes(scores: dict, key: str | Path) -> tuple[dict[str, np.ndarray], tuple[()], list[str]]:
+    """The most convincing and the most obvious generated cells, as `figures.image_rows` takes them.
 
-    The pictures come from the page beside the key; DataError where it is not there, or where no
-    generated cell can be shown.
+    These are rows of images, no heads, and captions. The images come from the page beside the key;
+    DataError where it is not there, or where no generated cell can be shown.
     """
     if not (file := Path(key).parent / PAGE).is_file():
         raise DataError(f"{file}: no such file. The picture needs the page beside its key")
@@ -225,7 +225,7 @@ def extremes(scores: dict, key: str | Path) -> tuple[dict[str, np.ndarray], list
             captions += [words.format(**cell) for cell in shown]
     if not rows:
         raise DataError(f"{file}: no generated cell to show; only 'real or fake?' rates them")
-    return rows, captions
+    return rows, (), captions
 
 
 def _decoded(uri: str) -> np.ndarray:
