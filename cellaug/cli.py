@@ -16,7 +16,6 @@ from typing import Any
 from cellaug import __version__, cli_study
 from cellaug.errors import BookError, ChapterFailed, DataError, ReportError
 from cellaug.options import (
-    COUNT,
     GENERATOR_WORDS,
     SIDE,
     columns_option,
@@ -385,6 +384,7 @@ def predict(classifier: Path, images: Sequence[str]) -> int:
 @option("--count N", "Images of each kind, drawn at random; 50 in the thesis.", default=50)
 @seed_option
 @option("--size PIXELS", "Size of all images; by default the shortest side of any drawn image.")
+@option("--ask real|class", "Real or fake? Or which class, to test labels?", default="real")
 def expert_test(real: Path, fake: Path, out: Path, **options: Any) -> None:
     """Make a page that tests a person on real and fake images.
 
@@ -401,12 +401,15 @@ def expert_test(real: Path, fake: Path, out: Path, **options: Any) -> None:
 @click.argument("answers", help="Exported answers, one file per reader.", nargs=-1, required=True)
 @click.argument("key", help="The key.json of that page.")
 @json_option
-def expert_score(answers: Sequence[str], key: str, as_json: bool) -> None:
+@option("--figure FILE", "Also draw the most convincing and most obvious cells (.png, .svg, .pdf).")
+def expert_score(answers: Sequence[str], key: str, as_json: bool, figure: Path | None) -> None:
     """Score the answers exported from a page of expert-test."""
-    from cellaug.evaluation import expert_page
+    from cellaug.evaluation import expert_score as expert
 
-    scores = expert_page.score_answers(answers, key)
-    print(json.dumps(scores, indent=2) if as_json else expert_page.as_text(scores))
+    scores = expert.score_answers(answers, key)
+    print(json.dumps(scores, indent=2) if as_json else expert.as_text(scores))
+    if figure:
+        draw("image_rows", figure, *expert.extremes(scores, key))
 
 
 for command in (cli_study.advise, cli_study.study):

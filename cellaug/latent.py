@@ -1,5 +1,7 @@
 """Interpolation, reconstruction and perturbation in the latent space (Section 4.6)."""
 
+from itertools import pairwise
+
 from cellaug.data.images import to_float
 from cellaug.networks.describe import frozen
 from cellaug.training.backends import use_xla
@@ -22,6 +24,12 @@ def interpolate(z1: np.ndarray, z2: np.ndarray, steps: int = 8) -> np.ndarray:
     if steps < 1:
         raise ValueError(f"steps {steps}: expected at least 1")
     return z1 + (z2 - z1) * (np.arange(steps + 1) / steps)[:, None]
+
+
+def path(stops: np.ndarray, steps: int = 8) -> np.ndarray:
+    """The lines of `interpolate` from each of `stops` (n, d) to the next: a row for each step."""
+    lines = [interpolate(*ends, steps) for ends in pairwise(stops)]
+    return np.concatenate([*(line[:-1] for line in lines), stops[-1:]])
 
 
 def perturb(z: np.ndarray, variance: float, count: int, rng: np.random.Generator) -> np.ndarray:

@@ -31,6 +31,7 @@ HOURS = click.FloatRange(0, min_open=True)
 SIDE = click.IntRange(8)  # `SMALLEST_SIDE`: an image that is smaller shows no cell
 TYPES = {"N": COUNT, "PIXELS": COUNT, "S": SEED, "SEED": SEED, "DIR": Path, "PATH": Path}
 TYPES |= {"R": click.FloatRange(0, 1000, min_open=True, max_open=True), "FILE": figure_file}
+TYPES |= {"real|class": click.Choice(("real", "class"))}
 
 
 def size_or_original(text: str) -> int | str:

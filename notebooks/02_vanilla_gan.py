@@ -39,8 +39,6 @@ machine_steps = 100
 memory_mb = 512
 
 # %% tags=["hide-input"]
-from html import escape
-
 from cellaug import figures, networks
 from cellaug.book import Chapter, interactive, show, thesis
 from cellaug.data.reader import Reader
@@ -53,7 +51,7 @@ from cellaug.training.backends import differentiate
 import keras
 import numpy as np
 import pandas as pd
-from IPython.display import IFrame, Markdown, display
+from IPython.display import HTML, Markdown, display
 from keras import ops
 
 chapter = Chapter("02_vanilla_gan", globals())
@@ -310,24 +308,44 @@ fake_trial = gan.generate(rng.standard_normal((count, latent_dim)).astype("float
 trial, is_real = expert.shuffle_trial(real_trial, fake_trial, seed)
 
 # %% [markdown]
-# The test is one page that works offline in any browser. In JupyterLab the next cell shows it: say
-# of each image whether it is real. At the end download your answers, move the file into the folder
-# that is named below the page, and run the cells after it again: they score your answers. The
-# report shows the score after the next run of this chapter.
+# The test is one page that works offline in any browser. Say of each image whether it is real, how
+# sure you are and, if you like, what gave it away. A few images to practise with come first. There is
+# also a taste of it: 20 images, with the answer at once. These are from the validation split.
 
 # %%
+spare = splits["validation"].sample(12, seed=seed).read(image_size)
+made = gan.generate(rng.standard_normal((len(spare), latent_dim)).astype("float32"))
+practice = expert.shuffle_trial(spare[10:], made[10:], seed)
+taste, answers = expert.shuffle_trial(spare[:10], made[:10], seed)
+
+# %%
+about = {"credit": splits["test"].credit, "drawn": splits["test"].name == "phantom"}
+html = expert_page.page(trial, practice=practice, **about)
+tried = expert_page.page(taste, answers=answers, more="expert-test.html", **about)
+
+# %% [markdown]
+# In JupyterLab the next cell shows the test. At the end download your answers, move the file into
+# the folder that is named below the page, and run the cells after it again: they score your answers.
+# The report shows the score after the next run of this chapter.
+
+# %% tags=["hide-input"]
 trial_name = expert.trial_hash(trial)
 page = chapter.build / "expert" / f"expert-test-{trial_name}.html"
 page.parent.mkdir(parents=True, exist_ok=True)
-html = expert_page.page(trial, splits["test"].credit)
 write_atomically(page, html.encode())
+write_atomically(chapter.out / "expert-test.html", html.encode())
+write_atomically(chapter.out / "expert-taste.html", tried.encode())
 if interactive():
-    display(IFrame("about:blank", "100%", 720, [f'srcdoc="{escape(html)}"']))
+    display(expert_page.frame(html))
     print(f"Move your answers into {page.parent}")
 else:
-    print(
-        f"In JupyterLab you can take this test here: {len(trial)} images, also in "
-        f"{page.name}."
+    display(
+        HTML(
+            f'<p><a href="expert-taste.html">Try {len(taste)} images</a>, with the answer at once, '
+            f'or <a href="expert-test.html">take the whole test</a> of {len(trial)} images. '
+            'A third page asks <a href="which-class.html">which class</a> generated cells belong '
+            "to.</p>"
+        )
     )
 
 # %% [markdown]
@@ -345,10 +363,8 @@ said_real = classifiers.machine_expert(
 )
 machine = expert.score(is_real, said_real)
 person = None
-if (answers := page.with_name(f"answers-{trial_name}.json")).is_file():
-    person = expert.score(
-        is_real, expert.read_answers(answers, trial_name)["said_real"]
-    )
+if (file := page.with_name(f"answers-{trial_name}.json")).is_file():
+    person = expert.score(is_real, expert.read_answers(file, trial_name)["said_real"])
 
 # %% tags=["hide-input"]
 rows = [("technologist (thesis)", answered), ("machine (this run)", machine)]

@@ -9,11 +9,13 @@
 #
 # The generator turns 100 numbers into an image of a cell. What lies between two points of this
 # {term}`latent space`? Which point gives *this* real<!-- run --> cell? And what do its neighbours look like? This
-# chapter explores the latent space of chapter 2's generator.
+# chapter explores the latent space of chapter 2's generator, and first also that of a generator
+# that was trained for hours on real cells.
 #
-# **What you will see:** one cell turning into another in eight steps, real<!-- run --> cells and two kinds of
-# reconstructions of them, variations of a reconstructed cell with increasing noise, and the
-# interpolation between the reconstructions of two real<!-- run --> cells of one class.
+# **What you will see:** one cell turning into another in eight steps, one latent vector drawn as
+# eleven classes, real<!-- run --> cells and two kinds of reconstructions of them, variations of a reconstructed
+# cell with increasing noise, and the interpolation between the reconstructions of two real<!-- run --> cells of
+# one class.
 
 # %% [markdown]
 # ## Parameters
@@ -35,24 +37,25 @@ variance = 0.04
 memory_mb = 512
 
 # %% tags=["hide-input"]
-from cellaug import figures, latent, networks
-from cellaug.book import Chapter, show, thesis
+from cellaug import explorer, figures, latent, networks
+from cellaug.book import Chapter, interactive, show, thesis
 from cellaug.data import to_float
 from cellaug.data.reader import Reader
-from cellaug.evaluation import distances
+from cellaug.evaluation import distances, expert_page
 from cellaug.generators import load_generator
 from cellaug.training import generate_images, use_xla
 
 import keras
 import numpy as np
 import pandas as pd
-from IPython.display import Markdown
+from IPython.display import HTML, Markdown, display
 
 chapter = Chapter("04_latent_space", globals())
 figures.use_style()
 
 # %%
 generator = load_generator(chapter.inputs("02_vanilla_gan") / "vanilla").model
+shipped = load_generator("pbc-fine-64")
 splits = chapter.splits()
 
 # %% [markdown]
@@ -75,25 +78,96 @@ line = latent.interpolate(z_1, z_2, steps=8)
 print(f"{len(line)} latent vectors of {line.shape[1]} numbers each")
 print("the middle is the mean of the ends:", np.allclose(line[4], (z_1 + z_2) / 2))
 
+# %% [markdown]
+# We walk with two generators: that of chapter 2 and `pbc-fine-64`, which comes with the package and
+# was trained much longer on real cells ([its page](record/weights.ipynb)). The second one also takes a
+# class; here it draws monocytes.
+
 # %%
 walk = generate_images(generator, line)
+ends = np.random.default_rng(seed).standard_normal((2, shipped.latent_dim))
+monocytes = np.full(9, shipped.class_names.index("monocyte"))
+shipped_walk = generate_images(shipped.model, latent.interpolate(*ends), monocytes)
 
-# %% mystnb={"figure": {"caption": "From one generated cell to another in eight steps along a straight line.", "name": "fig-interpolation"}}
-figures.image_rows([walk], heads=["first", *(f"{k}/8" for k in range(1, 8)), "second"])
+# %% mystnb={"figure": {"caption": "From one generated cell to another in eight steps along a straight line: chapter 2's generator, and the shipped one, which was trained on PBC (Acevedo et al. 2020, CC BY 4.0), as a monocyte.", "name": "fig-interpolation"}}
+figures.image_rows(
+    {"chapter 2": walk, "pbc-fine-64": shipped_walk},
+    heads=["first", *(f"{k}/8" for k in range(1, 8)), "second"],
+)
 
 # %% [markdown]
 # How even are the steps? We compare each image with the next; a jump would be much larger than the others.
 
+
 # %%
-steps = [distances.mean_pairwise_distance(walk[k : k + 2]) for k in range(8)]
-ends = distances.mean_pairwise_distance(walk[[0, 8]])
+def step_lengths(images):
+    return [distances.mean_pairwise_distance(images[k : k + 2]) for k in range(8)]
+
+
+steps, shipped_steps = step_lengths(walk), step_lengths(shipped_walk)
+apart = distances.mean_pairwise_distance(walk[[0, 8]])
 
 # %% tags=["hide-input"]
 Markdown(
-    f"The largest step is **{max(steps):.1f}** grey levels, the smallest "
-    f"{min(steps):.1f}; "
-    f"the two ends are {ends:.1f} apart."
+    f"The largest step of chapter 2's generator is **{max(steps):.1f}** grey levels, the smallest "
+    f"{min(steps):.1f}; the two ends are {apart:.1f} apart. The steps of the shipped generator are "
+    f"between {min(shipped_steps):.1f} and {max(shipped_steps):.1f} grey levels."
 )
+
+# %% [markdown]
+# ## One latent vector, eleven classes
+#
+# A conditional generator can draw the *same* latent vector as every class. Which properties of a cell
+# belong to the vector, and which to the class? The walk leads from vector to vector, four in all, along
+# straight lines of ten steps.
+
+
+# %%
+def way(dimensions):
+    stops = np.random.default_rng(seed).standard_normal((4, dimensions))
+    return latent.path(stops, steps=10)
+
+
+path = way(shipped.latent_dim)
+cells = {
+    name: generate_images(shipped.model, path, np.full(len(path), number))
+    for number, name in enumerate(shipped.class_names)
+}
+
+# %% [markdown]
+# Move the slider with the mouse or with the arrow keys. The red cells and the background stay nearly
+# the same in all classes: they belong to the vector. The nucleus and the granules belong to the class.
+# The last picture is chapter 2's generator on a walk of its own; it knows no classes. In JupyterLab
+# you can choose vector and class, and see the nearest real training cell if PBC is on your machine.
+# *Truncation* multiplies the vector: below 1 the cells become more typical and more alike.
+
+# %% tags=["hide-input"]
+note = f"Generated, not real, and not selected. Trained on {shipped.credit}."
+(chapter.out / "explorer.html").write_text(explorer.html(cells, 10, note), "utf-8")
+own = {"chapter 2, no class": generate_images(generator, way(latent_dim))}
+if interactive():
+    display(explorer.live(shipped, generator))
+else:
+    display(HTML(explorer.html(cells | own, 10, note)))
+
+# %% [markdown]
+# Do you see the classes, too? Two cells of each, in random order, make a short test: say which class
+# you see. It tells the class that each cell was generated as.
+
+# %% tags=["hide-input"]
+mixed = np.random.default_rng(seed).permutation(
+    np.repeat(np.arange(len(shipped.class_names)), 2)
+)
+test_cells = np.stack(
+    [shipped.generate(int(k), 1, (seed, n))[0] for n, k in enumerate(mixed)]
+)
+source = f"generated by pbc-fine-64, which was trained on {shipped.credit}"
+quiz = expert_page.page(test_cells, source, shipped.class_names, answers=mixed)
+(chapter.out / "which-class.html").write_text(quiz, "utf-8")
+if interactive():
+    display(expert_page.frame(quiz))
+else:
+    display(HTML('<p><a href="which-class.html">Which class is it?</a></p>'))
 
 # %% [markdown]
 # ## The latent vector of a real<!-- run --> cell
@@ -246,7 +320,8 @@ chapter.compare(
     {
         "interpolation": (
             "smooth, with small jumps",
-            f"largest step {max(steps) / np.mean(steps):.1f} times the mean",
+            f"largest step {max(steps) / np.mean(steps):.1f} times the mean "
+            f"(shipped: {max(shipped_steps) / np.mean(shipped_steps):.1f})",
         ),
         "reconstruction by the network": (
             "shape kept, detail lost (by eye)",
@@ -275,6 +350,7 @@ chapter.compare(
 # - Set `steps=24` in the first interpolation: do the jumps become smaller?
 # - Start the optimisation without the network (leave out `start=`) and compare the errors.
 # - Replace the generator by `load_generator("pbc-vanilla-64")` where `image_size` is 64.
+# - Draw the explorer's eleven classes with a truncation of 0.5 and of 1.5: what is lost, what breaks?
 
 # %% tags=["remove-cell"]
 chapter.finish(

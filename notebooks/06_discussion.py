@@ -54,7 +54,9 @@ drawn = ours["01_data"]["phantom"]
 
 # %% tags=["hide-input"]
 table = claims_table(ours)
-table.style.hide(axis="index").set_properties(**{"text-align": "left", "vertical-align": "top"})
+table.style.hide(axis="index").set_properties(
+    **{"text-align": "left", "vertical-align": "top"}
+)
 
 # %% tags=["hide-input"]
 Markdown(rules())
@@ -121,7 +123,11 @@ conclusions(ours)
 pd.concat({name: conclusions(run) for name, run in recorded.items()})
 
 # %% tags=["hide-input"]
-few = [name for name, run in recorded.items() if run["05_classifier"]["seeds"] < FOR_A_VERDICT]
+few = [
+    name
+    for name, run in recorded.items()
+    if run["05_classifier"]["seeds"] < FOR_A_VERDICT
+]
 Markdown(
     f"Too few seeds for a verdict: *{', '.join(few)}*. What such a run shows is a range that a larger "
     "study may narrow, not an answer."

@@ -132,6 +132,8 @@ def test_nbval_finds_what_the_references_hold(smoke):
     assert done.returncode == 0, done.stdout
     cells = sum(len(code(REFERENCES, page)) for page in quick)
     assert int(re.search(r"(\d+) passed", done.stdout)[1]) == cells
+
+
 def html_pages(html):
     """The names of all pages of the book, those of long chapters' parts too."""
     found = sorted([*html.glob("*.html"), *html.glob("record/*.html")])
@@ -199,6 +201,19 @@ def test_the_book_holds_every_figure(smoke):
         parts = [smoke / "html" / f"{chapter}.html", *smoke.glob(f"html/{chapter}_?.html")]
         html = "".join(part.read_text() for part in parts)
         assert html.count("<figure") == len(captions) == html.count("<figcaption"), chapter
+
+
+def test_the_first_page_has_the_explorer_and_the_expert_test(smoke):
+    explorer = (smoke / "artifacts/04_latent_space/explorer.html").read_text()
+    assert len(explorer.encode()) < 400_000 and '"lymphocyte"' in explorer
+    (sheet,) = re.findall(r'"data:image/webp;base64,[^"]*"', explorer)
+    page = (smoke / "html/index.html").read_text()
+    assert page.count(sheet) == 1
+    for name in ("expert-test.html", "expert-taste.html", "which-class.html"):
+        assert f'href="{name}"' in page
+        html = (smoke / "html" / name).read_text()
+        told = json.loads(re.search(r'id="data">(.*?)</script>', html)[1])["answers"]
+        assert (told is None) == (name == "expert-test.html")
 
 
 def test_cells_of_the_shipped_weights_are_shown_and_named_as_generated(smoke):

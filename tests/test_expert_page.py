@@ -7,19 +7,18 @@ import shutil
 import struct
 import subprocess
 import sys
-from html import escape
 
 from cellaug import cli
 from cellaug.data import DataError
 from cellaug.data.images import write_png
-from cellaug.evaluation import expert_page, read_answers, trial_hash
-from cellaug.evaluation.expert_page import as_text, page, score_answers, write_test
+from cellaug.evaluation import expert_page, expert_score, read_answers, trial_hash
+from cellaug.evaluation.expert_page import page, write_test
+from cellaug.evaluation.expert_score import as_text, score_answers
 
 import browser
 import cv2
 import numpy as np
 import pytest
-from IPython.display import IFrame
 from scipy import stats
 
 COUNT = 6
@@ -64,11 +63,16 @@ def made(folders, tmp_path):
     return tmp_path / "trial", key
 
 
-def pictures(html):
-    """The PNG files in a page."""
+def content_of(html):
+    """The data in a page."""
     (data,) = re.findall(r'<script type="application/json" id="data">(.*?)</script>', html)
+    return json.loads(data)
+
+
+def pictures(html, practice=False):
+    """The PNG files in a page: those of the trial, or of its practice."""
     start = "data:image/png;base64,"
-    uris = json.loads(data)["images"]
+    uris = (content_of(html)["warm_up"] if practice else content_of(html))["images"]
     assert all(uri.startswith(start) for uri in uris)
     return [base64.b64decode(uri.removeprefix(start), validate=True) for uri in uris]
 
@@ -110,7 +114,8 @@ def test_page_and_key_belong_together(made, folders):
 
 
 def test_files_in_the_page_cannot_be_told_apart(made):
-    files = pictures((made[0] / "expert-test.html").read_text("utf-8"))
+    html = (made[0] / "expert-test.html").read_text("utf-8")
+    files = pictures(html) + pictures(html, practice=True)
     for png in files:
         assert [kind for kind, _ in chunks(png)] == [b"IHDR", b"IDAT", b"IEND"]
     headers = {chunks(png)[0][1] for png in files}
@@ -123,9 +128,24 @@ def test_files_in_the_page_cannot_be_told_apart(made):
 def test_page_depends_on_nothing_but_its_images(made):
     html = (made[0] / "expert-test.html").read_text("utf-8")
     images = np.stack([decoded(png) for png in pictures(html)])
-    assert html == page(images)
+    practice = np.stack([decoded(png) for png in pictures(html, practice=True)])
+    truth = [looks_real(image) for image in practice]
+    assert html == page(images, practice=(practice, truth))
     for word in ("hospital", "network", "monocyte", "patient", "synthetic", "seed", "key.json"):
-        assert word not in re.sub(r"base64,[^\"]*", "", html), word
+        text = re.sub(r"base64,[^\"]*", "", html).replace("neural network", "")
+        assert word not in text, word
+
+
+def test_practice_shows_other_cells_as_many_of_each_kind(made, folders, tmp_path):
+    out, key = made
+    content = content_of((out / "expert-test.html").read_text("utf-8"))
+    images = [decoded(png) for png in pictures((out / "expert-test.html").read_text(), True)]
+    assert [looks_real(image) for image in images] == content["warm_up"]["answers"]
+    assert sum(content["warm_up"]["answers"]) == 2 and len(images) == 4
+    assert not set(key["practice"]) & set(key["files"]) and len(set(key["practice"])) == 4
+    assert content["answers"] is None  # of the trial nothing is told
+    # none where the trial takes all images of a kind
+    assert write_test(*folders, tmp_path / "all", count=8)["practice"] == []
 
 
 def test_page_asks_for_nothing_outside(made):
@@ -137,6 +157,14 @@ def test_page_asks_for_nothing_outside(made):
     assert not re.search(r"https?:|//[a-z]|@import|url\(|<iframe|<object|<link rel=.style", code)
     links = re.findall(r'\b(?:src|href)="([^"]*)"', html)
     assert links == ["data:,"]
+
+
+@pytest.mark.parametrize(
+    "wrong", [{"practice": (np.zeros((2, 8, 8, 3), np.uint8), [True])}, {"answers": [True, False]}]
+)
+def test_page_refuses_too_few_or_too_many_answers(wrong):
+    with pytest.raises(ValueError, match="one answer for each image"):
+        page(np.zeros((1, 8, 8, 3), np.uint8), **wrong)
 
 
 def test_seed_decides_and_the_order_is_not_the_seeds_alone(folders, tmp_path):
@@ -179,6 +207,23 @@ def test_size_and_notes(folders, tmp_path):
         file.rename(file.with_suffix(".jpg"))
     key = write_test(real, fake, tmp_path / "c", count=COUNT)
     assert ".jpg (real) and .png (fake)" in key["notes"][-2]
+
+
+def test_which_class(tmp_path, folders):
+    """The page offers the classes that both sides have, and its key has each image's."""
+    real, fake = tmp_path / "r", tmp_path / "f"
+    of_classes(real, {"Monocyte": 6, "basophil": 6, "blast": 4}, 0)
+    of_classes(fake, {"monocyte": 6, "basophil": 6}, 2)
+    key = write_test(real, fake, tmp_path / "t", count=5, ask="class")
+    content = content_of((tmp_path / "t/expert-test.html").read_text("utf-8"))
+    assert content["classes"] == ["basophil", "Monocyte"] and key["ask"] == "class"
+    named = [file.rpartition("/")[2].lower() for file in key["files"]]
+    assert all(x.startswith(y.lower()) for x, y in zip(named, key["classes"], strict=True))
+    named = [file.rpartition("/")[2].lower() for file in key["practice"]]
+    told = [content["classes"][k].lower() for k in content["warm_up"]["answers"]]
+    assert len(named) == 4 and all(map(str.startswith, named, told))
+    with pytest.raises(DataError, match="--ask class needs two classes or more on both sides"):
+        write_test(*folders, tmp_path / "none", count=COUNT, ask="class")
 
 
 def of_classes(folder, counts, hue):
@@ -405,6 +450,25 @@ def place(page):
     return page.locator("#place").inner_text()
 
 
+def practise(page):
+    """Through the four images that come before the trial."""
+    for number in range(4):
+        assert place(page) == f"Practice {number + 1} of 4"
+        real = shown(page)
+        page.keyboard.press("r")
+        page.keyboard.press("3")
+        word = "Right: this one is real." if real else "No: this one is fake."
+        assert page.inner_text("#told") == word
+        page.keyboard.press("Enter")
+    assert place(page) == "Image 1 of 12"
+    assert "from here on your answers count" in page.inner_text("#hasty")
+
+
+def say(page, key, sure="2"):
+    page.keyboard.press(key)
+    page.keyboard.press(sure)
+
+
 def test_answered_by_keyboard(chromium, made, tmp_path, capsys):
     out, key = made
 
@@ -420,7 +484,8 @@ def test_answered_by_keyboard(chromium, made, tmp_path, capsys):
     press("Shift+Tab")
     page.keyboard.type("fr")  # no answers yet: the field takes them
     press("Enter")
-    assert page.locator("#start").is_hidden() and place(page) == "Image 1 of 12"
+    assert page.locator("#start").is_hidden()
+    practise(page)
 
     truth, said = key["real"], {}
     for index in range(5):  # right but for the second
@@ -428,7 +493,12 @@ def test_answered_by_keyboard(chromium, made, tmp_path, capsys):
         said[index] = truth[index] != (index == 1)
         wait(1000 + index)
         press((("f", "ArrowRight"), ("r", "ArrowLeft"))[said[index]][index % 2])
+        assert place(page) == f"Image {index + 1} of 12"  # not before it is said how sure
+        press(str(index % 3 + 1))
+        assert page.inner_text("#hasty") == ""
     assert place(page) == "Image 6 of 12" and page.locator("#bar").evaluate("b => b.value") == 5
+    press("3")  # says nothing without an answer
+    assert place(page) == "Image 6 of 12"
 
     # back by two, and one answer changed: then on with the first open one
     wait(10)
@@ -441,16 +511,19 @@ def test_answered_by_keyboard(chromium, made, tmp_path, capsys):
     assert pressed == [str(truth[3]).lower(), str(not truth[3]).lower()]
     said[3] = not truth[3]
     wait(3000)
-    press("R" if said[3] else "F")
+    for sign in ("granules", "red cells", "granules"):  # one of them taken back
+        page.get_by_role("button", name=sign).click()
+    say(page, "R" if said[3] else "F", "1")
     assert place(page) == "Image 6 of 12" and page.inner_text("#before") == ""
 
     # a held key answers once
     said[5] = True
-    page.keyboard.down("r")
-    page.keyboard.down("r")
-    page.keyboard.down("r")
-    page.keyboard.up("r")
+    press("r")
+    page.keyboard.down("3")
+    page.keyboard.down("3")
+    page.keyboard.up("3")
     assert place(page) == "Image 7 of 12"
+    assert page.inner_text("#hasty") == "Image 6 took less than half a second. Take your time."
 
     # not meant for the page
     press("Control+f")
@@ -478,7 +551,7 @@ def test_answered_by_keyboard(chromium, made, tmp_path, capsys):
         assert shown(page) == truth[index]
         said[index] = truth[index]
         wait(2)
-        press("r" if said[index] else "f")
+        say(page, "r" if said[index] else "f")
     assert page.locator("#trial").is_hidden()
     assert page.locator("#end h1").inner_text() == "All 12 images are answered"
 
@@ -486,10 +559,11 @@ def test_answered_by_keyboard(chromium, made, tmp_path, capsys):
     press("Backspace")
     assert place(page) == "Image 12 of 12"
     said[11] = not truth[11]
-    press("r" if said[11] else "f")
-    page.get_by_role("button", name=re.compile("^8 ")).click()
+    say(page, "r" if said[11] else "f")
+    page.get_by_role("button", name=re.compile(r"^8 .*\(quick\)$")).click()
     assert place(page) == "Image 8 of 12"
-    press("r" if said[7] else "f")
+    say(page, "r" if said[7] else "f")
+    assert page.inner_text("#quick").startswith("7 of 12 images took less than half a second")
 
     with page.expect_download() as download:
         press("d")
@@ -505,6 +579,8 @@ def test_answered_by_keyboard(chromium, made, tmp_path, capsys):
     assert content["said_real"] == [said[index] for index in range(12)]
     assert content["milliseconds"][:7] == [1000, 1001, 1002, 1003 + 3000, 1004 + 200, 10, 42]
     assert content["milliseconds"][7:] == [2] * 5
+    assert content["confidence"] == [1, 2, 3, 1, 2, 3, *[2] * 6]
+    assert content["why"] == [["red cells"] if index == 3 else [] for index in range(12)]
     assert content["started"] == "1970-01-01T00:16:40.000Z" < content["finished"]
 
     # by hand: wrong are images 2, 4 and 12, and 6 if it was fake
@@ -536,21 +612,33 @@ def test_answered_by_touch_on_a_phone_in_the_dark(chromium, made, tmp_path):
         chromium, out, browser.PHONE, has_touch=True, is_mobile=True, color_scheme="dark"
     )
     page = visit.page
+    assert not page.locator("kbd:visible").count()  # no hints to keys that a phone has not
     page.get_by_role("button", name="Start").tap()
+    for _ in range(4):
+        page.get_by_role("button", name="Real").tap()
+        page.get_by_role("button", name="Guessed").tap()
+        page.get_by_role("button", name="Next").tap()
     page.get_by_role("button", name="Real").tap()
-    page.get_by_role("button", name="Back").tap()
-    assert place(page) == "Image 1 of 12"
-    boxes = [
-        page.locator(f"#{name}").bounding_box() for name in ("picture", "real", "fake", "back")
-    ]
+    page.get_by_role("button", name="Sure").tap()
+    page.locator("#back").tap()
+    assert place(page) == "Image 1 of 12" and not page.locator("kbd:visible").count()
+    names = ("picture", "real", "fake", "sure", "why", "back")
+    boxes = [page.locator(f"#{name}").bounding_box() for name in names]
     for box in boxes:
         assert box["x"] >= 0 and box["x"] + box["width"] <= 390
         assert box["y"] >= 0 and box["y"] + box["height"] <= 844  # without scrolling
     assert boxes[0]["width"] == boxes[0]["height"] > 340
     assert min(box["height"] for box in boxes[1:]) >= 44
+    assert (
+        page.locator("#why button").evaluate_all(
+            "all => Math.min(...all.map((one) => one.getBoundingClientRect().height))"
+        )
+        >= 32
+    )
     for index, real in enumerate(key["real"]):
         assert place(page) == f"Image {index + 1} of 12"
         page.get_by_role("button", name="Fake" if real else "Real").tap()  # all of them wrong
+        page.get_by_role("button", name="Fairly").tap()
     assert page.evaluate("document.documentElement.scrollWidth") <= 390
     with page.expect_download() as download:
         page.get_by_role("button", name="Download").tap()
@@ -574,8 +662,9 @@ def test_without_storage_it_goes_on_and_says_so(chromium, made):
     page = visit.page
     assert "do not close or reload" in page.inner_text("#storage")
     page.keyboard.press("Enter")
+    practise(page)
     for _ in range(12):
-        page.keyboard.press("ArrowRight")
+        say(page, "ArrowRight")
     assert json.loads(page.input_value("#text"))["said_real"] == [False] * 12
     page.reload()
     assert page.locator("#so-far").is_hidden()
@@ -585,14 +674,18 @@ def test_without_storage_it_goes_on_and_says_so(chromium, made):
 def test_within_a_notebook(chromium, made, tmp_path):
     """As in chapter 02: in a frame, whose page keeps its answers and exports them."""
     html = (made[0] / "expert-test.html").read_text("utf-8")
-    frame = IFrame("about:blank", "100%", 720, [f'srcdoc="{escape(html)}"'])
+    frame = expert_page.frame(html)
     (tmp_path / "notebook.html").write_text(f"<!doctype html>{frame._repr_html_()}")
     visit = browser.Visit(chromium, tmp_path, "notebook.html", browser.DESKTOP)
     inside = visit.page.frame_locator("iframe")
     assert "after closing or reloading" in inside.locator("#storage").inner_text()
     inside.get_by_role("button", name="Start").click()
+    for _ in range(4):
+        for key in ("r", "1", "Enter"):
+            visit.page.keyboard.press(key)
+    assert inside.locator("#asleep").is_hidden()
     for key in "rf" * 6:
-        visit.page.keyboard.press(key)
+        say(visit.page, key)
     with visit.page.expect_download() as download:
         visit.page.keyboard.press("d")
     file = tmp_path / download.value.suggested_filename
@@ -601,11 +694,76 @@ def test_within_a_notebook(chromium, made, tmp_path):
     closed(visit)
 
 
+def test_beside_a_notebook_it_says_who_has_the_keys(chromium, made, tmp_path):
+    html = (made[0] / "expert-test.html").read_text("utf-8")
+    frame = expert_page.frame(html)._repr_html_()
+    (tmp_path / "notebook.html").write_text(f"<!doctype html><button>a cell</button>{frame}")
+    visit = browser.Visit(chromium, tmp_path, "notebook.html", browser.DESKTOP)
+    inside = visit.page.frame_locator("iframe")
+    inside.get_by_role("button", name="Start").click()
+    assert inside.locator("#asleep").is_hidden()
+    visit.page.get_by_role("button", name="a cell").click()
+    inside.locator("#asleep").wait_for()
+    assert "Click here first" in inside.locator("#asleep").inner_text()
+    inside.locator("#asleep").click()
+    inside.locator("#asleep").wait_for(state="hidden")
+    closed(visit)
+
+
+def test_a_taste_tells_each_answer_at_once(chromium, tmp_path):
+    images = np.stack([cell(number, 24, 2 * (number % 2)) for number in range(6)])
+    truth = [looks_real(image) for image in images]
+    html = page(images, answers=truth, more="expert-test.html", drawn=True)
+    (tmp_path / "expert-test.html").write_text(html)
+    visit = opened(chromium, tmp_path)
+    taste = visit.page
+    assert "computer drawings" in taste.inner_text("#notice")
+    assert "taken through a microscope" not in taste.inner_text("#start")
+    assert taste.locator("#initials").is_hidden()
+    taste.keyboard.press("Enter")
+    for index, real in enumerate(truth):
+        assert place(taste) == f"Image {index + 1} of 6" and taste.inner_text("#told") == ""
+        taste.keyboard.press("r")
+        word = "Right: this one is real." if real else "No: this one is fake."
+        assert taste.inner_text("#told") == word
+        taste.keyboard.press("f")  # too late
+        assert taste.inner_text("#told") == word
+        taste.keyboard.press("Enter")
+    assert (
+        taste.inner_text("#result")
+        == "You were right on 3 of 6. Guessing is right on 3 on average."
+    )
+    assert taste.locator("#download").is_hidden() and taste.locator("#quick").is_hidden()
+    assert taste.get_attribute("#more a", "href") == "expert-test.html"
+    assert taste.inner_text("#list li:nth-child(2)") == "2 fake (you said real)"
+    taste.reload()
+    assert taste.inner_text("#go") == "Start"  # nothing was kept
+    closed(visit)
+
+
+def test_which_class_is_answered_and_exported(chromium, tmp_path):
+    images = np.stack([cell(number, 24, 2) for number in range(3)])
+    names = ["monocyte", "basophil", "platelet"]
+    (tmp_path / "expert-test.html").write_text(page(images, classes=names))
+    visit = opened(chromium, tmp_path)
+    visit.page.keyboard.press("Enter")
+    visit.page.get_by_role("button", name="basophil").click()
+    visit.page.keyboard.press("3")
+    say(visit.page, "c", "1")
+    say(visit.page, "a", "2")
+    text = json.loads(visit.page.input_value("#text"))
+    assert text["said_class"] == ["basophil", "platelet", "monocyte"] and "said_real" not in text
+    assert text["confidence"] == [3, 1, 2]
+    assert visit.page.title() == "Which class?"
+    closed(visit)
+
+
 def test_next_reader_starts_anew(chromium, made):
     visit = opened(chromium, made[0])
     page = visit.page
     page.keyboard.press("Enter")
-    page.keyboard.press("r")
+    practise(page)
+    say(page, "r")
     page.reload()
     answer = []
     page.on("dialog", lambda dialog: (answer.append(dialog.message), dialog.accept()))
@@ -617,7 +775,7 @@ def test_next_reader_starts_anew(chromium, made):
     page.evaluate(f"localStorage.setItem('cellaug-expert-{made[1]['trial']}', '[1')")
     page.reload()
     page.keyboard.press("Enter")
-    assert place(page) == "Image 1 of 12"
+    assert place(page) == "Practice 1 of 4"
     closed(visit)
 
 
@@ -667,10 +825,18 @@ def test_contrast_and_names(chromium, made, scheme):
     visit = opened(chromium, made[0], color_scheme=scheme)
     page = visit.page
     seen = {}
-    for keys in (["Enter"], ["r", "Backspace"], ["f"] * 12):
+    for keys in (
+        ["Enter"],
+        ["r"],
+        ["1"],
+        ["Enter", *("r1", "Enter") * 3],
+        ["r1", "Backspace"],
+        ["f3"] * 12,
+    ):
         seen |= page.evaluate(CONTRAST)
         for key in keys:
-            page.keyboard.press(key)
+            for one in [key] if len(key) > 2 else key:
+                page.keyboard.press(one)
     seen |= page.evaluate(CONTRAST)
     assert page.locator("#end").is_visible() and len(seen) >= 4
     assert min(seen.values()) >= 4.5, seen  # WCAG AA
@@ -705,13 +871,14 @@ def test_score_of_the_thesis(thesis_trial, capsys):
     assert cli.main(["expert-score", str(file), str(key)]) == 0
     lines = capsys.readouterr().out.splitlines()
     assert lines[0] == "trial aa: 50 real and 50 fake images"
-    assert [line.split() for line in lines[2:5]] == [
+    assert lines[1].startswith("TE[1m told real from generated cells better than by guessing")
+    assert [line.split() for line in lines[3:6]] == [
         ["TE[1m", "called", "real", "called", "fake"],
         ["real", "44", "6"],
         ["fake", "23", "27"],
     ]
     row = "TE[1m  0.88 [0.76, 0.95] 0.54 [0.39, 0.68] 0.71 [0.61, 0.80] < 0.001 0.0"
-    assert " ".join(lines[7].split()) == " ".join(row.split())
+    assert " ".join(lines[8].split()) == " ".join(row.split())
     text = " ".join(lines)
     assert "exact binomial test of the accuracy against 0.5" in text
     assert "100 images tell a true accuracy of 0.65 or more from guessing" in text
@@ -743,6 +910,118 @@ def test_several_readers_are_not_pooled(thesis_trial, tmp_path):
         score_answers([file, other, shutil.copy(file, tmp_path / "c.json")], key)
 
 
+def test_a_result_says_what_it_found(thesis_trial, tmp_path, capsys):
+    """By hand: 44 of 50 real and 27 of 50 generated cells are named right."""
+    file, key, content = thesis_trial
+    document = json.loads(key.read_text())
+    document["classes"] = ["a", "b"] * 50
+    key.write_text(json.dumps(document))
+    sure = [3] * 44 + [1] * 6 + [2] * 23 + [3] * 27
+    content |= {"confidence": sure, "why": [["blur"]] * 2 + [[]] * 98}
+    file.write_text(json.dumps(content))
+    second = tmp_path / "b.json"
+    said = [*content["said_real"][:50], *[True] * 10, *[False] * 40]
+    second.write_text(json.dumps(content | {"said_real": said, "initials": "b", "why": None}))
+    scores = score_answers([file, second], key)
+    first, other = scores["readers"]
+    assert first["sentence"] == (
+        "TE[1m told real from generated cells better than by guessing: 71 of 100 (0.71, 95 % "
+        "interval 0.61 to 0.80) were right, p < 0.001."
+    )
+    assert first["by_class"] == {
+        "a": {"fake": [13, 25], "real": [22, 25]},
+        "b": {"fake": [14, 25], "real": [22, 25]},
+    }
+    assert first["by_confidence"] == {"1": [0, 6], "2": [0, 23], "3": [71, 71]}
+    assert first["why"] == {"blur": 2} and first["hasty"] == 100 and other["why"] == {}
+    # they differ in 13 generated cells; by hand: 67 and 54 of 100 called real
+    chance = 0.67 * 0.54 + 0.33 * 0.46
+    (pair,) = scores["agreement"]
+    assert pair["readers"] == ["TE[1m", "b"] and pair["same"] == 0.87
+    assert pair["kappa"] == pytest.approx((0.87 - chance) / (1 - chance))
+    rated = scores["generated"]
+    assert [cell["index"] for cell in rated[:10]] == list(range(50, 60))
+    assert rated[0]["called_real"] == 2 and rated[0]["rating"] == 2
+    assert rated[-1]["called_real"] == 0 and rated[-1]["rating"] == -3
+    text = as_text(scores)
+    assert "guessed 0 of 6, fairly sure 0 of 23, sure 71 of 71" in text
+    assert "Warning: TE[1m gave 100 answers in under 0.5 seconds." in text
+    assert "TE[1m and b: 0.87," in text and "what gave it away: blur 2." in text
+
+
+@pytest.mark.parametrize(
+    ("right", "words"),
+    [
+        (50, "no better than by guessing, as far as so many images can show"),
+        (80, "better than by guessing"),
+        (20, "worse than by guessing"),
+    ],
+)
+def test_the_sentence_follows_from_the_test(thesis_trial, right, words):
+    file, key, content = thesis_trial
+    half = right // 2
+    content["said_real"] = [k < half for k in range(50)] + [k >= half for k in range(50)]
+    file.write_text(json.dumps(content))
+    (reader,) = score_answers([file], key)["readers"]
+    assert f"generated cells {words}: {right} of 100" in reader["sentence"]
+
+
+def test_the_most_convincing_and_the_most_obvious_cells_as_a_picture(made, tmp_path, capsys):
+    out, key = made
+    fake = [index for index, real in enumerate(key["real"]) if not real]
+    said = [True] * 12
+    said[fake[0]] = said[fake[1]] = False
+    content = {"format": 1, "trial": key["trial"], "said_real": said}
+    content["confidence"] = [3 if k in (fake[1], fake[4]) else 1 for k in range(12)]
+    file, drawn = tmp_path / "a.json", tmp_path / "cells.png"
+    file.write_text(json.dumps(content))
+    words = ["expert-score", str(file), str(out / "key.json"), "--figure", str(drawn)]
+    assert cli.main(words) == 0
+    assert cv2.imread(str(drawn)).shape[0] > 100
+    text = capsys.readouterr().out
+    assert f"most convincing generated cells:\n{key['files'][fake[4]]}  rating +3.0" in text
+    assert f"most obvious generated cells:\n{key['files'][fake[1]]}  rating -3.0" in text
+    scores = score_answers([file], out / "key.json")
+    rows, _, captions = expert_score.extremes(scores, out / "key.json")
+    trial = [decoded(png) for png in pictures((out / "expert-test.html").read_text())]
+    assert {name: len(images) for name, images in rows.items()} == {
+        "most convincing": 4, "most obvious": 2,
+    }  # fmt: skip
+    assert np.array_equal(rows["most convincing"][0], trial[fake[4]])
+    assert np.array_equal(rows["most obvious"][0], trial[fake[1]])
+    assert captions[0] == "\nreal: 1 of 1" and captions[-1] == "\nreal: 0 of 1"
+    (out / "expert-test.html").unlink()
+    assert cli.main(words) == 2
+    assert "the page beside its key" in capsys.readouterr().err
+
+
+def test_score_of_classes(tmp_path, capsys):
+    """By hand: 3 of 4 real and 1 of 4 generated cells get the class of their label."""
+    key, file = tmp_path / "key.json", tmp_path / "a.json"
+    document = {"format": 1, "trial": "aa", "real": [True] * 4 + [False] * 4, "ask": "class"}
+    document["classes"] = ["mono", "baso"] * 4
+    key.write_text(json.dumps(document))
+    said = ["mono", "baso", "mono", "mono", "baso", "baso", "baso", "mono"]
+    content = {"format": 1, "trial": "aa", "said_class": said, "initials": "x"}
+    file.write_text(json.dumps(content))
+    assert cli.main(["expert-score", str(file), str(key), "--json"]) == 0
+    scores = json.loads(capsys.readouterr().out)
+    (reader,) = scores["readers"]
+    assert reader["real"]["successes"] == 3 and reader["fake"]["successes"] == 1
+    assert reader["confused"] == [["mono", "baso", 2], ["baso", "mono", 1]]
+    # of 8 images 4 are right; the table [[3, 1], [1, 3]] has p = 34 / 70
+    assert reader["difference"] == pytest.approx(34 / 70)
+    assert reader["by_class"]["mono"] == {"fake": [0, 2], "real": [2, 2]}
+    assert scores["generated"] == []
+    assert cli.main(["expert-score", str(file), str(key)]) == 0
+    text = capsys.readouterr().out
+    assert "x gave generated cells the class that they were made as in 1 of 4 (0.25" in text
+    assert "mono called baso: 2; baso called mono: 1" in text and "guessing" not in text
+    file.write_text(json.dumps({"format": 1, "trial": "aa", "said_real": [True] * 8}))
+    with pytest.raises(DataError, match="expected said_class, because the key asks for that"):
+        score_answers([file], key)
+
+
 @pytest.mark.parametrize(
     ("change", "message"),
     [
@@ -755,6 +1034,9 @@ def test_several_readers_are_not_pooled(thesis_trial, tmp_path):
         ({"milliseconds": [-1] * 100}, "milliseconds should be"),
         ({"milliseconds": [float("nan")] * 100}, "milliseconds should be"),
         ({"initials": 5}, "initials should be a text, found 5"),
+        ({"confidence": [4] * 100}, "confidence should be a list of 100 numbers from 1 to 3"),
+        ({"why": ["blur"] * 100}, "why should be a list of 100 lists"),
+        ({"said_class": [1] * 100}, "said_class should be a list of texts and null"),
         ({"format": 2}, "expert test of format 1"),
     ],
 )
@@ -776,6 +1058,7 @@ def test_wrong_answers_are_refused(thesis_trial, change, message, capsys):
         ('{"format": 1, "trial": "aa", "real": [true, 0]}', "real should be a list"),
         ('{"format": 1, "trial": "aa", "real": []}', "real should be a list"),
         ('{"format": 1, "real": [true]}', "trial should be a text"),
+        ('{"format": 1, "trial": "aa", "real": [true], "classes": []}', "list of 1 texts"),
     ],
 )
 def test_wrong_keys_are_refused(thesis_trial, text, message):
@@ -798,9 +1081,9 @@ def test_missing_and_swapped_files_are_named(thesis_trial, tmp_path, capsys):
 
 
 def test_power_statement_promises_no_more_than_there_is():
-    assert "4 images are too few" in expert_page.power_statement(4)
+    assert "4 images are too few" in expert_score.power_statement(4)
     # 0.7039, not 0.70
-    assert "50 images tell a true accuracy of 0.71 or more" in expert_page.power_statement(50)
+    assert "50 images tell a true accuracy of 0.71 or more" in expert_score.power_statement(50)
 
 
 def test_page_refuses():

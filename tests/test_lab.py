@@ -241,3 +241,51 @@ def test_the_first_page_has_order_needs_and_measured_minutes(monkeypatch, tmp_pa
         (tmp_path / "demo/artifacts" / name).mkdir(parents=True)
         (tmp_path / "demo/artifacts" / name / "metrics.json").touch()
     assert "Every chapter can be opened first" in lab.start_page()
+
+
+EXPLORER = """\
+# ---
+# jupyter:
+#   kernelspec:
+#     display_name: Python 3
+#     language: python
+#     name: python3
+# ---
+
+# %%
+from cellaug import explorer, load_generator
+
+explorer.live(load_generator("pbc-fine-64"))
+"""
+
+
+def test_the_explorer_s_pictures_follow_its_sliders(server, page):
+    """The widgets of chapter 04, with a kernel behind them."""
+    (server[0] / "notebooks" / "explore.py").write_text(EXPLORER)
+    page.goto(f"{server[1]}/lab/tree/notebooks/explore.py?token={server[2]}")
+    page.locator(".jp-CodeCell .cm-content").first.click(timeout=60_000)
+    page.locator("#jp-main-statusbar", has_text="Idle").wait_for(timeout=60_000)
+    page.keyboard.press("Control+Enter")
+    cell = page.locator(".jp-OutputArea img[alt='monocyte']")
+    cell.wait_for(timeout=180_000)  # TensorFlow has to be loaded
+    large = page.locator(".jp-OutputArea img[alt^='generated ']")
+    seen = {(cell.get_attribute("src"), large.get_attribute("src"))}
+
+    def new_pictures():
+        """Wait for a pair of pictures that was not seen before."""
+        page.wait_for_function(
+            """seen => !seen.includes(["monocyte", "generated "].map((name) =>
+                document.querySelector(`.jp-OutputArea img[alt^="${name}"]`).src).join(" "))""",
+            arg=[" ".join(pair) for pair in seen],
+            timeout=30_000,
+        )
+        seen.add((cell.get_attribute("src"), large.get_attribute("src")))
+
+    for name in ("Seed", "Truncation", "Walk"):
+        row = page.locator(".widget-slider", has_text=name)
+        row.locator("[role=slider]").press("ArrowRight")
+        new_pictures()
+    page.locator(".widget-dropdown select").select_option("basophil")
+    new_pictures()
+    assert len(seen) == 5 and len({one for one, _ in seen}) == 4
+    assert page.locator(".jp-OutputArea img[alt='generated basophil']").is_visible()

@@ -8,12 +8,15 @@ import struct
 import zlib
 from pathlib import Path
 
+from cellaug import explorer
 from cellaug.book import chapter, report
 from cellaug.book.report import BANNER, CHANGED, build_html, facts_page, results_page
 from cellaug.errors import BookError, ReportError
+from cellaug.evaluation import expert_page
 
 import browser
 import nbformat
+import numpy as np
 import pytest
 from bs4 import BeautifulSoup
 from nbformat.v4 import new_code_cell, new_markdown_cell, new_notebook, new_output
@@ -120,6 +123,23 @@ def recorded(tmp_path_factory):
         yield place
 
 
+def write_artifacts(artifacts: Path) -> list[nbformat.NotebookNode]:
+    """What chapters 02 and 04 leave for the book; returns cells of chapter 04 with an explorer."""
+    noise = np.random.default_rng(0).integers(0, 256, (12, 5, 16, 16, 3), dtype=np.uint8)
+    cells = {f"class {number}": images for number, images in enumerate(noise)}
+    folders = [artifacts / name for name in ("02_vanilla_gan", "04_latent_space")]
+    for folder in folders:
+        folder.mkdir(parents=True)
+    first = dict(list(cells.items())[:11])
+    (folders[1] / "explorer.html").write_text(explorer.html(first, steps=2, note="Not real."))
+    (folders[1] / "which-class.html").write_text(expert_page.page(noise[0], classes=["a", "b"]))
+    taste = expert_page.page(noise[1], answers=[True] * 5, more="expert-test.html")
+    (folders[0] / "expert-taste.html").write_text(taste)
+    (folders[0] / "expert-test.html").write_text(expert_page.page(noise[2]))
+    shown = new_output("display_data", {"text/html": explorer.html(cells, steps=2)})
+    return [new_markdown_cell("# Walk"), new_code_cell("walk", execution_count=1, outputs=[shown])]
+
+
 def record(folder: Path, **more) -> Path:
     """Write one run's metrics.json and return the folder of all runs."""
     content = {
@@ -161,7 +181,8 @@ def built(tmp_path_factory: pytest.TempPathFactory, recorded: Path) -> Path:
     place = tmp_path_factory.mktemp("book")
     record(recorded)
     second = new_markdown_cell("## A second page\n\nText. In it.", metadata={"tags": ["new-page"]})
-    write_chapters(place / "notebooks", c03=[new_markdown_cell("# Three\n\nText."), second])
+    parts = [new_markdown_cell("# Three\n\nText."), second]
+    write_chapters(place / "notebooks", c03=parts, c04=write_artifacts(place / "artifacts"))
     page = build_html(place, RUN)
     assert page == place / "html" / "index.html"
     return place / "html"
@@ -174,10 +195,13 @@ def chromium():
         yield running
 
 
+EXPERT = {name for _, name in report.EXPERT}  # pages of another make
+
+
 def pages(root: Path) -> list[str]:
     """All pages of a book by name."""
     found = (*root.glob("*.html"), *root.glob("record/*.html"))
-    return sorted(str(path.relative_to(root)) for path in found)
+    return sorted({str(path.relative_to(root)) for path in found} - EXPERT)
 
 
 def test_every_page_works_offline(built, chromium):
@@ -226,6 +250,56 @@ def test_list_of_pages_opens_on_a_phone(built, chromium):
     )
     link.click()
     visit.page.wait_for_url("**/01_data.html")
+    visit.close()
+
+
+SEEN = """() => [...document.querySelectorAll('.cellaug-explorer canvas')].map(
+    (canvas) => canvas.toDataURL())"""
+
+
+@pytest.mark.parametrize("view", [browser.DESKTOP, browser.PHONE], ids=["desktop", "phone"])
+@pytest.mark.parametrize("name", ["index.html", "04_latent_space.html"])
+def test_the_explorer_walks_offline(built, chromium, name, view):
+    """With the arrow keys every picture changes, and back at the start all are as they were."""
+    visit = browser.Visit(chromium, built, name, view, color_scheme="dark")
+    page = visit.page
+    page.wait_for_selector(".cellaug-explorer[data-ready]")
+    slider = page.get_by_role("slider", name="Walk through latent space")
+    classes = 12 if name.startswith("04") else 11
+    first = page.evaluate(SEEN)
+    assert len(set(first)) == classes
+    assert slider.get_attribute("aria-valuetext") == "vector 1"
+    slider.press("ArrowRight")
+    second = page.evaluate(SEEN)
+    assert all(one != other for one, other in zip(first, second, strict=True))
+    words = "1/2 of the way from vector 1 to vector 2"
+    assert slider.get_attribute("aria-valuetext") == words == page.inner_text(".at")
+    slider.press("End")
+    assert slider.get_attribute("aria-valuetext") == "vector 3"
+    assert not set(page.evaluate(SEEN)) & {*first, *second}
+    slider.press("Home")
+    assert page.evaluate(SEEN) == first
+    for number in range(classes):
+        picture = page.get_by_role("img", name=f"class {number}, generated", exact=True)
+        box = picture.bounding_box()
+        assert box["x"] >= 0 and box["x"] + box["width"] <= view["width"] and box["width"] > 60
+    assert float(slider.evaluate("e => parseFloat(getComputedStyle(e).height)")) >= 24
+    assert (visit.errors, visit.outside, visit.failed) == ([], [], [])
+    visit.close()
+
+
+def test_the_expert_test_is_a_part_of_the_book(built, chromium):
+    visit = browser.Visit(chromium, built, "index.html", browser.DESKTOP)
+    for name, title in (
+        ("expert-taste.html", "Real or fake?"),
+        ("expert-test.html", "Real or fake?"),
+        ("which-class.html", "Which class?"),
+    ):
+        visit.page.locator(f"article a[href='{name}']").first.click()
+        visit.page.wait_for_url(f"**/{name}")
+        assert visit.page.inner_text("h1") == title
+        visit.page.go_back()
+    assert (visit.errors, visit.outside, visit.failed) == ([], [], [])
     visit.close()
 
 

@@ -27,6 +27,9 @@ build; [](built_from.md) says what that was. [Chapter 6](06_discussion.ipynb) co
 thesis, claim by claim."""
 FOREST = """Change of F1 compared with training on the original images. Lines are 95 % intervals
 over seeds; a mark without a line is of fewer than {few} seeds."""
+EXPLORER = "explorer.html"  # a part of chapter 04's page and of the first one
+EXPERT = [("02_vanilla_gan", "expert-test.html"), ("02_vanilla_gan", "expert-taste.html")]
+EXPERT += [("04_latent_space", "which-class.html")]  # whole pages, and the chapters that make them
 
 
 def build_html(build: Path, run: Mapping[str, Any]) -> Path:
@@ -40,7 +43,9 @@ def build_html(build: Path, run: Mapping[str, Any]) -> Path:
     html = build.absolute() / "html"
     generated = {"built_from.md": facts_page(run), "recorded_results.md": results_page()}
     config = yaml.safe_load((project_root() / "book" / "_config.yml").read_text(encoding="utf-8"))
-    built = {"built": _built_line(run)}
+    explorer = build / "artifacts" / CHAPTERS[3] / EXPLORER
+    shown = f"```{{raw}} html\n:file: {EXPLORER}\n```" if explorer.is_file() else ""
+    built = {"built": _built_line(run), "explorer": shown}
     config["parse"]["myst_substitutions"] = built | front.substitutions()
     if drawn := run["chapters"][CHAPTERS[0]]["phantom"]:
         config["html"]["announcement"] = BANNER
@@ -49,6 +54,8 @@ def build_html(build: Path, run: Mapping[str, Any]) -> Path:
         source = Path(folder) / "source"
         unused = shutil.ignore_patterns("_build", "results")
         shutil.copytree(project_root() / "book", source, ignore=unused)
+        if shown:
+            shutil.copyfile(explorer, source / EXPLORER)
         for name, text in generated.items():
             (source / name).write_text(text, encoding="utf-8")
         front.draw_cells(source / "_static")
@@ -69,6 +76,9 @@ def build_html(build: Path, run: Mapping[str, Any]) -> Path:
         with atomic_folder(html) as target:
             shutil.copytree(rendered, target, dirs_exist_ok=True)
             shutil.copyfile(target / "intro.html", target / "index.html")  # no mere redirection
+            for file in (build / "artifacts" / chapter / name for chapter, name in EXPERT):
+                if file.is_file():
+                    shutil.copyfile(file, target / file.name)
             # Equations need no network.
             with resources.as_file(resources.files("jupyter_server_mathjax") / "static") as mathjax:
                 shutil.copytree(mathjax, target / "_static" / "mathjax", ignore=unused)

@@ -43,7 +43,7 @@ RESULTS = {"06_discussion": ["*/metrics.json", "ladder-*", "weights-*"]}
 RESULTS |= {"record/ladder": ["ladder-*"], "record/weights": ["weights-*"]}
 RESULTS |= {"record/benchmarks": ["*-benchmark.json"]}
 # Chapter 05 also draws recorded runs, but is not trained again for them; 06 draws the same figure.
-WEIGHTS = ("03_ac_gan", "05_classifier", "record/expert", "record/weights")
+WEIGHTS = ("03_ac_gan", "04_latent_space", "05_classifier", "record/expert", "record/weights")
 # White space, and what TensorFlow says on being loaded, whatever the log level.
 _NOTHING = re.compile(r"(\s*\n|WARNING: All log messages before absl.*\n|[IW]\d{4} .*\n)*")
 

@@ -7,8 +7,9 @@ images called real, specificity (Eq. 37) the fraction of generated images called
 import hashlib
 import json
 import math
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
+from typing import Any
 
 from cellaug.data import DataError
 
@@ -141,23 +142,35 @@ def read_document(path: str | Path, name: str) -> dict:
 def read_answers(path: str | Path, trial: str) -> dict:
     """The answers that a page exported, checked against its trial (`trial_hash`).
 
-    `said_real` is bool (N,), `milliseconds` as many numbers or None; `started`, `finished` and
-    `initials` texts or None. Raises FileNotFoundError, or DataError for unfit answers.
+    `said_real` is bool (N,), or `said_class` a list of N names; `milliseconds` as many numbers,
+    `confidence` as many numbers from 1 (guessed) to 3 (sure) and `why` as many lists of texts, each
+    None where there are none; `started`, `finished` and `initials` texts or None. Raises
+    FileNotFoundError, or DataError for unfit answers.
     """
     content = read_document(path, "the answers exported from an expert test")
-    given, times = content.get("said_real"), content.get("milliseconds")
-    texts = {field: content.get(field) for field in ("started", "finished", "initials")}
-    if not isinstance(given, list) or any(not isinstance(x, bool | None) for x in given):
-        raise DataError(f"{path}: said_real should be a list of true, false and null")
+    classes = "said_class" in content
+    name, kind = ("said_class", str | None) if classes else ("said_real", bool | None)
+    given = content.get(name)
+    if not isinstance(given, list) or any(not isinstance(x, kind) for x in given):
+        words = "texts and null" if classes else "true, false and null"
+        raise DataError(f"{path}: {name} should be a list of {words}")
     if (other := content.get("trial")) != trial:
         raise DataError(f"{path} holds the answers to another trial ({other}, this one is {trial})")
-    numbers = times if isinstance(times, list) else []
-    usable = [x for x in numbers if type(x) in (int, float) and 0 <= x < math.inf]
-    if times is not None and not len(usable) == len(numbers) == len(given):
-        raise DataError(f"{path}: milliseconds should be a list of {len(given)} numbers from 0")
-    for field, text in texts.items():
-        if not isinstance(text, str | None):
+    fits: dict[str, tuple[Callable[[Any], bool], str]] = {
+        "milliseconds": (lambda x: type(x) in (int, float) and 0 <= x < math.inf, "numbers from 0"),
+        "confidence": (lambda x: type(x) is int and 1 <= x <= 3, "numbers from 1 to 3"),
+        "why": (lambda x: isinstance(x, list) and all(isinstance(y, str) for y in x), "lists"),
+    }
+    found: dict[str, Any] = {name: given if classes else np.array(given, bool)}
+    for field, (fit, wanted) in fits.items():
+        found[field] = values = content.get(field)
+        usable = isinstance(values, list) and len(values) == len(given) and all(map(fit, values))
+        if values is not None and not usable:
+            raise DataError(f"{path}: {field} should be a list of {len(given)} {wanted}")
+    for field in ("started", "finished", "initials"):
+        if not isinstance(text := content.get(field), str | None):
             raise DataError(f"{path}: {field} should be a text, found {text!r}")
+        found[field] = text
     if None in given:
         raise DataError(f"{path}: {given.count(None)} of {len(given)} images are not answered yet")
-    return {"said_real": np.array(given, bool), "milliseconds": times} | texts
+    return found

@@ -1,14 +1,15 @@
-"""The expert test of section 4.4 as one HTML page that works offline, and its score."""
+"""The expert test of section 4.4 as one HTML page that works offline."""
 
 import hashlib
 import json
-import math
 import os
 import re
 from base64 import b64encode
 from collections.abc import Sequence
 from contextlib import suppress
+from html import escape
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import cellaug
 from cellaug.data import DataError, open_dataset
@@ -17,6 +18,7 @@ from cellaug.data.images import check_images, decode, fit_square
 from cellaug.data.scan import scan
 from cellaug.data.sets import MANIFEST, SMALLEST_SIDE, lists_origin
 from cellaug.evaluation import expert
+from cellaug.evaluation.expert_score import KEY, PAGE, power_statement
 from cellaug.files import atomic_folder, new_folder, write_json
 from cellaug.generators import CREDIT
 
@@ -24,24 +26,27 @@ import cv2
 import numpy as np
 import pandas as pd
 
-PAGE, KEY = "expert-test.html", "key.json"
-UNCOMPRESSED = [cv2.IMWRITE_PNG_COMPRESSION, 0]  # a smooth, generated image would be shorter
+if TYPE_CHECKING:
+    from IPython.display import IFrame
 
-# accuracies reached elsewhere
-REFERENCES = {0.63: "haematologists on marrow cells of StyleGAN2-ADA", 0.71: "the thesis's expert"}
+UNCOMPRESSED = [cv2.IMWRITE_PNG_COMPRESSION, 0]  # a smooth, generated image would be shorter
+PRACTICE = 2  # images of each kind before the trial, if there are more than it takes
 
 
 def write_test(
-    real: Path, fake: Path, out: Path, count: int = 50, seed: int = 0, size: int | None = None
-) -> dict:
+    real: Path, fake: Path, out: Path, count: int = 50, seed: int = 0, size: int | None = None,
+    ask: str = "real",
+) -> dict:  # fmt: skip
     """Write the page `expert-test.html` and its key `key.json` into the new folder `out`.
 
     `count` images are drawn at random from each of the folders `real` and `fake` and their
     subfolders; where both have classes (subfolders, or labels in a manifest.csv), the same number
     of each class, so that the class does not give an image away. They are shown with a side of
-    `size` pixels, by default the shortest of any of them.
-    Returns the key: `trial` (`trial_hash`), for each image `real` and `files`, and `folders`,
-    `seed`, `size`, `notes`, `left_out` (file and reason). DataError for what makes no trial.
+    `size` pixels, by default the shortest of any of them. The page asks whether an image is real,
+    or with `ask` "class", which class it is; up to `PRACTICE` more of each kind come before.
+    Returns the key: `trial` (`trial_hash`), `ask`, for each image `real`, `files` and `classes`
+    ("" if unknown), and `practice` (files), `folders`, `seed`, `size`, `notes`, `left_out` (file
+    and reason). DataError for what makes no trial.
     """
     limits = {"count": (count, 1), "seed": (seed, 0), "size": (size, SMALLEST_SIDE)}
     for name, (value, least) in limits.items():
@@ -52,22 +57,33 @@ def write_test(
     files = pd.concat([_look(kind, root) for kind, root in roots.items()], ignore_index=True)
     usable = files["problem"] == ""
     _refuse_shared(files[usable])
-    wanted, matched = _matched(files[usable], count, seed)
+    wanted, names, matched = _matched(files[usable], count, seed)
+    if ask == "class" and len(names) < 2:
+        raise DataError(f"--ask class needs two classes or more on both sides. {matched}")
     drawn = pd.concat(_draw(files, kind, wanted, [seed, k]) for k, kind in enumerate(roots))
     size = size or int(drawn["side"].min())
-    images = np.stack([fit_square(decode(path)[0], size) for path in drawn["path"]])
-    _refuse_shared(drawn.assign(digest=[image.tobytes() for image in images]))
+    more = _practice(files[usable].drop(drawn.index), names, seed)
+    both = pd.concat([drawn, more])
+    pixels = np.stack([fit_square(decode(path)[0], size) for path in both["path"]])
+    _refuse_shared(both.assign(digest=[image.tobytes() for image in pixels]))
+    images, practice = np.split(pixels, [len(drawn)])
+    classes = both["class"].str.casefold().map(names).fillna("").to_numpy()
 
     # With the images in it, so that two trials of one seed have orders of their own.
     order = np.random.default_rng([seed, int(expert.trial_hash(images), 16)]).permutation(2 * count)
     key = {"format": expert.FORMAT, "seed": seed, "size": size, "cellaug": cellaug.__version__}
     key |= {"trial": expert.trial_hash(images[order]), "real": (order < count).tolist()}
-    key["files"] = drawn["name"].iloc[order].tolist()
+    key |= {"ask": ask, "files": drawn["name"].iloc[order].tolist()}
+    key |= {"classes": classes[order].tolist(), "practice": more["name"].tolist()}
     key["folders"] = {kind: printable(str(root)) for kind, root in roots.items()}
     key["notes"] = [*_notes(files["kind"][usable], drawn, size), matched]
     key["left_out"] = files.loc[~usable, ["name", "problem"]].to_numpy().tolist()
+    known = [*names.values()] if ask == "class" else []
+    truth = (more["kind"] == "real").tolist()
+    truth = [known.index(name) for name in classes[len(drawn) :]] if known else truth
+    html = page(images[order], _credit(roots), known, practice=(practice, truth))
     with atomic_folder(out) as part:
-        (part / PAGE).write_bytes(page(images[order], _credit(roots)).encode())
+        (part / PAGE).write_bytes(html.encode())
         write_json(part / KEY, key)
     return key
 
@@ -82,16 +98,28 @@ def summary(key: dict, out: Path) -> str:
     return "\n".join([*lines, f"{out / KEY}  the key: keep it to yourself"])
 
 
-def page(images: np.ndarray, credit: str = "") -> str:
+def page(
+    images: np.ndarray, credit: str = "", classes: Sequence[str] = (), *,
+    practice: tuple[np.ndarray, Sequence[int]] | None = None, answers: Sequence[int] | None = None,
+    drawn: bool = False, more: str = "",
+) -> str:  # fmt: skip
     """The page as HTML, for images uint8 N×H×W×3 in the order of the trial (`shuffle_trial`).
 
-    It holds nothing else, and uncompressed PNGs of one size, so that no file tells them apart.
+    It asks whether an image is real, or with `classes` for its class. `practice` are images and
+    their answers (whether real, or the number of the class) that come before the trial. With
+    `answers` to all images it is a taste, which tells each answer at once and exports nothing;
+    `more` is the address of the whole test. `drawn` says that the real cells are drawings. It holds
+    nothing else, and uncompressed PNGs of one size, so that no file tells them apart.
     """
     if not len(images := check_images(images, "images")):
         raise ValueError("images: expected at least one")
-    pngs = [cv2.imencode(".png", i[..., ::-1], UNCOMPRESSED)[1].tobytes() for i in images]
+    warm, told = practice if practice is not None else (images[:0], [])
+    if len(warm) != len(told) or (answers is not None and len(answers) != len(images)):
+        raise ValueError("expected one answer for each image of the practice, and of a taste")
     data = {"format": expert.FORMAT, "trial": expert.trial_hash(images), "credit": credit}
-    data |= {"images": [f"data:image/png;base64,{b64encode(png).decode()}" for png in pngs]}
+    data |= {"classes": list(classes), "images": _uris(images), "drawn": drawn, "more": more}
+    data |= {"warm_up": {"images": _uris(warm), "answers": _truth(told, classes)}}
+    data |= {"answers": None if answers is None else _truth(answers, classes)}
     html = Path(__file__).with_suffix(".html").read_text("utf-8")
     policy = "default-src 'none'; img-src data:"
     for tag in ("style", "script"):  # the page's own and no other
@@ -102,84 +130,20 @@ def page(images: np.ndarray, credit: str = "") -> str:
     return html.replace("%DATA%", json.dumps(data).replace("<", "\\u003c"))
 
 
-def read_key(path: str | Path) -> dict:
-    """Read a key; `real` is bool (N,). FileNotFoundError or DataError if it is none."""
-    key = expert.read_document(path, f"the key of an expert test, {KEY}")
-    if "said_real" in key:
-        raise DataError(f"{path} holds answers: give the key, {KEY}, as the last file")
-    real = key.get("real")
-    if not isinstance(real, list) or not real or any(not isinstance(x, bool) for x in real):
-        raise DataError(f"{path}: real should be a list of true and false, one for each image")
-    if not isinstance(key.get("trial"), str):
-        raise DataError(f"{path}: trial should be a text, found {key.get('trial')!r}")
-    return key | {"real": np.array(real)}
+def frame(html: str) -> "IFrame":
+    """A page in a frame for JupyterLab, which gets no key that is meant for the page."""
+    from IPython.display import IFrame
+
+    return IFrame("about:blank", "100%", 760, [f'srcdoc="{escape(html)}"'])
 
 
-def score_answers(answers: Sequence[str | Path], key: str | Path) -> dict:
-    """Score files of answers, one for each reader, against the key of their trial.
-
-    Returns `trial`, `images` (numbers of real and fake ones), `readers` and `power`: what so many
-    images can show. A reader has what `score_confusion` gives, `file`, `initials`, `started`,
-    `finished`, `against_guessing` and `median_seconds` (or None). Raises as `read_answers` does.
-    """
-    truth = read_key(key)
-    real, readers = truth["real"], []
-    seen: dict[str, Path] = {}
-    for path in map(Path, answers):
-        given = expert.read_answers(path, truth["trial"])
-        said, times = given["said_real"], given["milliseconds"]
-        if len(said) != len(real):
-            raise DataError(f"{path}: expected {len(real)} answers, found {len(said)}")
-        same = seen.setdefault(str(given | {"said_real": said.tolist()}), path)
-        if same is not path and times:  # equal to the millisecond: one reader's
-            raise DataError(f"{path} holds the same answers as {same}: give each reader once")
-        reader = expert.score(real, said) | {"file": printable(path.name)}
-        reader["initials"] = "".join(filter(str.isprintable, given["initials"] or ""))[:40]
-        reader["against_guessing"] = expert.against_guessing(reader["confusion"])
-        reader["median_seconds"] = float(np.median(times)) / 1000 if times else None
-        readers.append(reader | {name: given[name] for name in ("started", "finished")})
-    power: dict = {"power": expert.POWER, "alpha": expert.ALPHA}
-    power["detectable_accuracy"] = expert.detectable_accuracy(len(real))
-    power["trials_needed"] = {str(a): expert.trials_needed(a) for a in REFERENCES}
-    images = {"real": int(real.sum()), "fake": int((~real).sum())}
-    return {"trial": truth["trial"], "images": images, "readers": readers, "power": power}
+def _uris(images: np.ndarray) -> list[str]:
+    pngs = [cv2.imencode(".png", i[..., ::-1], UNCOMPRESSED)[1].tobytes() for i in images]
+    return [f"data:image/png;base64,{b64encode(png).decode()}" for png in pngs]
 
 
-def as_text(scores: dict) -> str:
-    """The result of `score_answers` for a person: tables like Table 2, a row for each reader."""
-    real, fake = scores["images"]["real"], scores["images"]["fake"]
-    lines, rows = [f"trial {scores['trial']}: {real} real and {fake} fake images"], []
-    for reader in scores["readers"]:
-        name = reader["initials"] or reader["file"]
-        columns = pd.Index(["called real", "called fake"], name=name)
-        lines += ["", pd.DataFrame(reader["confusion"], ["real", "fake"], columns).to_string()]
-        row = {"reader": name}
-        for measure in ("recall", "specificity", "accuracy"):
-            words = "{value:.2f} [{low:.2f}, {high:.2f}]" if reader[measure]["trials"] else "-"
-            row[measure] = words.format(**reader[measure])
-        p, seconds = reader["against_guessing"]["p"], reader["median_seconds"]
-        row["p"] = "-" if p is None else "< 0.001" if p < 0.001 else f"{p:.3f}"
-        rows.append(row | {"seconds": "-" if seconds is None else f"{seconds:.1f}"})
-    test = scores["readers"][0]["against_guessing"]["test"]
-    lines += ["", pd.DataFrame(rows).to_string(index=False), ""]
-    lines += ["recall: real images called real; specificity: fake images called fake; in brackets:"]
-    lines += [f"exact 95 % intervals. p: two-sided {test}.", "seconds: median per image."]
-    pooled = "All readers saw the same images: their answers are not independent, no pooled"
-    lines += [pooled, "result is given."] * (len(rows) > 1)
-    return "\n".join([*lines, "", power_statement(real + fake)])
-
-
-def power_statement(images: int) -> str:
-    """What a test with so many images, half of them real, can show and what others would need."""
-    least = expert.detectable_accuracy(images)
-    found = "are too few to tell any accuracy from guessing"
-    if least is not None:
-        found = f"tell a true accuracy of {math.ceil(least * 100) / 100:.2f} or more from guessing"
-    terms = f"level {expert.ALPHA}, power {expert.POWER * 100:.0f} %"
-    lines = [f"{images} images {found} (two-sided exact binomial test at {terms})."]
-    for accuracy, who in REFERENCES.items():
-        lines += [f"An accuracy of {accuracy} ({who}) would take {expert.trials_needed(accuracy)}."]
-    return "\n".join(lines)
+def _truth(answers: Sequence[int], classes: Sequence[str]) -> list[int | bool]:
+    return [int(x) if classes else bool(x) for x in answers]
 
 
 def _look(kind: str, root: Path) -> pd.DataFrame:
@@ -227,8 +191,13 @@ def _labels(root: Path) -> dict[str, str]:
     return {}
 
 
-def _matched(usable: pd.DataFrame, count: int, seed: int) -> tuple[dict[str, int], str]:
-    """How many images of each class to draw from both sides ("" for any), and a note on it."""
+def _matched(
+    usable: pd.DataFrame, count: int, seed: int
+) -> tuple[dict[str, int], dict[str, str], str]:
+    """How many images of each class to draw from both sides ("" for any), and a note on it.
+
+    Between them, the classes that both sides have: as they are spelled, by their case-folded name.
+    """
     spare = pd.crosstab(usable["class"].str.casefold(), usable["kind"])
     spare = spare.reindex(columns=["real", "fake"], fill_value=0)
     known = spare[(spare > 0).any(axis=1)].drop("", errors="ignore")
@@ -239,7 +208,7 @@ def _matched(usable: pd.DataFrame, count: int, seed: int) -> tuple[dict[str, int
             "Classes were not matched: not all images are in subfolders of their class (or listed "
         )
         gap += "in a manifest.csv), or no class is on both sides. A reader may tell real from fake "
-        return {"": count}, f"{gap}images by how often a class comes up."
+        return {"": count}, {}, f"{gap}images by how often a class comes up."
     if both.sum() < count:
         have = ", ".join(f"{n} {name}" for name, n in both.items())
         raise DataError(
@@ -249,7 +218,19 @@ def _matched(usable: pd.DataFrame, count: int, seed: int) -> tuple[dict[str, int
     pool = np.random.default_rng([seed, 2]).permutation(np.repeat(both.index.to_numpy(), both))
     wanted = pd.Series(pool[:count]).value_counts(sort=False).sort_index()
     many = ", ".join(f"{n} {name}" for name, n in wanted.items())
-    return wanted.to_dict(), f"Each side has the same number of images of a class: {many}."
+    spelled = usable["class"].groupby(usable["class"].str.casefold()).first()
+    names = spelled[both.index].to_dict()
+    return wanted.to_dict(), names, f"Each side has the same number of images of a class: {many}."
+
+
+def _practice(spare: pd.DataFrame, names: dict[str, str], seed: int) -> pd.DataFrame:
+    """Images that the trial does not use, as many of each kind, up to `PRACTICE`, shuffled."""
+    spare = spare[spare["class"].str.casefold().isin(names)] if names else spare
+    rng = np.random.default_rng([seed, 3])
+    mixed = spare.iloc[rng.permutation(len(spare))]
+    few = min(PRACTICE, *((mixed["kind"] == kind).sum() for kind in ("real", "fake")))
+    chosen = mixed.groupby("kind").head(few)
+    return chosen.iloc[rng.permutation(len(chosen))]
 
 
 def _draw(

@@ -86,9 +86,11 @@ class Sheet:
         ax.set_axis_off()
 
 
-def image_rows(rows: Rows, heads: Sequence[str] = (), **options: Any) -> Described:
+def image_rows(
+    rows: Rows, heads: Sequence[str] = (), captions: Sequence[str] = (), **options: Any
+) -> Described:
     """Draw rows of images as in `Sheet`; ValueError without one, or if captions are too few."""
-    sheet = Sheet(rows, heads, **options)
+    sheet = Sheet(rows, heads, captions, **options)
     fig = new_figure(sheet.width, sheet.height)
     fig.alt = described(sheet.named, sheet.heads, sheet.captions)
     sheet.draw(fig.add_axes((0, 0, 1, 1)))

@@ -39,7 +39,11 @@ done, planned = results.done
 # %% tags=["hide-input"]
 def shown(rows, draw, **options):
     """A figure of these rows, or a sentence that says that there are none yet."""
-    return draw(rows, **options) if len(rows) else Markdown("*No run of these is finished yet.*")
+    return (
+        draw(rows, **options)
+        if len(rows)
+        else Markdown("*No run of these is finished yet.*")
+    )
 
 
 # %% tags=["nbval-check-output", "hide-input"]
@@ -84,7 +88,11 @@ Markdown(answers.in_words(answers.of_question(results, 1)))
 planned_arms = {arm for c in results.plan.contrasts for arm in (c.arm, c.against)}
 curves = answers.numbered(results, summary)
 curves = curves[curves["arm"].isin([*planned_arms, "classical"])]
-shown(curves, charts.score_curves, xlabel={f: f"real images {f}" for f in curves.get("family", ())})
+shown(
+    curves,
+    charts.score_curves,
+    xlabel={f: f"real images {f}" for f in curves.get("family", ())},
+)
 
 # %% [markdown]
 # How much room is there? The *room* is what the missing images cost: the score with all images less
@@ -93,7 +101,9 @@ shown(curves, charts.score_curves, xlabel={f: f"real images {f}" for f in curves
 
 # %% tags=["hide-input"]
 room = answers.room(results)
-shown(room.drop(columns=["score", "ceiling"], errors="ignore"), lambda rows: rows.round(3))
+shown(
+    room.drop(columns=["score", "ceiling"], errors="ignore"), lambda rows: rows.round(3)
+)
 
 # %% [markdown]
 # Which classes gain? A class that is asked for more often is also named more often, so look at the
@@ -102,7 +112,9 @@ shown(room.drop(columns=["score", "ceiling"], errors="ignore"), lambda rows: row
 # %% mystnb={"figure": {"caption": "Change of each class's recall when half of what is shown of a scarce class is generated, against the same classifier without generated cells, in percentage points: means over seeds with 95 % intervals over seeds and test images. Classes whose interval includes zero may not have changed.", "name": "fig-augmentation-classes"}} tags=["hide-input"]
 pairs = results.contrasts
 by_class = pairs[(pairs["class"] != "") & (pairs["tested_on"] == answers.OWN)]
-half = by_class["arm"].eq("half synthetic, classical") & by_class["against"].eq("even, classical")
+half = by_class["arm"].eq("half synthetic, classical") & by_class["against"].eq(
+    "even, classical"
+)
 shown(by_class[half], charts.change_by_class)
 
 # %% [markdown]
@@ -120,7 +132,9 @@ shown(answers.worths(results), charts.worth_in_images)
 # there only where the set is.
 
 # %% mystnb={"figure": {"caption": "Real test cells that only one of two classifiers names right, with 20 real images of each scarce class: above, those that only the classifier with generated cells gets right; below, those that only the one without gets right. Under each cell its class, then what the other classifier calls it. The largest differences over seeds, not selected by eye.", "name": "fig-augmentation-cells"}} tags=["hide-input"]
-differing = answers.only_one(results, "half synthetic, classical", "even, classical", "tail-20")
+differing = answers.only_one(
+    results, "half synthetic, classical", "even, classical", "tail-20"
+)
 cells = answers.cells_of(results)
 (shown(differing, charts.differing_cells, cells=cells) if cells
  else Markdown("*The set is not at hand, so its images cannot be shown here.*"))  # fmt: skip
@@ -149,10 +163,16 @@ Markdown(answers.in_words(answers.of_question(results, 3)))
 selection = results.selection.pivot_table(
     index="class", columns="reason", values="images", aggfunc="sum", fill_value=0
 )
-(100 * selection.div(selection.sum(axis=1), axis=0)).round(1).rename_axis(columns="% of images")
+(100 * selection.div(selection.sum(axis=1), axis=0)).round(1).rename_axis(
+    columns="% of images"
+)
 
 # %% mystnb={"figure": {"caption": "Macro F1 against the number of generated images, in per cent of the real ones, with 25 real images of each class. Marks are means over seeds, lines 95 % intervals. A curve that falls says that more is worse.", "name": "fig-augmentation-ratio"}} tags=["hide-input"]
-shown(answers.ratios(results), charts.score_curves, xlabel="generated images (% of the real ones)")
+shown(
+    answers.ratios(results),
+    charts.score_curves,
+    xlabel="generated images (% of the real ones)",
+)
 
 # %% [markdown]
 # Does a generator that looks better help more? Each row is a measure of the generators' cells beside
