@@ -3,13 +3,12 @@
 from collections.abc import Mapping
 
 from cellaug.data import Dataset
-from cellaug.figures import style
+from cellaug.figures import alt, style
 from cellaug.figures.charts import interval_plot
 from cellaug.figures.sheets import image_rows
 
 import numpy as np
 import pandas as pd
-from matplotlib.figure import Figure
 from matplotlib.ticker import FixedLocator, NullFormatter
 
 LINES = ("-", "--", ":", "-.")
@@ -17,7 +16,7 @@ LINES = ("-", "--", ":", "-.")
 
 def score_curves(
     rows: pd.DataFrame, xlabel: Mapping[str, str] | str, ylabel: str = "macro F1"
-) -> Figure:
+) -> style.Described:
     """Draw scores with intervals against a number, a line for each arm, a panel for each family.
 
     `rows` has the columns family, arm, number (above 0, on a logarithmic axis), mean, low, high;
@@ -45,12 +44,17 @@ def score_curves(
         ax.set_xticks(numbers, [f"{n:,.0f}" for n in numbers])
         ax.minorticks_off()
         ax.set(xlabel=xlabel if isinstance(xlabel, str) else xlabel[family])
+    tables = [
+        (rows[rows["family"] == family].pivot(index="number", columns="arm", values="mean"), ax)
+        for family, ax in zip(families, axes, strict=True)
+    ]
+    fig.alt = " ".join(alt.curves(table, ylabel, ax.get_xlabel()) for table, ax in tables)
     axes[0].set_ylabel(ylabel)
     fig.legend(known.values(), known.keys(), loc="outside upper left", ncols=2)
     return fig
 
 
-def change_by_class(rows: pd.DataFrame) -> Figure:
+def change_by_class(rows: pd.DataFrame) -> style.Described:
     """Draw contrasts by class (recall, in percentage points), a panel for each scarcity.
 
     `rows` has the columns class, scarcity, mean, low, high, as fractions.
@@ -61,7 +65,7 @@ def change_by_class(rows: pd.DataFrame) -> Figure:
     return interval_plot(table[wanted], "change of recall in percentage points", 0, "+.1f")
 
 
-def worth_in_images(rows: pd.DataFrame) -> Figure:
+def worth_in_images(rows: pd.DataFrame) -> style.Described:
     """Draw how many more real images would bring an arm's gain, a panel for each scarcity.
 
     `rows` are those of `cellaug.study.answers.worths`; what lies beyond the curve is drawn at its
@@ -76,7 +80,7 @@ def worth_in_images(rows: pd.DataFrame) -> Figure:
     return interval_plot(table[["measure", "name", *columns]], label, 0, "+.0f")
 
 
-def differing_cells(found: Mapping[str, pd.DataFrame], cells: Dataset) -> Figure:
+def differing_cells(found: Mapping[str, pd.DataFrame], cells: Dataset) -> style.Described:
     """Draw the images of `cellaug.study.answers.only_one` from their set, a row for each arm."""
     places = pd.Series(range(len(cells)), cells.digests)
     found = {arm: table for arm, table in found.items() if len(table)}
@@ -86,7 +90,7 @@ def differing_cells(found: Mapping[str, pd.DataFrame], cells: Dataset) -> Figure
     return image_rows(rows, captions=[*(both["class"] + "\n" + both["named"])])
 
 
-def calibration_errors(rows: pd.DataFrame) -> Figure:
+def calibration_errors(rows: pd.DataFrame) -> style.Described:
     """Draw the expected calibration error of each arm before and after temperature scaling.
 
     `rows` has the columns name (arm), kind, value, low, high.
