@@ -37,9 +37,9 @@ def results():
                 rows.append(made | {"tested_on": answers.OWN, "value": value})
                 rows.append(made | {"tested_on": answers.VALIDATION, "value": value - 0.1})
     runs = pd.DataFrame(rows)
-    return answers.Results(
-        plan, runs, pd.DataFrame(), pd.DataFrame(), pd.DataFrame(), pd.DataFrame()
-    )
+    none = pd.DataFrame()
+    work = pd.DataFrame({"run": ["a", "b"], "seconds": [3600.0, 3600.0]})
+    return answers.Results(plan, runs, none, none, none, none, work)
 
 
 def test_scores_are_of_the_plans_own_classifier_and_of_one_set(results):
