@@ -16,6 +16,10 @@
 # are larger than that spread. Three generators take part: the thesis's AC-GAN, the conditional recipe
 # of chapter 3, and, where its classes fit the data, the generator `pbc-fine-64` that comes with the
 # package.
+#
+# This chapter repeats the thesis's comparison: few seeds, one number of images. [](record/augmentation.ipynb)
+# asks the question of reviewers and laboratories: does it help beyond more copies of the same images, for
+# whom, and how much?
 
 # %% [markdown]
 # ## Parameters

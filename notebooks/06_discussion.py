@@ -25,9 +25,10 @@ seed = 1
 import json
 
 from cellaug import figures
-from cellaug.book import CHAPTERS, Chapter, recorded_results, show
+from cellaug.book import CHAPTERS, Chapter, recorded_results, result_file, show
 from cellaug.book.claims import claims, claims_table, f1_sources, real_runs, rules
 from cellaug.evaluation.classifiers import FOR_A_VERDICT, points, verdict
+from cellaug.study import answers
 from studies import ladder, weights
 from studies.common import verdicts
 
@@ -185,6 +186,27 @@ Markdown(
     f"and missed with none, because the interval includes the target's end: "
     f"{', '.join(undecided) or 'none'}."
 )
+
+# %% [markdown]
+# ## Does it help?
+#
+# The thesis's question has a study of its own, with paired runs and the control that the thesis lacks:
+# more copies of the same real images ([](record/augmentation.ipynb)). What it has found so far, in macro
+# F1 on real test cells, in percentage points:
+
+# %% tags=["hide-input", "nbval-check-output"]
+found = answers.read_results(result_file("augmentation") / "pbc")
+done, planned = found.done
+Markdown(
+    f"{done} of {planned} classifiers are finished. "
+    + answers.in_words(answers.of_question(found, 1))
+)
+
+# %% [markdown]
+# What a laboratory may conclude, scarcity by scarcity:
+
+# %% tags=["hide-input", "nbval-check-output"]
+Markdown(answers.advice(found))
 
 # %% [markdown]
 # ## Limitations

@@ -7,6 +7,7 @@ from cellaug.book.chapter import (
     interactive,
     recorded_benchmark,
     recorded_results,
+    result_file,
     thesis,
 )
 from cellaug.book.source import show

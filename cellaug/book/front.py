@@ -50,7 +50,8 @@ def studies() -> dict[str, pd.DataFrame]:
         table = pd.read_parquet(path)
         if plan["data"] == "phantom" or table.empty:
             continue
-        table = table[(table["taxonomy"] == "fine") & (table["class"] == "")]
+        own = (table["taxonomy"] == "fine") & (table["class"] == "")
+        table = table[own & (table["tested_on"] == "own test images")]
         arms = table["arm"].map(plan["arms"].get)
         found[path.parent.name] = table.assign(
             outcome=[outcome(row) for row in table.to_dict("records")],

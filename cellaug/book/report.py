@@ -76,9 +76,9 @@ def build_html(build: Path, run: Mapping[str, Any]) -> Path:
         with atomic_folder(html) as target:
             shutil.copytree(rendered, target, dirs_exist_ok=True)
             shutil.copyfile(target / "intro.html", target / "index.html")  # no mere redirection
-            for file in (build / "artifacts" / chapter / name for chapter, name in EXPERT):
-                if file.is_file():
-                    shutil.copyfile(file, target / file.name)
+            for page in (build / "artifacts" / chapter / name for chapter, name in EXPERT):
+                if page.is_file():
+                    shutil.copyfile(page, target / page.name)
             # Equations need no network.
             with resources.as_file(resources.files("jupyter_server_mathjax") / "static") as mathjax:
                 shutil.copytree(mathjax, target / "_static" / "mathjax", ignore=unused)
@@ -170,7 +170,7 @@ def results_page() -> str:
 def _recorded_line(record: Mapping[str, Any]) -> str:
     """When, on what, with what and from which code a run was recorded."""
     data = record["chapters"].get(CHAPTERS[0], {})
-    from cellaug.training.fit import duration
+    from cellaug.training.progress import duration
 
     cells = f"{_plain(data['data_name'])}, {data['images']:,} images" if data else "unknown images"
     made = f"commit {_plain(record['commit'][:7])}, {_plain(record['device'])}"

@@ -39,7 +39,8 @@ NEEDS = {"02_vanilla_gan": CHAPTERS[:1], "06_discussion": CHAPTERS[:-1]}
 NEEDS |= {"03_ac_gan": CHAPTERS[:2], "04_latent_space": CHAPTERS[:2]}
 NEEDS |= {"05_classifier": ("01_data", "03_ac_gan")}
 # Which files of book/results and which shipped weights a notebook shows or draws with.
-RESULTS = {"06_discussion": ["*/metrics.json", "ladder-*", "weights-*"]}
+RESULTS = {"06_discussion": ["*/metrics.json", "ladder-*", "weights-*", "augmentation/pbc/*"]}
+RESULTS |= {"record/augmentation": ["augmentation/pbc/*"]}
 RESULTS |= {"record/ladder": ["ladder-*"], "record/weights": ["weights-*"]}
 RESULTS |= {"record/benchmarks": ["*-benchmark.json"]}
 # Chapter 05 also draws recorded runs, but is not trained again for them; 06 draws the same figure.

@@ -62,7 +62,7 @@ class Sheet:
 
     def _lines(self, caption: str) -> list[tuple[str, float, str]]:
         """The lines of a caption, each with its size and colour; all but the first are small."""
-        found = []
+        found: list[tuple[str, float, str]] = []
         for i, line in enumerate(caption.split("\n") if caption else []):
             look = (TINY, GREY) if i else (SMALL, INK)
             found += [(part, *look) for part in wrapped(line, look[0], self.side + 0.5 * GAP)]
@@ -80,8 +80,8 @@ class Sheet:
             for x, image in zip(self.x, images, strict=False):
                 ax.imshow(image, extent=(x, x + side, y + side, y))
                 for i, (line, size, colour) in enumerate(next(words, ())):
-                    look = {"ha": "center", "va": "top", "color": colour, "fontsize": size}
-                    ax.text(x + side / 2, y + side + 0.03 + i * LINE, line, **look)
+                    look: dict[str, Any] = {"ha": "center", "va": "top", "color": colour}
+                    ax.text(x + side / 2, y + side + 0.03 + i * LINE, line, fontsize=size, **look)
         ax.set(xlim=(0, self.width), ylim=(self.height, 0))
         ax.set_axis_off()
 

@@ -59,10 +59,10 @@ def change_by_class(rows: pd.DataFrame) -> style.Described:
 
     `rows` has the columns class, scarcity, mean, low, high, as fractions.
     """
-    table = rows.rename(columns={"class": "name", "scarcity": "measure", "mean": "value"})
+    words = {"class": "name", "scarcity": "measure", "mean": "value", "low": "low", "high": "high"}
+    table = rows[[*words]].rename(columns=words)
     table[["value", "low", "high"]] *= 100
-    wanted = ["measure", "name", "value", "low", "high"]
-    return interval_plot(table[wanted], "change of recall in percentage points", 0, "+.1f")
+    return interval_plot(table, "change of recall in percentage points", 0, "+.1f")
 
 
 def worth_in_images(rows: pd.DataFrame) -> style.Described:

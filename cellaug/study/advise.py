@@ -20,7 +20,7 @@ from cellaug.study.plan import CLASSIFIER, GENERATOR, Plan, Run, ordered, read_p
 from cellaug.study.results import record
 from cellaug.study.statistics import worth
 from cellaug.study.worker import RESULT
-from cellaug.training.fit import duration
+from cellaug.training.progress import duration
 
 import numpy as np
 import pandas as pd
@@ -79,7 +79,8 @@ def advise(
         return written(out, document, None)
     chosen = {**CLASSIFIER, "steps": STEPS, **(classifier or {})}
     trained = {**{"images": GENERATOR["images"]}, **(generator or {})}
-    settings = {"data": str(data), "options": {"columns": dict(columns)} if columns else {}}
+    settings: dict[str, Any] = {"data": str(data)}
+    settings |= {"options": {"columns": dict(columns)} if columns else {}}
     settings |= {"hash": real.fingerprint, "image_size": size, "start_from": start_from}
     settings |= {"class_map": dict(class_map or {}), "classifier": chosen, "generator": trained}
     require_same(out / "study.json", settings)
@@ -104,7 +105,8 @@ def advise(
 
 def describe(cells: Dataset, counts: pd.DataFrame) -> dict[str, Any]:
     """What the advice says about the set."""
-    facts = {"name": printable(cells.name), "hash": cells.fingerprint, "images": len(cells)}
+    facts: dict[str, Any] = {"name": printable(cells.name), "hash": cells.fingerprint}
+    facts |= {"images": len(cells)}
     return facts | {"classes": counts.T.to_dict(), "credit": cells.credit}
 
 

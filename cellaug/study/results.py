@@ -166,7 +166,7 @@ def contrasts(
             continue
         for taxonomy, (names, numbers) in kinds.items():
             truth = test.truth(names, fine, numbers)
-            groups = None if test.groups is None else test.groups[truth >= 0]
+            groups: Any = None if test.groups is None else test.groups[truth >= 0]
             if not len(truth := truth[truth >= 0]):
                 continue
             one, other = (
