@@ -62,10 +62,11 @@ class Sheet:
 
     def _lines(self, caption: str) -> list[tuple[str, float, str]]:
         """The lines of a caption, each with its size and colour; all but the first are small."""
-        found = []
+        found: list[tuple[str, float, str]] = []
         for i, line in enumerate(caption.split("\n") if caption else []):
-            look = (TINY, GREY) if i else (SMALL, INK)
-            found += [(part, *look) for part in wrapped(line, look[0], self.side + 0.5 * GAP)]
+            size, colour = (TINY, GREY) if i else (SMALL, INK)
+            parts = wrapped(line, size, self.side + 0.5 * GAP)
+            found += [(part, size, colour) for part in parts]
         return found
 
     def draw(self, ax: Axes) -> None:
@@ -80,7 +81,7 @@ class Sheet:
             for x, image in zip(self.x, images, strict=False):
                 ax.imshow(image, extent=(x, x + side, y + side, y))
                 for i, (line, size, colour) in enumerate(next(words, ())):
-                    look = {"ha": "center", "va": "top", "color": colour, "fontsize": size}
+                    look: Any = {"ha": "center", "va": "top", "color": colour, "fontsize": size}
                     ax.text(x + side / 2, y + side + 0.03 + i * LINE, line, **look)
         ax.set(xlim=(0, self.width), ylim=(self.height, 0))
         ax.set_axis_off()

@@ -22,8 +22,8 @@ DPI, CSS = 200, 96  # pixels of an image for an inch, and of a screen on which l
 
 def use_style() -> None:
     """Set the book's style: colours for the colour-blind, white paper, no TeX in names."""
-    rc = {"figure.dpi": 110, "savefig.dpi": DPI, "legend.frameon": False, "text.parse_math": False}
-    rc |= {"hatch.linewidth": 0.6}
+    rc: dict[str, Any] = {"figure.dpi": 110, "savefig.dpi": DPI, "legend.frameon": False}
+    rc |= {"text.parse_math": False, "hatch.linewidth": 0.6}
     sns.set_theme("paper", "whitegrid", "colorblind", font_scale=0.92, rc=rc)
 
 
@@ -62,6 +62,7 @@ class Described(Figure):
 def new_figure(width: float, height: float, **options: Any) -> Described:
     """Return a figure that pyplot has already closed, yet a notebook can draw."""
     fig = plt.figure(figsize=(width, height), FigureClass=Described, **options)
+    assert isinstance(fig, Described)
     plt.close(fig)
     return fig
 
