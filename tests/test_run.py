@@ -632,6 +632,15 @@ def test_show_displays_the_source_without_docstrings(monkeypatch):
     assert '    """One."""' in shown[2]
 
 
+def test_a_chapter_knows_whether_its_cells_are_real(tiny):
+    seed = {"profile": "tiny", "seed": 3}
+    for data, word in (("pbc", "real"), ("phantom", "drawn")):
+        first = book.Chapter("01_data", seed | {"data": data, "rate": 0.5})
+        write_record(tiny, settings={"seed": 3, "data": data})
+        later = book.Chapter("02_vanilla_gan", seed)
+        assert (first.real, later.real) == (word, word)
+
+
 def test_the_thesis_beside_what_was_found():
     table = book.Chapter.compare({"images": (1000, 20), "diversity": ("by eye", "0.57")})
     assert table.to_string().splitlines()[0].split() == ["thesis", "here"]

@@ -64,8 +64,9 @@ class Sheet:
         """The lines of a caption, each with its size and colour; all but the first are small."""
         found: list[tuple[str, float, str]] = []
         for i, line in enumerate(caption.split("\n") if caption else []):
-            look = (TINY, GREY) if i else (SMALL, INK)
-            found += [(part, *look) for part in wrapped(line, look[0], self.side + 0.5 * GAP)]
+            size, colour = (TINY, GREY) if i else (SMALL, INK)
+            parts = wrapped(line, size, self.side + 0.5 * GAP)
+            found += [(part, size, colour) for part in parts]
         return found
 
     def draw(self, ax: Axes) -> None:
@@ -80,8 +81,8 @@ class Sheet:
             for x, image in zip(self.x, images, strict=False):
                 ax.imshow(image, extent=(x, x + side, y + side, y))
                 for i, (line, size, colour) in enumerate(next(words, ())):
-                    look: dict[str, Any] = {"ha": "center", "va": "top", "color": colour}
-                    ax.text(x + side / 2, y + side + 0.03 + i * LINE, line, fontsize=size, **look)
+                    look: Any = {"ha": "center", "va": "top", "color": colour, "fontsize": size}
+                    ax.text(x + side / 2, y + side + 0.03 + i * LINE, line, **look)
         ax.set(xlim=(0, self.width), ylim=(self.height, 0))
         ax.set_axis_off()
 

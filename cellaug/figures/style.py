@@ -62,6 +62,7 @@ class Described(Figure):
 def new_figure(width: float, height: float, **options: Any) -> Described:
     """Return a figure that pyplot has already closed, yet a notebook can draw."""
     fig = plt.figure(figsize=(width, height), FigureClass=Described, **options)
+    assert isinstance(fig, Described)
     plt.close(fig)
     return fig
 
