@@ -57,7 +57,7 @@ def profile_options(command: Callable) -> Callable:
 
 words = "A folder with one subfolder per class; or a table (.csv, .parquet) with the columns path "
 words += "and label, and optionally split and group; or a store; or one of pbc, pbc-fine, phantom, "
-data_argument = click.argument("data", help=words + "bloodmnist-28, -64, -128, -224.")
+data_argument = click.argument("data", help=words + "phantom-2, bloodmnist-28, -64, -128, -224.")
 words = "Generated images, as for REAL; or the output of 'generate' or 'augment'; or a generator: "
 words += "build/demo/artifacts/03_ac_gan/conditional, for example, or the name of a shipped one."
 fake_argument = click.argument("fake", help=words)
@@ -67,8 +67,8 @@ name_argument = click.argument("name", help=words)
 words = "Another name of a table's column path, label, split, group or origin; repeatable: "
 words += '--columns path="image ID" --columns label=cell_type.'
 columns_option = option("--columns NAME=COLUMN", words, multiple=True, callback=renamed)
-words = "One that a chapter saved, or the name of a shipped one."
-generator_option = option("--generator DIR", words, required=True)
+GENERATOR_WORDS = "One that a chapter saved, or the name of a shipped one."
+generator_option = option("--generator DIR", GENERATOR_WORDS, required=True)
 seed_option = option("--seed S", "Random seed.", default=0)
 json_option = option("--json", "Print one JSON document and nothing else.", "as_json")
 figure_option = option("--figure FILE", "Also draw the result (.png, .svg or .pdf).")

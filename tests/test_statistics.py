@@ -42,9 +42,12 @@ def test_scores_are_those_of_scikit_learn():
         np.testing.assert_allclose(found["recall"][place], recall)
 
 
-def test_a_class_that_neither_occurs_nor_is_named_counts_in_no_mean():
-    found = scores(np.array([0, 0, 1]), np.array([[0, 0, 1]]), 3)
-    assert found["macro_f1"] == [1.0] and np.isnan(found["recall"][0, 2])
+def test_a_class_that_does_not_occur_counts_in_no_mean_but_naming_it_is_wrong():
+    found = scores(np.array([0, 0, 1]), np.array([[0, 0, 1], [2, 0, 1]]), 3)
+    assert np.isnan(found["recall"][:, 2]).all()
+    np.testing.assert_allclose(found["macro_f1"], [1.0, (2 / 3 + 1) / 2])
+    expected = metrics.f1_score([0, 0, 1], [2, 0, 1], average="macro", labels=[0, 1])
+    assert found["macro_f1"][1] == pytest.approx(expected)
 
 
 def test_no_effect_is_called_none():

@@ -3,6 +3,7 @@
 import json
 import os
 import re
+import shutil
 import signal
 import time
 from dataclasses import replace
@@ -25,9 +26,12 @@ from cellaug.study.arms import (
     feed,
     others,
 )
+from cellaug.study.external import other_laboratory, own_test
 from cellaug.study.plan import ARM, Run, ordered, read_plan
 from cellaug.study.results import contrasts, gather, merged, record, specificity
-from cellaug.study.tasks import RESULT, perform, refuse_test
+from cellaug.study.statistics import holm, seeds_needed
+from cellaug.study.tasks import perform, refuse_test
+from cellaug.study.worker import RESULT
 
 import keras
 import numpy as np
@@ -35,6 +39,7 @@ import pandas as pd
 import psutil
 import pytest
 import yaml
+from PIL import Image
 
 PLANS = notebook_file("studies/augmentation").parent / "plans"
 
@@ -65,7 +70,6 @@ def test_every_plan_can_be_read_and_lists_runs_once():
         ({"arms": {"x": {"extras": 1}}}, "arms: x: no choice extras: sampling, augment"),
         ({"blocks": [{"seeds": 1, "scarcities": ["no"], "arms": []}]}, "no scarcities no"),
         ({"classifier": {"depth": 3}}, "classifier: classifier: no choice depth: network"),
-        ({"generator": {"epoch": 3}}, "generator: generator: no choice epoch: images"),
         ({"seed": 3}, "expected the keys"),
         (
             {"contrasts": [{"arm": "none", "against": "synthetic", "at": ["tail-8"]}]},
@@ -76,6 +80,12 @@ def test_every_plan_can_be_read_and_lists_runs_once():
 def test_wrong_plans_are_refused(tmp_path, changes, message):
     with pytest.raises(DataError, match="plan.yaml: .*" + message.replace("(", r"\(")):
         read_plan(written(tmp_path, **changes))
+
+
+def test_a_generator_with_an_unknown_choice_is_refused_before_the_first_run(tmp_path):
+    plan = read_plan(written(tmp_path, generator={"images": 96, "epoch": 3}))
+    with pytest.raises(DataError, match="generator: no choice epoch: generator_depth, "):
+        cluster.carry_out(plan.runs(), tmp_path / "runs")
 
 
 def test_a_plan_that_is_not_there_is_said():
@@ -441,7 +451,7 @@ def alone(tmp_path_factory):
 
 def results(plan, folder):
     parts = tasks.sides({"data": plan.data, "options": plan.options, "image_size": plan.image_size})
-    table, answers = gather(plan, folder, parts["validation"], parts["test"])
+    table, answers = gather(plan, folder, parts["validation"], [own_test(parts["test"])])
     table = table[table["seed"] == 1].drop(columns=["seconds", "seconds_before", "device"])
     return table, answers[answers["run"].isin(table["run"])].reset_index(drop=True)
 
@@ -498,36 +508,110 @@ def test_the_smallest_study_records_its_tables(alone, tmp_path):
     assert set(runs["arm"]) == {"duplicates", "synthetic"} and set(runs["seed"]) == {1, 2}
     assert {"macro_f1", "recall", "ece", "ece_scaled", "brier"} <= set(runs["measure"])
     assert runs["data_hash"].nunique() == 1 and runs["commit"].notna().all()
-    (contrast,) = pd.read_parquet(place / "contrasts.parquet").to_dict("records")
-    by_seed = runs[runs["measure"] == "macro_f1"].pivot(index="seed", columns="arm", values="value")
+    contrast, *by_class = pd.read_parquet(place / "contrasts.parquet").to_dict("records")
+    own = runs[(runs["measure"] == "macro_f1") & (runs["tested_on"] == "own test images")]
+    by_seed = own.pivot(index="seed", columns="arm", values="value")
     change = by_seed["synthetic"] - by_seed["duplicates"]
     assert contrast["mean"] == pytest.approx(change.mean()) and contrast["n"] == 2
     assert np.isnan(contrast["low"])  # no interval from two seeds
+    for row in by_class:  # the recall of each class
+        own = runs[(runs["measure"] == "recall") & (runs["class"] == row["class"])]
+        by_seed = own.pivot(index="seed", columns="arm", values="value")
+        assert row["mean"] == pytest.approx((by_seed["synthetic"] - by_seed["duplicates"]).mean())
+    assert len(by_class) == 4 and len(pd.read_parquet(place / "test.parquet")) > 30
     assert (place / "plan.yaml").read_text() == (PLANS / "smoke.yaml").read_text()
     again = record(read_plan(PLANS / "smoke.yaml"), alone, tmp_path)
     for file in place.glob("*.parquet"):
         pd.testing.assert_frame_equal(pd.read_parquet(file), pd.read_parquet(again / file.name))
+    work = pd.read_csv(place / "work.csv")
+    assert sorted(work["task"]) == ["classifier"] * 4 + ["generator"] * 2
+    assert (work["seconds"] > 0).all()
+    # What a lost folder had done is kept with what another one adds.
+    plan = read_plan(PLANS / "smoke.yaml")
+    lone, kept = tmp_path / "lone", tmp_path / "kept"
+    run = next(run for run in plan.runs() if run.settings["extra"] == "duplicates")
+    shutil.copytree(alone / run.name, lone / run.name)
+    record(plan, lone, kept)
+    assert set(pd.read_parquet(kept / "runs.parquet")["run"]) == {run.name}
+    shutil.copytree(alone, rest := tmp_path / "rest")
+    shutil.rmtree(rest / run.name)
+    record(plan, rest, kept)
+    merged_runs = pd.read_parquet(kept / "runs.parquet").sort_values(["run", "taxonomy", "measure"])
+    assert merged_runs["run"].nunique() == 4 and len(merged_runs) == len(runs)
+    pairs = [pd.read_parquet(where / "contrasts.parquet") for where in (kept, place)]
+    pd.testing.assert_frame_equal(*pairs)
     with pytest.raises(DataError, match="no run is finished yet"):
         record(read_plan(PLANS / "smoke.yaml"), tmp_path / "none", tmp_path)
+
+
+def test_other_laboratories_cells_are_scored_on_the_classes_that_they_have(alone, tmp_path):
+    smoke, classes = read_plan(PLANS / "smoke.yaml"), ["Lymph", "Neutro", "Smudge"]
+    plan = replace(smoke, taxonomies={"two": {"phantom segmented neutrophil": "granulocyte",
+                                              "phantom monocyte": "granulocyte"}})  # fmt: skip
+    cells = open_dataset("phantom-2", classes=4, images=60, size=48)
+    assert cells.name == "phantom-2" and not set(cells.digests) & set(
+        open_dataset("phantom", classes=4, images=60, size=48).digests
+    )
+    theirs = {"phantom lymphocyte": "Lymph", "phantom segmented neutrophil": "Neutro"}
+    images, rows = cells.read(48), []
+    for k, (image, label) in enumerate(zip(images, cells.labels, strict=True)):
+        kind = theirs.get(cells.class_names[label], "Smudge")
+        (tmp_path / kind).mkdir(exist_ok=True)
+        path = f"{kind}/{k}.png"
+        Image.fromarray(image).save(tmp_path / path)
+        rows.append((path, kind, f"patient {k % 5}"))
+    table = tmp_path / "lab.csv"
+    pd.DataFrame(rows, columns=["path", "label", "group"]).to_csv(table, index=False)
+    chosen = tmp_path / "map.yaml"
+    chosen.write_text("Lymph: phantom lymphocyte\nNeutro: granulocyte\nSmudge: leave\n")
+    lab = other_laboratory(str(table), str(chosen), plan)
+    counts = pd.Series([row[1] for row in rows]).value_counts()
+    assert len(lab.cells) == counts["Lymph"] + counts["Neutro"] and len(set(lab.groups)) == 5
+    record(plan, alone, tmp_path / "tables", lab)
+    runs = pd.read_parquet(tmp_path / "tables" / "runs.parquet")
+    own = runs[(runs["tested_on"] == "lab") & (runs["measure"] == "recall")].dropna(subset="value")
+    assert set(own[own["taxonomy"] == "fine"]["class"]) == {"phantom lymphocyte"}
+    assert set(own[own["taxonomy"] == "two"]["class"]) == {"phantom lymphocyte", "granulocyte"}
+    run = own["run"].iloc[0]
+    found = read_classifier(alone / run / "classifier").predict(lab.cells.read(32))
+    truth = np.where(lab.named == "granulocyte", "granulocyte", "phantom lymphocyte")
+    p = found[list(smoke_classes := [*found.columns[3:]])]
+    joined = p.rename(columns=plan.taxonomies["two"]).T.groupby(level=0).sum().T
+    right = (joined.idxmax(axis=1) == truth)[truth == "granulocyte"].mean()
+    mine = own[(own["run"] == run) & (own["class"] == "granulocyte")]["value"].item()
+    assert len(smoke_classes) == 4 and mine == pytest.approx(right)
+    pairs = pd.read_parquet(tmp_path / "tables" / "contrasts.parquet")
+    assert set(pairs["tested_on"]) == {"own test images", "lab"}
+    chosen.write_text("Lymph: lymph\nNeutro: leave\nSmudge: leave\n")
+    with pytest.raises(DataError, match="no class lymph; its classes are granulocyte, phantom"):
+        other_laboratory(str(table), str(chosen), plan)
+    chosen.write_text("Blast: leave\n")
+    with pytest.raises(DataError, match="has no class Blast; its classes are Lymph, Neutro"):
+        other_laboratory(str(table), str(chosen), plan)
+    chosen.write_text("".join(f"{name}: leave\n" for name in classes))
+    with pytest.raises(DataError, match="leaves every class"):
+        other_laboratory(str(table), str(chosen), plan)
 
 
 def test_contrasts_are_paired_over_the_seeds_that_both_arms_have():
     """Two arms of a constructed study: four and three seeds, two classes, ten test images."""
     rng = np.random.default_rng(0)
     smoke = read_plan(PLANS / "smoke.yaml")
-    test = cells((6, 4, 1)).subset(range(10))
+    test = own_test(cells((6, 4, 1)).subset(range(10)))
     plan = replace(smoke, taxonomies={"joined": {"b": "a"}})
     table, given = [], []
     for arm, seeds in (("synthetic", (1, 2, 3, 4)), ("duplicates", (2, 3, 4))):
         for seed in seeds:
             run = f"{arm}-{seed}"
             table.append({"run": run, "scarcity": "tail-8", "arm": arm, "seed": seed})
-            named = np.where(rng.random(10) < 0.7, test.labels, rng.integers(2, size=10))
+            named = np.where(rng.random(10) < 0.7, test.cells.labels, rng.integers(2, size=10))
             for taxonomy, numbers in (("fine", [0, 1, 2]), ("joined", [0, 0, 1])):
                 answers = np.array(numbers)[named].astype(np.uint8)
                 given.append({"run": run, "taxonomy": taxonomy, "answers": answers})
-    frame, answers = pd.DataFrame(table).assign(**plan.classifier), pd.DataFrame(given)
-    found = contrasts(plan, frame, answers, test, resamples=50).set_index("taxonomy")
+    frame = pd.DataFrame(table).assign(**plan.classifier)
+    answers = pd.DataFrame(given).assign(tested_on=test.name)
+    every = contrasts(plan, frame, answers, [test], ["a", "b", "c"], resamples=50)
+    found = every[every["class"] == ""].set_index("taxonomy")
     assert found.loc["fine", "n"] == 3 and found.loc["joined", "mean"] == 0  # all are of one class
     one, other = (
         np.stack([answers.set_index(["run", "taxonomy"])["answers"][f"{arm}-{s}", "fine"]
@@ -536,10 +620,20 @@ def test_contrasts_are_paired_over_the_seeds_that_both_arms_have():
     )  # fmt: skip
     from sklearn.metrics import f1_score
 
-    score = [[f1_score(test.labels, a, average="macro") for a in part] for part in (one, other)]
+    score = [
+        [f1_score(test.cells.labels, a, average="macro") for a in part] for part in (one, other)
+    ]
     assert found.loc["fine", "mean"] == pytest.approx(np.mean(score[0]) - np.mean(score[1]))
     assert found.loc["fine", "low"] <= found.loc["fine", "mean"] <= found.loc["fine", "high"]
     assert found.loc["fine", "adjusted"] == found.loc["fine", "p"]  # one contrast of a taxonomy
+    by_class = every[every["class"] != ""].set_index("class")
+    assert [*by_class.index] == ["a", "b"] and (by_class["taxonomy"] == "fine").all()
+    own = test.cells.labels == 1
+    assert by_class.loc["b", "mean"] == pytest.approx(
+        (one[:, own] == 1).mean() - (other[:, own] == 1).mean()
+    )
+    assert by_class["adjusted"].tolist() == holm(by_class["p"]).tolist()  # over the two classes
+    assert found.loc["fine", "needed"] == seeds_needed(found.loc["fine", "sd"], 0.007)
 
 
 def test_a_failed_run_is_named_and_the_others_are_done(tmp_path, monkeypatch):

@@ -37,7 +37,8 @@ MANIFEST_SUFFIXES = (".csv", ".parquet")
 def open_dataset(source: str | Path, **options) -> Dataset:
     """Open a set of labelled images; its report lists every file that is not used as it is.
 
-    `source` is "phantom" (drawn cells; options as `cellaug.data.phantom.phantom` has them), "pbc"
+    `source` is "phantom" (drawn cells; options as `cellaug.data.phantom.phantom` has them),
+    "phantom-2" (drawn as another laboratory would stain, light and magnify them), "pbc"
     (8 classes), "pbc-fine" (11, from the file names), "bloodmnist-28", "-64", "-128" or "-224" (PBC
     as MedMNIST publishes it, with its split), a folder with one subfolder of images per class (or
     as `cellaug.data.layouts` has it), a manifest (see this module), a folder with images and a
@@ -46,6 +47,8 @@ def open_dataset(source: str | Path, **options) -> Dataset:
     Public sets are looked for under `$CELLAUG_DATA`, then in the cache. `DataError` for whatever
     cannot be opened, a label that cannot be a folder's name, or a class without a usable image.
     """
+    if source == "phantom-2":
+        source, options = "phantom", {"laboratory": 1} | options
     drawn: Iterable[str] = inspect.signature(phantom).parameters if source == "phantom" else ()
     allowed = drawn or (() if source in NAMES else ("class_names", "columns"))
     if unknown := sorted(set(options) - set(allowed)):
@@ -62,7 +65,8 @@ def _open(source: str | Path, options: dict) -> Dataset:
     if source == "phantom":
         root, names, drawn = phantom(**options)
         credit = "phantom cells drawn by cellaug, not real ones"
-        cells = _collect("phantom", root, layouts.in_folders(root, names), names, credit)
+        name = "phantom-2" if options.get("laboratory") else "phantom"
+        cells = _collect(name, root, layouts.in_folders(root, names), names, credit)
         table = cells.table.merge(drawn.drop(columns="class"), "left", "path")
         return replace(cells, table=as_table(table, names))
     root, wanted, columns = locate(source), options.get("class_names"), options.get("columns") or {}

@@ -9,7 +9,7 @@ from typing import Any
 
 from cellaug.errors import DataError
 from cellaug.files import MINUTE
-from cellaug.study.plan import Run, ordered
+from cellaug.study.plan import Run, ordered, require_choices
 from cellaug.study.worker import RESULT, apart
 from cellaug.training.backends import accelerators
 from cellaug.training.progress import duration
@@ -73,6 +73,7 @@ def carry_out(
     """
     folder.mkdir(parents=True, exist_ok=True)
     every = ordered(runs)
+    require_choices(every)
     todo = [run for run in every if not _is_done(folder, run.name)]
     if not todo:
         return []

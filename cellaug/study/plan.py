@@ -12,8 +12,8 @@ from pathlib import Path
 from typing import Any
 
 from cellaug.errors import DataError
-from cellaug.training import Recipe
 
+import pandas as pd
 import yaml
 
 ARM: Mapping[str, Any] = {
@@ -45,11 +45,18 @@ CLASSIFIER: Mapping[str, Any] = {
     "network": "residual", "width": 24, "norm": "batch", "steps": 1800, "batch_size": 32,
     "learning_rate": 2e-3, "mixed_precision": False,
 }  # fmt: skip
-GENERATOR: Mapping[str, Any] = {"images": 60_000, "start_from": ""}
-"""The images that a generator sees; its other choices are those of `Recipe`."""
+GENERATOR: Mapping[str, Any] = {"images": 60_000, "start_from": "", "class_map": {}}
+"""The images that a generator sees, and the trained one that it starts from ("" for none), with its
+class for a class that is called differently; its other choices are those of `Recipe`."""
+
+COMMON = ("data", "options", "image_size", "subset", "seed")
+"""What every run has."""
 
 SELECTS: Mapping[str, Any] = {"sampling": "balanced", "augment": "classical"}
 """The arm, without extra images, whose classifier selects generated ones."""
+
+FINE = "fine"
+"""The taxonomy of the set itself."""
 
 _MADE = ("generated", "selected", "reconstructions", "interpolations")
 _FROM_GENERATOR = {"selected": "select", "reconstructions": "vary", "interpolations": "vary"}
@@ -75,6 +82,19 @@ class Run:
         changed = {k: v for k, v in flat.items() if k not in named and usual.get(k, ...) != v}
         text = json.dumps([changed, [run.name for run in self.needs]], sort_keys=True)
         return f"{self.settings['task']}-{hashlib.sha256(text.encode()).hexdigest()[:12]}"
+
+
+def require_choices(runs: Iterable[Run]) -> None:
+    """DataError for a generator with a choice that `Recipe` does not have, before the first run."""
+    from cellaug.training import Recipe  # here, since a page of results needs no Keras
+
+    known = {*GENERATOR, *Recipe.__dataclass_fields__, "task", *COMMON, "pool", "generator"}
+    for run in runs:
+        made = run.settings if run.settings["task"] == "generator" else {}
+        if unknown := ", ".join(set(made) - known):
+            raise DataError(
+                f"generator: no choice {unknown}: {', '.join(Recipe.__dataclass_fields__)}"
+            )
 
 
 def ordered(runs: Iterable[Run]) -> list[Run]:
@@ -137,8 +157,8 @@ class Plan:
         """A classifier's run, with the generator's and the selection's that it needs."""
         chosen = choices(self.arms[arm])
         subset = {"scarcity": scarcity, **self.scarcities[scarcity]}
-        common = {"data": self.data, "options": self.options, "image_size": self.image_size}
-        common |= {"subset": subset, "seed": seed}
+        values = (self.data, self.options, self.image_size, subset, seed)
+        common = dict(zip(COMMON, values, strict=True))
 
         def trained_in(arm: str, how: Mapping[str, Any], *needs: Run) -> Run:
             named = {"task": "classifier", **common, "arm": arm, **how}
@@ -194,8 +214,6 @@ def read_plan(path: Path) -> Plan:
             if unknown := set(block[kind]) - set(names):
                 raise DataError(f"{path}: blocks: no {kind} {', '.join(sorted(unknown))}")
     _check(path, "classifier", {"classifier": given.get("classifier", {})}, CLASSIFIER)
-    recipe = {**GENERATOR, **dict.fromkeys(Recipe.__dataclass_fields__)}
-    _check(path, "generator", {"generator": given.get("generator", {})}, recipe)
     contrasts = tuple(
         Contrast(scarcity=at, **{key: value for key, value in row.items() if key != "at"})
         for row in given.get("contrasts", ())
@@ -218,6 +236,12 @@ def read_plan(path: Path) -> Plan:
         options=given.get("options", {}),
         text=text,
     )
+
+
+def of_plan(plan: Plan, table: pd.DataFrame) -> pd.Series:
+    """Which rows are of the plan's own classifier, and not of a block's variant of it."""
+    same = [table[key] == value for key, value in plan.classifier.items()]
+    return pd.concat(same, axis=1).all(axis=1)
 
 
 def _check(path: Path, part: str, given: Mapping[str, Any], known: Mapping[str, Any]) -> None:

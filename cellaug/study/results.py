@@ -3,24 +3,26 @@
 import io
 import json
 from collections.abc import Mapping, Sequence
+from itertools import product
 from pathlib import Path
 from typing import Any
 
 from cellaug.data import Dataset
 from cellaug.errors import DataError
-from cellaug.evaluation.calibration import calibration, probabilities, temperature
+from cellaug.evaluation.calibration import calibration, temperature
 from cellaug.evaluation.classifiers import classification_report
 from cellaug.files import write_atomically
-from cellaug.study.plan import Plan, Run, ordered
-from cellaug.study.statistics import difference, holm
+from cellaug.study.external import HeldOut, own_test
+from cellaug.study.plan import FINE, Plan, Run, of_plan, ordered
+from cellaug.study.statistics import difference, holm, seeds_needed
 from cellaug.study.tasks import sides
 from cellaug.study.worker import RESULT
 
 import numpy as np
 import pandas as pd
 
-FINE = "fine"
-"""The taxonomy of the set itself."""
+THESIS_GAIN = 0.007
+"""The gain in weighted F1 that the thesis saw (0.946 to 0.953), as a fraction."""
 
 
 def taxonomies(plan: Plan, class_names: Sequence[str]) -> dict[str, tuple[list[str], np.ndarray]]:
@@ -48,15 +50,18 @@ def specificity(confusion: np.ndarray) -> np.ndarray:
 def measures(
     p: np.ndarray, scaled: np.ndarray, truth: np.ndarray, names: Sequence[str]
 ) -> list[tuple[str, str, float]]:
-    """All measures of probabilities (N, C), before and after scaling: (measure, class, value)."""
+    """All measures of probabilities (N, C), before and after scaling: (measure, class, value).
+
+    Means over classes are over those that occur in `truth`.
+    """
     report = classification_report(truth, p.argmax(1), names)
-    recall = pd.Series(report["recall"], dtype=float)
-    rows = [(key, "", report[key]) for key in ("accuracy", "weighted_f1", "macro_f1")]
-    rows.append(("balanced_accuracy", "", recall.mean()))
     by_class = {key: report[key] for key in ("recall", "precision", "f1")}
     by_class["specificity"] = dict(
         zip(names, specificity(np.array(report["confusion"])), strict=True)
     )
+    means = {key: pd.Series(by_class[key], dtype=float).mean() for key in ("f1", "recall")}
+    rows = [(key, "", report[key]) for key in ("accuracy", "weighted_f1")]
+    rows += [("macro_f1", "", means["f1"]), ("balanced_accuracy", "", means["recall"])]
     for key, values in by_class.items():
         rows += [(key, kind, np.nan if v is None else float(v)) for kind, v in values.items()]
     for suffix, values in (("", p), ("_scaled", scaled)):
@@ -71,15 +76,15 @@ def read_run(folder: Path, run: Run) -> dict[str, Any] | None:
 
 
 def gather(
-    plan: Plan, folder: Path, validation: Dataset, test: Dataset
+    plan: Plan, folder: Path, validation: Dataset, tests: Sequence[HeldOut]
 ) -> tuple[pd.DataFrame, pd.DataFrame]:
-    """The results of all classifiers that are finished.
+    """The results of all classifiers that are finished, on each set of test images.
 
-    Returns the table, with a row for each run, taxonomy, measure and class ("" for all), and every
-    choice that made the run; and the class numbers that each run gave to the test images, as one
-    list for each run and taxonomy.
+    Returns the table, with a row for each run, test set, taxonomy, measure and class ("" for all),
+    and every choice that made the run; and the class numbers that each run gave to the images of a
+    test set that a taxonomy can place, as one list for each.
     """
-    kinds = taxonomies(plan, test.class_names)
+    kinds = taxonomies(plan, validation.class_names)
     rows, answers = [], []
     for run in plan.runs():
         record = read_run(folder, run)
@@ -87,30 +92,33 @@ def gather(
             continue
         made = facts(run, record, folder)
         with np.load(folder / run.name / "logits.npz", allow_pickle=False) as file:
-            logits = {name: file[name] for name in ("validation", "test")}
-        warm = temperature(logits["validation"], validation.labels)
-        plain, scaled = probabilities(logits["test"]), probabilities(logits["test"], warm)
-        for taxonomy, (names, numbers) in kinds.items():
-            truth = numbers[test.labels]
-            found = measures(merged(plain, numbers), merged(scaled, numbers), truth, names)
-            rows += [made | {"taxonomy": taxonomy, "measure": m, "class": k, "value": v}
-                     for m, k, v in found]  # fmt: skip
-            named = merged(plain, numbers).argmax(1).astype(np.uint8)
-            answers.append({"run": run.name, "taxonomy": taxonomy, "answers": named})
-        valued = merged(probabilities(logits["validation"]), kinds[FINE][1])
-        score = classification_report(validation.labels, valued.argmax(1), test.class_names)
-        rows.append(made | {"taxonomy": FINE, "measure": "validation_macro_f1", "class": "",
-                            "value": score["macro_f1"]})  # fmt: skip
+            valued = file["validation"]
+        warm = temperature(valued, validation.labels)
+        for test in tests:
+            plain, scaled = (test.probabilities(folder / run.name, t) for t in (1.0, warm))
+            for taxonomy, (names, numbers) in kinds.items():
+                truth = test.truth(names, validation.class_names, numbers)
+                if not (placed := truth >= 0).any():
+                    continue
+                which = {"tested_on": test.name, "taxonomy": taxonomy}
+                found = measures(merged(plain, numbers)[placed], merged(scaled, numbers)[placed],
+                                 truth[placed], names)  # fmt: skip
+                rows += [made | which | {"measure": m, "class": k, "value": v} for m, k, v in found]
+                named = merged(plain, numbers)[placed].argmax(1).astype(np.uint8)
+                answers.append({"run": run.name, **which, "answers": named})
+        score = classification_report(validation.labels, valued.argmax(1), validation.class_names)
+        rows.append(made | {"tested_on": "validation images", "taxonomy": FINE, "class": "",
+                            "measure": "macro_f1", "value": score["macro_f1"]})  # fmt: skip
     return pd.DataFrame(rows), pd.DataFrame(answers)
 
 
 def facts(run: Run, record: Mapping[str, Any], folder: Path) -> dict[str, Any]:
     """Everything that made a classifier, as columns of the table."""
     settings, found = run.settings, record["found"]
-    before = sum(
-        json.loads((folder / name / RESULT).read_text("utf-8"))["seconds"]
-        for name in set(record["needs"].values())
-    )
+    needed = {task: json.loads((folder / name / RESULT).read_text("utf-8"))
+              for task, name in record["needs"].items()}  # fmt: skip
+    before = sum(other["seconds"] for other in needed.values())
+    quality = needed["generator"]["found"]["quality"] if "generator" in needed else {}
     keys = ["data", "image_size", "seed", "arm", "sampling", "augment", "extra", "pool"]
     keys += ["generator", "pretrain"]
     generator = next((r.settings for r in _all(run) if r.settings["task"] == "generator"), {})
@@ -125,6 +133,7 @@ def facts(run: Run, record: Mapping[str, Any], folder: Path) -> dict[str, Any]:
         "extra_images": sum(found["extra"].values()),
         "seconds": record["seconds"],
         "seconds_before": before,
+        **{f"generator_{key}": value for key, value in quality.items()},
         **{key: record[key] for key in ("commit", "device")},
     }
 
@@ -133,77 +142,114 @@ def _all(run: Run) -> list[Run]:
     return [run, *(each for other in run.needs for each in _all(other))]
 
 
-def of_plan(plan: Plan, table: pd.DataFrame) -> pd.Series:
-    """Which rows are of the plan's own classifier, and not of a block's variant of it."""
-    same = [table[key] == value for key, value in plan.classifier.items()]
-    return pd.concat(same, axis=1).all(axis=1)
-
-
 def contrasts(
-    plan: Plan, table: pd.DataFrame, answers: pd.DataFrame, test: Dataset, resamples: int = 2000
-) -> pd.DataFrame:
+    plan: Plan, table: pd.DataFrame, answers: pd.DataFrame, tests: Sequence[HeldOut],
+    fine: Sequence[str], resamples: int = 2000,
+) -> pd.DataFrame:  # fmt: skip
     """The planned comparisons, each over the seeds that both arms have.
 
-    Columns: those of `Contrast`, taxonomy, class (""), mean, low and high (BCa over seeds and test
-    images, or groups where they are known), p (sign flips) and adjusted (Holm, over all contrasts
-    of a taxonomy), d, sd, n and by_seed, the differences. They are fractions, not points.
+    Columns: those of `Contrast`, tested_on, taxonomy, class ("" for all: the contrast's measure;
+    else the recall of this class of `fine`, the set's own), mean, low and high (BCa over seeds and
+    test images, or groups where they are known), p (sign flips), adjusted (Holm, over all contrasts
+    of a test set and taxonomy, or over the classes of one contrast), d, sd, n, needed (the paired
+    seeds that would show `THESIS_GAIN`) and by_seed, the differences. They are fractions.
     """
-    kinds = taxonomies(plan, test.class_names)
-    groups = test.table["group"] if (test.table["group"] != "").all() else None
+    kinds, rows = taxonomies(plan, fine), []
     runs = table[of_plan(plan, table)].drop_duplicates("run")
-    runs = runs.set_index(["scarcity", "arm", "seed"])["run"]
-    given = answers.set_index(["taxonomy", "run"])["answers"]
-    rows = []
-    for contrast in plan.contrasts:
-        pair = [
-            runs[contrast.scarcity][arm]
-            if (contrast.scarcity, arm) in runs.index.droplevel(2)
-            else {}
-            for arm in (contrast.arm, contrast.against)
-        ]
-        seeds = sorted(set(getattr(pair[0], "index", ())) & set(getattr(pair[1], "index", ())))
+    runs = runs.set_index(["scarcity", "arm", "seed"])["run"].sort_index()
+    given = answers.set_index(["tested_on", "taxonomy", "run"])["answers"].to_dict()
+    for contrast, test in product(plan.contrasts, tests):
+        places = [(contrast.scarcity, arm) for arm in (contrast.arm, contrast.against)]
+        pair = [runs.loc[place] if place in runs.index.droplevel(2) else {} for place in places]
+        seeds = sorted(set(pair[0].keys()) & set(pair[1].keys()))
         if not seeds:
             continue
         for taxonomy, (names, numbers) in kinds.items():
-            truth = numbers[test.labels]
+            truth = test.truth(names, fine, numbers)
+            groups = None if test.groups is None else test.groups[truth >= 0]
+            if not len(truth := truth[truth >= 0]):
+                continue
             one, other = (
-                np.array([given[taxonomy][names_of[s]] for s in seeds]) for names_of in pair
+                np.array([given[test.name, taxonomy, names_of[s]] for s in seeds])
+                for names_of in pair
             )
-            found = difference(truth, one, other, len(names), contrast.measure, groups, resamples)
-            by_seed = found.pop("by_seed")
-            rows.append({**vars(contrast), "taxonomy": taxonomy, "class": "", **found,
-                         "by_seed": by_seed.tolist()})  # fmt: skip
+            made = {**vars(contrast), "tested_on": test.name, "taxonomy": taxonomy}
+            parts = {"": np.ones(len(truth), bool)}
+            if taxonomy == FINE:  # accuracy on the images of a class is its recall
+                parts |= {names[k]: truth == k for k in np.unique(truth)}
+            for kind, own in parts.items():
+                found = difference(
+                    truth[own], one[:, own], other[:, own], len(names),
+                    "accuracy" if kind else contrast.measure,
+                    None if groups is None else groups[own], resamples,
+                )  # fmt: skip
+                found["by_seed"] = found["by_seed"].tolist()
+                found["needed"] = seeds_needed(found["sd"], THESIS_GAIN) if seeds[1:] else np.nan
+                rows.append(made | {"class": kind, **found})
     frame = pd.DataFrame(rows)
     if frame.empty:
         return frame
-    frame["adjusted"] = frame.groupby("taxonomy")["p"].transform(holm)
-    return frame
+    whole, each = frame["class"] == "", ["tested_on", "taxonomy"]
+    frame["adjusted"] = frame[whole].groupby(each)["p"].transform(holm)
+    each += ["arm", "against", "scarcity"]
+    by_class = frame[~whole].groupby(each)["p"].transform(holm)
+    return frame.assign(adjusted=frame["adjusted"].fillna(by_class))
 
 
-def record(plan: Plan, folder: Path, place: Path) -> Path:
+def record(plan: Plan, folder: Path, place: Path, external: HeldOut | None = None) -> Path:
     """Write all results so far to a folder: tables and the plan; returns the folder.
 
     `runs.parquet` is `gather`'s table, `answers.parquet` the class numbers of its runs,
-    `contrasts.parquet` the planned comparisons, `selection.csv` how many generated images were kept
-    and refused, `plan.yaml` the plan. Raises DataError if no run is finished.
+    `test.parquet` the digest and class of each of the study's test images, `contrasts.parquet` the
+    planned comparisons, `selection.csv` how many generated images were kept and refused, `work.csv`
+    what each finished run took, `plan.yaml` the plan. Results of the plan's runs that the folder
+    has from before, and which `folder` lacks, are kept. Raises DataError if no run is finished.
     """
     parts = sides({"data": plan.data, "options": plan.options, "image_size": plan.image_size})
-    table, answers = gather(plan, folder, parts["validation"], parts["test"])
-    if table.empty:
+    test, fine = parts["test"], parts["test"].class_names
+    tests = [own_test(test), *([external] if external else [])]
+    table, answers = gather(plan, folder, parts["validation"], tests)
+    tables = {"runs": table.assign(data_hash=parts["train"].fingerprint), "answers": answers,
+              "selection": selections(plan, folder), "work": work(plan, folder)}  # fmt: skip
+    wanted = {run.name for run in ordered(plan.runs())}
+    for name, known in recorded(place, parts["train"].fingerprint).items():
+        new = tables[name]
+        old = known[known["run"].isin(wanted - set(tables["work"]["run"]))]
+        tables[name] = pd.concat([part for part in (old, new) if len(part)] or [new])
+    if tables["runs"].empty:
         raise DataError(f"{folder}: no run is finished yet, so there is nothing to record")
-    tables = {
-        "runs": table.assign(data_hash=parts["train"].fingerprint),
-        "answers": answers,
-        "contrasts": contrasts(plan, table, answers, parts["test"]),
-    }
+    tables["test"] = pd.DataFrame({"digest": test.digests, "class": tests[0].named})
+    tables["contrasts"] = contrasts(plan, tables["runs"], tables["answers"], tests, fine)
     place.mkdir(parents=True, exist_ok=True)
     for name, found in tables.items():
-        found.to_parquet(buffer := io.BytesIO(), index=False)
-        write_atomically(place / f"{name}.parquet", buffer.getvalue())
-    chosen = selections(plan, folder)
-    write_atomically(place / "selection.csv", chosen.to_csv(index=False).encode())
+        if name in AS_TEXT:
+            write_atomically(place / f"{name}.csv", found.to_csv(index=False).encode())
+        else:
+            found.to_parquet(buffer := io.BytesIO(), index=False)
+            write_atomically(place / f"{name}.parquet", buffer.getvalue())
     write_atomically(place / "plan.yaml", plan.text.encode())
     return place
+
+
+AS_TEXT = ("selection", "work")
+
+
+def recorded(place: Path, data_hash: str | None = None) -> dict[str, pd.DataFrame]:
+    """The tables of runs that a folder has from before; none, or of another set, are empty."""
+    if not (place / "runs.parquet").is_file():
+        return {}
+    found = {name: pd.read_parquet(place / f"{name}.parquet") for name in ("runs", "answers")}
+    found |= {name: pd.read_csv(place / f"{name}.csv", keep_default_na=False) for name in AS_TEXT}
+    same = data_hash is None or (found["runs"]["data_hash"] == data_hash).all()
+    return found if same else {}
+
+
+def work(plan: Plan, folder: Path) -> pd.DataFrame:
+    """What each finished run took: run, task, seconds, commit, device."""
+    keys = ("name", "seconds", "commit", "device")
+    rows = [{key: known[key] for key in keys} | {"task": run.settings["task"]}
+            for run in ordered(plan.runs()) if (known := read_run(folder, run))]  # fmt: skip
+    return pd.DataFrame(rows, columns=[*keys, "task"]).rename(columns={"name": "run"})
 
 
 def selections(plan: Plan, folder: Path) -> pd.DataFrame:

@@ -5,7 +5,7 @@ from typing import Any
 
 import numpy as np
 import pandas as pd
-from scipy import stats
+from scipy import optimize, stats
 
 RESAMPLES = 2000
 LEVEL = 0.95
@@ -16,8 +16,8 @@ def scores(truth: np.ndarray, predicted: np.ndarray, classes: int) -> dict[str, 
 
     `truth` (N,) holds class numbers below `classes`. Scores have the shape (...) of `predicted`
     without its last axis, "recall" (..., classes), NaN for a class without images. As in
-    scikit-learn, F1 is 0 where a class is never right; a class that neither occurs nor is
-    predicted counts in no mean.
+    scikit-learn, F1 is 0 where a class is never right; a class that does not occur counts in no
+    mean, though naming it is wrong.
     """
     shape = predicted.shape[:-1]
     answers = predicted.reshape(-1, predicted.shape[-1])
@@ -27,7 +27,7 @@ def scores(truth: np.ndarray, predicted: np.ndarray, classes: int) -> dict[str, 
     right = np.diagonal(confusion, axis1=1, axis2=2)
     true, named = confusion.sum(2), confusion.sum(1)
     with np.errstate(invalid="ignore", divide="ignore"):
-        f1 = 2 * right / (true + named)
+        f1 = np.where(true, 2 * right / (true + named), np.nan)
         recall = right / true
     found = {
         "accuracy": right.sum(1) / len(truth),
@@ -154,25 +154,28 @@ def seeds_needed(sd: float, gain: float, power: float = 0.8, most: int = 10_000)
 
 def worth(
     curve: Mapping[int, Sequence[float]], count: int, gains: Sequence[float], resamples: int = 2000,
-    seed: int = 0,
+    seed: int = 0, beyond: bool = False,
 ) -> dict[str, float]:  # fmt: skip
     """How many more real images would bring the same gain at `count` real images.
 
     `curve` has the scores of a baseline arm, one for each seed, by number of real images; `gains`
     are those of an arm over the baseline at `count`, one for each seed. The mean curve, made to
     rise only (isotonic regression), is read off along the logarithm of the number. Returns images
-    and its percentile interval over seeds, low and high; inf beyond the last point of the curve.
+    and its percentile interval over seeds, low and high; inf beyond the last point of the curve, or
+    with `beyond` what its last stretch that rises gives when it is continued.
     """
-    from sklearn.isotonic import IsotonicRegression
-
     rng, numbers = np.random.default_rng(seed), np.array(sorted(curve))
     places = np.log(numbers)
 
     def more(means: np.ndarray, gain: float) -> float:
-        rising = IsotonicRegression().fit_transform(places, means)
+        rising = optimize.isotonic_regression(means).x
         wanted = np.interp(np.log(count), places, rising) + gain
         if gain > 0 and wanted > rising[-1]:
-            return np.inf
+            before = np.flatnonzero(rising < rising[-1])
+            if not beyond or not len(before):
+                return np.inf
+            run, rise = (np.subtract(values[-1], values[before[-1]]) for values in (places, rising))
+            return float(np.exp(places[-1] + (wanted - rising[-1]) * run / rise) - count)
         if wanted < rising[0]:
             return float(numbers[0] - count)
         steps = np.flatnonzero(np.diff(rising, prepend=rising[0] - 1) > 0)  # the first of equals

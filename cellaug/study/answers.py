@@ -1,0 +1,375 @@
+"""What a study's tables say: scores, room and what recovers it, worth in real images, in words."""
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from cellaug.data import Dataset, open_dataset
+from cellaug.errors import DataError
+from cellaug.study.plan import FINE, Plan, choices, of_plan, read_plan
+from cellaug.study.statistics import LEVEL, over_seeds, worth
+
+import numpy as np
+import pandas as pd
+from scipy import stats
+
+OWN, VALIDATION = "own test images", "validation images"
+
+DECIDING = 5
+"""Seeds below which nothing is called better or worse."""
+
+
+@dataclass(frozen=True)
+class Results:
+    """The tables of a study (`cellaug.study.results.record`) and its plan."""
+
+    plan: Plan
+    runs: pd.DataFrame
+    contrasts: pd.DataFrame
+    answers: pd.DataFrame
+    test: pd.DataFrame
+    selection: pd.DataFrame
+    work: pd.DataFrame
+
+    @property
+    def class_names(self) -> list[str]:
+        """The set's own classes, in the order of their numbers."""
+        runs = self.runs
+        own = runs[(runs["measure"] == "recall") & (runs["taxonomy"] == FINE)]
+        return list(own["class"].unique())
+
+    @property
+    def done(self) -> tuple[int, int]:
+        """Classifiers that are finished, and those of the plan."""
+        return self.runs["run"].nunique(), len(self.plan.runs())
+
+    @property
+    def hours(self) -> float:
+        """Hours that all finished runs took, generators and selections too, added up."""
+        return float(self.work["seconds"].sum()) / 3600
+
+
+def read_results(place: Path) -> Results:
+    """Read what `record` wrote; DataError if it is not all there."""
+    tables = {}
+    for name in ("runs", "contrasts", "answers", "test"):
+        if not (file := place / f"{name}.parquet").is_file():
+            raise DataError(f"{place}: no results of a study: {file.name} is missing")
+        tables[name] = pd.read_parquet(file)
+    for name in ("selection", "work"):
+        tables[name] = pd.read_csv(place / f"{name}.csv", keep_default_na=False)
+    return Results(read_plan(place / "plan.yaml"), **tables)
+
+
+def scores(
+    results: Results, measure: str = "macro_f1", taxonomy: str = FINE, tested_on: str = OWN
+) -> pd.DataFrame:
+    """A measure of all runs of the plan's own classifier: scarcity, arm, seed, value."""
+    runs = results.runs[of_plan(results.plan, results.runs)]
+    wanted = (runs["measure"] == measure) & (runs["class"] == "")
+    wanted &= (runs["taxonomy"] == taxonomy) & (runs["tested_on"] == tested_on)
+    return runs.loc[wanted, ["scarcity", "arm", "seed", "value"]].reset_index(drop=True)
+
+
+def summary(found: pd.DataFrame) -> pd.DataFrame:
+    """Mean, interval (`over_seeds`), sd and n of `scores`, by scarcity and arm as they come."""
+    groups = found.groupby(["scarcity", "arm"], sort=False)["value"]
+    rows = {key: over_seeds(values.to_numpy(), 1999) for key, values in groups}
+    table = pd.DataFrame.from_dict(rows, orient="index")
+    table.index = pd.MultiIndex.from_tuples(table.index, names=["scarcity", "arm"])
+    return table
+
+
+def without_synthesis(plan: Plan) -> list[str]:
+    """The arms that have no image but real ones and copies of them."""
+    return [name for name, arm in plan.arms.items()
+            if choices(arm)["extra"] in ("none", "duplicates")]  # fmt: skip
+
+
+def whole(plan: Plan) -> str:
+    """The scarcity that leaves all images; DataError if the plan has none."""
+    for name, subset in plan.scarcities.items():
+        if not subset:
+            return name
+    raise DataError("the plan has no scarcity with all images, so the room cannot be known")
+
+
+def best_arm(results: Results, scarcity: str, arms: Sequence[str]) -> str:
+    """Which of some arms has the highest mean macro F1 on validation images; "" if none is done."""
+    found = scores(results, tested_on=VALIDATION)
+    own = found[(found["scarcity"] == scarcity) & found["arm"].isin(arms)]
+    return "" if own.empty else str(own.groupby("arm")["value"].mean().idxmax())
+
+
+def room(results: Results) -> pd.DataFrame:
+    """How much a scarcity costs, and the fraction of it that each arm with made images recovers.
+
+    The room is the mean macro F1 with all images less that of the best arm without synthesis, both
+    arms chosen on validation images. A row for each scarcity and arm: baseline, score, ceiling,
+    room, recovered with its interval low to high (BCa over the seeds of both; NaN with fewer than
+    three), n. Scarcities whose room is not above zero are left out.
+    """
+    plan, found = results.plan, scores(results)
+    real, full = without_synthesis(plan), whole(plan)
+    at = found.set_index(["scarcity", "arm", "seed"])["value"].sort_index()
+    rows: list[dict[str, Any]] = []
+    if not (top := best_arm(results, full, real)):
+        return pd.DataFrame(rows)
+    ceiling = at[full, top].to_numpy()
+    for scarcity in [name for name in plan.scarcities if name != full]:
+        if not (base := best_arm(results, scarcity, real)):
+            continue
+        baseline = at[scarcity, base]
+        if (gap := ceiling.mean() - baseline.mean()) <= 0:
+            continue
+        made = {"scarcity": scarcity, "baseline": base, "score": baseline.mean(),
+                "ceiling": ceiling.mean(), "room": gap}  # fmt: skip
+        for arm in found[found["scarcity"] == scarcity]["arm"].unique():
+            if arm not in real:
+                pairs = pd.concat({"arm": at[scarcity, arm], "base": baseline}, axis=1).dropna()
+                rows.append({**made, "arm": arm, **recovered(pairs, ceiling)})
+    return pd.DataFrame(rows)
+
+
+def recovered(pairs: pd.DataFrame, ceiling: np.ndarray) -> dict[str, float]:
+    """The fraction of the room that an arm recovers, by the paired scores `arm` and `base`."""
+    arm, base = pairs["arm"].to_numpy(), pairs["base"].to_numpy()
+
+    def fraction(seeds: np.ndarray, others: np.ndarray) -> float:
+        one, other, top = (
+            arm[seeds.astype(int)],
+            base[seeds.astype(int)],
+            ceiling[others.astype(int)],
+        )
+        return float((one - other).mean() / (top.mean() - other.mean()))
+
+    every = np.arange(len(pairs)), np.arange(len(ceiling))
+    found = {"recovered": fraction(*every) if len(pairs) else np.nan, "n": len(pairs)}
+    found |= {"low": np.nan, "high": np.nan}
+    if min(map(len, every)) >= 3 and np.ptp(arm - base):
+        interval = stats.bootstrap(
+            every, fraction, n_resamples=2000, confidence_level=LEVEL, vectorized=False,
+            method="BCa", rng=np.random.default_rng(0),
+        ).confidence_interval  # fmt: skip
+        found |= {"low": float(interval.low), "high": float(interval.high)}
+    return found
+
+
+def curves(plan: Plan) -> dict[str, dict[str, int]]:
+    """Scarcities that differ in the number of real images alone: by family, name and number."""
+    found: dict[str, dict[str, int]] = {}
+    for name, subset in plan.scarcities.items():
+        if "images" in subset:
+            family = "of each scarce class" if "scarce" in subset else "of every class"
+            found.setdefault(family, {})[name] = subset["images"]
+    return found
+
+
+def numbered(results: Results, table: pd.DataFrame) -> pd.DataFrame:
+    """The rows of `summary` at scarcities of `curves`, as columns with their family and number."""
+    places = {name: (family, number) for family, numbers in curves(results.plan).items()
+              for name, number in numbers.items()}  # fmt: skip
+    rows = table.reset_index()
+    rows = rows[rows["scarcity"].isin(places)]
+    both = pd.DataFrame([places[name] for name in rows["scarcity"]], rows.index)
+    return rows.assign(**both.set_axis(["family", "number"][: both.shape[1]], axis=1))
+
+
+def worths(results: Results) -> pd.DataFrame:
+    """What each arm's gain is worth in real images (`statistics.worth`), with its interval.
+
+    The baseline of a family of scarcities (`curves`) is the arm without synthesis that is best on
+    validation images among those that all of its scarcities have. Rows: family, scarcity, number
+    (of real images), baseline, arm, images, low, high, n; an arm is measured where it shares three
+    seeds with the baseline.
+    """
+    found, rows = scores(results), []
+    for family, numbers in curves(results.plan).items():
+        own = found[found["scarcity"].isin(numbers)]
+        spread = own.groupby("arm")["scarcity"].nunique()
+        common = [arm for arm in without_synthesis(results.plan)
+                  if spread.get(arm, 0) == own["scarcity"].nunique() > 1]  # fmt: skip
+        if not common:
+            continue
+        base = best_arm(results, next(iter(own["scarcity"])), common)
+        at = own.set_index(["scarcity", "arm", "seed"])["value"].sort_index()
+        curve = {numbers[name]: at[name, base].tolist() for name in own["scarcity"].unique()}
+        for (scarcity, arm), values in at.groupby(["scarcity", "arm"], sort=False):
+            gains = (values.droplevel([0, 1]) - at[scarcity, base]).dropna()
+            if arm not in without_synthesis(results.plan) and len(gains) >= 3:
+                rows.append({"family": family, "scarcity": scarcity, "number": numbers[scarcity],
+                             "baseline": base, "arm": arm, "n": len(gains),
+                             **worth(curve, numbers[scarcity], gains.tolist())})  # fmt: skip
+    return pd.DataFrame(rows)
+
+
+def verdict(row: Mapping[str, Any]) -> str:
+    """better, worse or undecided, by the interval of a contrast; "" with fewer than five seeds."""
+    if row["n"] < DECIDING or np.isnan(row["low"]):
+        return ""
+    return "better" if row["low"] > 0 else "worse" if row["high"] < 0 else "undecided"
+
+
+def points(row: Mapping[str, Any]) -> str:
+    """A contrast's mean and interval in percentage points: "+1.2 (+0.3 to +2.1), 10 seeds"."""
+    mean, low, high = (
+        f"{100 * row[key]:+.1f}".replace("-", "−") for key in ("mean", "low", "high")
+    )
+    between = "" if np.isnan(row["low"]) else f" ({low} to {high})"
+    found = f"{mean}{between}, {row['n']} seed{'s' * (row['n'] != 1)}"
+    return found.replace("-", "−")
+
+
+def of_question(results: Results, question: int, tested_on: str = OWN) -> pd.DataFrame:
+    """The planned contrasts of one of the page's questions, over all classes of the set's own."""
+    table = results.contrasts
+    if table.empty:
+        return table
+    own = (table["question"] == question) & (table["class"] == "")
+    own &= (table["taxonomy"] == FINE) & (table["tested_on"] == tested_on)
+    return table[own].reset_index(drop=True)
+
+
+def in_words(contrasts: pd.DataFrame) -> str:
+    """What contrasts found, a sentence for each pair of arms; says where nothing is decided."""
+    sentences = []
+    for (arm, against), rows in contrasts.groupby(["arm", "against"], sort=False):
+        parts = []
+        for row in rows.to_dict("records"):
+            called = verdict(row) or "too few seeds for a verdict"
+            parts.append(f"{called} at {row['scarcity']}: {points(row)}")
+        sentences.append(f"*{arm}* against *{against}*: {'; '.join(parts)}.")
+    return " ".join(sentences) or "No run of these contrasts is finished yet."
+
+
+def ratios(results: Results) -> pd.DataFrame:
+    """The arms with a ratio, as rows of `summary` with family "" and the ratio as number (%)."""
+    plan, rows = results.plan, []
+    table = summary(scores(results))
+    plain = choices({})
+    for (scarcity, arm), row in table.iterrows():
+        chosen = choices(plan.arms[arm])
+        if chosen["ratio"] != "fill" and chosen["extra"] in ("generated", "selected", "duplicates"):
+            if chosen["pool"] == plain["pool"] and chosen["generator"] == plain["generator"]:
+                kind = f"{chosen['extra']}, {scarcity}"
+                rows.append({"family": "", "arm": kind, "number": 100 * chosen["ratio"], **row})
+    return pd.DataFrame(rows)
+
+
+def quality_and_gain(results: Results) -> pd.DataFrame:
+    """How a generator's measures go with the gain of the arms that use it: rank correlations.
+
+    The gain is over the best arm without synthesis of the same scarcity and seed; gains and
+    measures are taken less their mean in a scarcity and arm, so that only generators of like runs
+    are compared. Columns: Spearman's ρ, p, runs.
+    """
+    runs = results.runs[of_plan(results.plan, results.runs)].drop_duplicates("run")
+    measures = [name for name in ("generator_kernel_distance", "generator_precision",
+                                  "generator_coverage", "generator_agreement",
+                                  "generator_diversity") if name in runs]  # fmt: skip
+    at = scores(results).set_index(["scarcity", "arm", "seed"])["value"]
+    real = without_synthesis(results.plan)
+    bases = {name: best_arm(results, name, real) for name in runs["scarcity"].unique()}
+    keys = runs[["scarcity", "arm", "seed"]]
+    gains = [at[tuple(key)] - at.get((key[0], bases[key[0]], key[2]), np.nan)
+             for key in keys.itertuples(index=False)]  # fmt: skip
+    table = runs.assign(gain=gains).dropna(subset=["gain", *measures])
+    rows = {}
+    for name in measures:
+        parts = table.groupby(["scarcity", "arm"])[[name, "gain"]]
+        centred = (table[[name, "gain"]] - parts.transform("mean"))[parts.transform("size") > 2]
+        if len(centred) > 2:
+            found = stats.spearmanr(centred[name], centred["gain"])
+            label = name.removeprefix("generator_").replace("_", " ")
+            rows[label] = {"ρ": found.statistic, "p": found.pvalue, "runs": len(centred)}
+    return pd.DataFrame.from_dict(rows, orient="index", columns=["ρ", "p", "runs"])
+
+
+def by_normalisation(results: Results) -> pd.DataFrame:
+    """Macro F1 with either normalisation, where the plan has both: means, spread and seeds."""
+    runs = results.runs
+    alike = {key: value for key, value in results.plan.classifier.items() if key != "norm"}
+    own = (runs["measure"] == "macro_f1") & (runs["taxonomy"] == FINE)
+    own &= (runs["tested_on"] != VALIDATION) & (runs[[*alike]] == pd.Series(alike)).all(axis=1)
+    groups = runs[own].groupby(["tested_on", "scarcity", "arm", "norm"], sort=False)["value"]
+    table = groups.agg(["mean", "std", "count"]).unstack("norm")
+    return table.dropna() if table.columns.get_level_values(1).nunique() > 1 else table.iloc[:0]
+
+
+def calibration_of(results: Results, scarcity: str) -> pd.DataFrame:
+    """Calibration errors at a scarcity by arm: name, kind (before or after scaling), and spread."""
+    rows = []
+    for measure, kind in (("ece", "as trained"), ("ece_scaled", "temperature scaled")):
+        table = summary(own) if len(own := scores(results, measure)) else pd.DataFrame()
+        for (where, arm), row in table.iterrows():
+            if where == scarcity:
+                rows.append(
+                    {"name": arm, "kind": kind, "value": row["mean"], **row[["low", "high"]]}
+                )
+    return pd.DataFrame(rows)
+
+
+def only_one(
+    results: Results, arm: str, against: str, scarcity: str, count: int = 11
+) -> dict[str, pd.DataFrame]:
+    """The test images on which two arms differ most: by the arm that names them right.
+
+    Each table has at most `count` rows: digest, class, named (what the other arm says in most of
+    its seeds) and apart (the fraction of seeds in which one is right, less that of the other), the
+    largest first. Empty where an arm has no run.
+    """
+    runs = results.runs[of_plan(results.plan, results.runs)].drop_duplicates("run")
+    own = results.answers[(results.answers["tested_on"] == OWN)
+                          & (results.answers["taxonomy"] == FINE)]  # fmt: skip
+    given = own.set_index("run")["answers"]
+    order = results.class_names
+    truth = np.array([order.index(name) for name in results.test["class"]])
+    at = runs[runs["scarcity"] == scarcity].groupby("arm")["run"].agg(list)
+    if arm not in at or against not in at:
+        return {}
+    said = {name: np.stack([*given[at[name]]]) for name in (arm, against)}
+    right = {name: (values == truth).mean(0) for name, values in said.items()}
+    found = {}
+    for one, other in ((arm, against), (against, arm)):
+        apart = right[one] - right[other]
+        rows = np.argsort(-apart, kind="stable")[:count]
+        rows = rows[apart[rows] > 0]
+        usual = stats.mode(said[other][:, rows], axis=0).mode
+        found[one] = results.test.iloc[rows].assign(
+            named=[order[k] for k in usual], apart=apart[rows]
+        )
+    return found
+
+
+def cells_of(results: Results) -> Dataset | None:
+    """The study's set; None where it is not at hand."""
+    try:
+        return open_dataset(results.plan.data, **results.plan.options)
+    except (DataError, OSError):
+        return None
+
+
+def advice(results: Results) -> str:
+    """What the table allows to recommend, scarcity by scarcity, as a list in Markdown."""
+    table, lines = summary(scores(results)), []
+    planned = of_question(results, 1)
+    for scarcity in table.index.get_level_values(0).unique():
+        real = best_arm(results, scarcity, without_synthesis(results.plan))
+        if not real:
+            continue
+        words = f"**{scarcity}**: of the arms without synthesis take *{real}*"
+        words += f" (macro F1 {table.loc[(scarcity, real), 'mean']:.3f})"
+        rows = planned[planned["scarcity"] == scarcity] if len(planned) else planned
+        called = {row["arm"]: verdict(row) for row in rows.to_dict("records")
+                  if row["against"] == real}  # fmt: skip
+        if better := [arm for arm, word in called.items() if word == "better"]:
+            words += f"; add generated cells, as in *{'* and *'.join(better)}*: they help"
+        elif "worse" in called.values():
+            words += "; add no generated cells: they do harm"
+        elif decided := [arm for arm, word in called.items() if word]:
+            words += f"; generated cells have not been shown to help (*{'*, *'.join(decided)}*)"
+        elif called:
+            words += "; whether generated cells help is not decided, for there are too few seeds"
+        lines.append(f"- {words}.")
+    return "\n".join(lines) or "No arm is finished yet."

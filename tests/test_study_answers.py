@@ -1,0 +1,180 @@
+"""What the study's page says, on tables whose answers are known, and its figures."""
+
+from dataclasses import replace
+
+from cellaug import figures
+from cellaug.book.chapter import notebook_file
+from cellaug.data import DataError, Dataset
+from cellaug.figures import study as charts
+from cellaug.study import answers
+from cellaug.study.plan import read_plan
+
+import numpy as np
+import pandas as pd
+import pytest
+
+PBC = notebook_file("studies/augmentation").parent / "plans" / "pbc.yaml"
+EVEN, COPIES, MADE = "even, classical", "duplicates, classical", "half selected, classical"
+LEVELS = {  # macro F1 of each arm, without the seeds' own ups and downs
+    "all": {EVEN: 0.90},
+    "tail-10": {EVEN: 0.70, COPIES: 0.72, MADE: 0.80},
+    "tail-20": {EVEN: 0.80, COPIES: 0.78, MADE: 0.80},
+    "tail-50": {EVEN: 0.88},
+}
+
+
+@pytest.fixture(scope="module")
+def results():
+    """A study of six seeds, whose validation scores are a tenth lower than those of the test."""
+    plan, rows = read_plan(PBC), []
+    for scarcity, arms in LEVELS.items():
+        for arm, level in arms.items():
+            for seed in range(1, 7):
+                made = {"run": f"{scarcity} {arm} {seed}", "scarcity": scarcity, "arm": arm,
+                        "seed": seed, "class": "", "measure": "macro_f1", "taxonomy": "fine",
+                        **plan.classifier}  # fmt: skip
+                value = level + 0.001 * (-1) ** seed * (1 + (arm[0] == "h"))
+                rows.append(made | {"tested_on": answers.OWN, "value": value})
+                rows.append(made | {"tested_on": answers.VALIDATION, "value": value - 0.1})
+    runs = pd.DataFrame(rows)
+    return answers.Results(
+        plan, runs, pd.DataFrame(), pd.DataFrame(), pd.DataFrame(), pd.DataFrame()
+    )
+
+
+def test_scores_are_of_the_plans_own_classifier_and_of_one_set(results):
+    found = answers.scores(results)
+    assert len(found) == 8 * 6 and found["value"].between(0.69, 0.91).all()
+    other = results.runs.assign(steps=12_000)
+    mixed = replace(results, runs=pd.concat([results.runs, other]))
+    assert len(answers.scores(mixed)) == len(found)
+    table = answers.summary(found)
+    row = table.loc[("tail-10", EVEN)]
+    assert row["mean"] == pytest.approx(0.70) and row["n"] == 6
+    assert row["low"] < 0.70 < row["high"]
+    assert results.hours == 2 and results.done[0] == 8 * 6 < results.done[1]
+
+
+def test_room_and_what_is_recovered_of_it(results):
+    found = answers.room(results).set_index("scarcity")
+    row = found.loc["tail-10"]
+    assert row["baseline"] == COPIES  # the better one, on validation images
+    assert row["room"] == pytest.approx(0.90 - 0.72)
+    assert row["recovered"] == pytest.approx((0.80 - 0.72) / 0.18)
+    assert row["low"] < row["recovered"] < row["high"] and row["n"] == 6
+    assert found.loc["tail-20", "baseline"] == EVEN
+    assert found.loc["tail-20", "recovered"] == pytest.approx(0, abs=1e-6)
+    assert "tail-50" not in found.index  # no arm with made images there
+    with pytest.raises(DataError, match="no scarcity with all images"):
+        answers.room(replace(results, plan=replace(results.plan, scarcities={"a": {"images": 3}})))
+
+
+def test_a_gain_is_worth_the_real_images_that_would_bring_it(results):
+    found = answers.worths(results).set_index("scarcity")
+    assert set(found["baseline"]) == {EVEN} and set(found["number"]) == {10, 20}
+    # 0.70 at 10 images becomes 0.80, which is the baseline's score at 20
+    assert found.loc["tail-10", "images"] == pytest.approx(10, abs=0.2)
+    assert found.loc["tail-20", "images"] == pytest.approx(0, abs=0.2)
+
+
+def test_words_decide_nothing_from_few_seeds():
+    row = {"mean": 0.0123, "low": 0.003, "high": 0.0214, "n": 10, "scarcity": "tail-10",
+           "arm": "a", "against": "b"}  # fmt: skip
+    assert answers.verdict(row) == "better" and answers.verdict(row | {"n": 4}) == ""
+    assert answers.verdict(row | {"low": -0.1}) == "undecided"
+    assert answers.verdict(row | {"low": -0.2, "high": -0.1}) == "worse"
+    assert answers.points(row) == "+1.2 (+0.3 to +2.1), 10 seeds"
+    lone = row | {"mean": -0.02, "low": np.nan, "n": 1}
+    assert answers.points(lone) == "−2.0, 1 seed"
+    assert answers.in_words(pd.DataFrame([row, row | {"n": 3}])) == (
+        "*a* against *b*: better at tail-10: +1.2 (+0.3 to +2.1), 10 seeds; "
+        "too few seeds for a verdict at tail-10: +1.2 (+0.3 to +2.1), 3 seeds."
+    )
+
+
+def test_cells_that_only_one_classifier_names_right(results):
+    """Four test images, two seeds: one arm is right in the second, the other in the third."""
+    images = np.arange(4 * 48, dtype=np.uint8).reshape(4, 4, 4, 3)
+    cells = Dataset.of_images(images, [0, 1, 1, 0], ["a", "b"])
+    said = {MADE: [[0, 1, 0, 0], [0, 1, 1, 0]], EVEN: [[0, 0, 1, 0], [0, 0, 1, 0]]}
+    rows, given = [], []
+    for arm, by_seed in said.items():
+        for seed, answered in enumerate(by_seed):
+            run = f"{arm} {seed}"
+            own = {"taxonomy": "fine", "tested_on": answers.OWN}
+            made = {"run": run, "scarcity": "tail-10", "arm": arm, "measure": "recall", **own}
+            rows += [made | {"class": name, **results.plan.classifier} for name in "ab"]
+            given.append({"run": run, "answers": np.array(answered, np.uint8), **own})
+    names = np.array(cells.class_names, object)[cells.labels]
+    test = pd.DataFrame({"digest": cells.digests, "class": names})
+    study = replace(results, runs=pd.DataFrame(rows), answers=pd.DataFrame(given), test=test)
+    found = answers.only_one(study, MADE, EVEN, "tail-10")
+    assert found[MADE][["digest", "class", "named"]].values.tolist() == [
+        [cells.digests[1], "b", "a"]
+    ]
+    assert found[MADE]["apart"].tolist() == [1.0] and found[EVEN]["apart"].tolist() == [0.5]
+    assert found[EVEN]["digest"].tolist() == [cells.digests[2]]
+    assert answers.only_one(study, COPIES, EVEN, "tail-10") == {}
+    fig = charts.differing_cells(found, cells)
+    assert "b" in "".join(text.get_text() for text in fig.axes[0].texts)
+
+
+def test_what_a_study_recommends(results):
+    row = {"question": 1, "class": "", "taxonomy": "fine", "tested_on": answers.OWN, "arm": MADE,
+           "against": COPIES, "scarcity": "tail-10", "mean": 0.08, "low": 0.07, "high": 0.09,
+           "n": 6}  # fmt: skip
+    pairs = pd.DataFrame([row, row | {"against": EVEN, "scarcity": "tail-20", "low": -0.01}])
+    said = answers.advice(replace(results, contrasts=pairs)).split("\n")
+    assert "**tail-10**: of the arms without synthesis take *duplicates, classical*" in said[1]
+    assert said[1].endswith("add generated cells, as in *half selected, classical*: they help.")
+    assert said[2].endswith("have not been shown to help (*half selected, classical*).")
+    worse = pairs.assign(low=-0.2, high=-0.1)
+    said = answers.advice(replace(results, contrasts=worse)).split("\n")
+    assert said[1].endswith("add no generated cells: they do harm.")
+    few = answers.advice(replace(results, contrasts=pairs.assign(n=3))).split("\n")
+    assert few[1].endswith("is not decided, for there are too few seeds.")
+
+
+def test_the_quality_of_a_generator_and_its_gain(results):
+    """Gains that rise with coverage and fall with the distance, whatever the arm's mean is."""
+    runs, rng = results.runs.copy(), np.random.default_rng(0)
+    made = runs["arm"] == MADE
+    quality = runs["seed"].map(dict(enumerate(rng.permutation(6), 1)))
+    runs.loc[made, "generator_coverage"] = quality[made]
+    runs.loc[made, "generator_kernel_distance"] = -quality[made]
+    runs.loc[made & (runs["tested_on"] == answers.OWN), "value"] += 0.01 * quality[made]
+    found = answers.quality_and_gain(replace(results, runs=runs))
+    assert found.loc["coverage", "ρ"] == pytest.approx(1, abs=0.2) and found["runs"].eq(12).all()
+    assert found.loc["kernel distance", "ρ"] == pytest.approx(-found.loc["coverage", "ρ"])
+
+
+def test_normalisations_side_by_side(results):
+    other = results.runs.assign(norm="group", value=results.runs["value"] - 0.1)
+    other["run"] = other["run"] + " group"
+    found = answers.by_normalisation(replace(results, runs=pd.concat([results.runs, other])))
+    change = found["mean"]["group"] - found["mean"]["batch"]
+    np.testing.assert_allclose(change, -0.1)
+    assert answers.by_normalisation(results).empty
+
+
+def test_results_that_are_not_all_there_are_named(tmp_path):
+    with pytest.raises(DataError, match=r"no results of a study: runs\.parquet is missing"):
+        answers.read_results(tmp_path)
+
+
+def test_figures_show_every_arm(results):
+    figures.use_style()
+    table = answers.numbered(results, answers.summary(answers.scores(results)))
+    fig = charts.score_curves(table, "real images", "macro F1")
+    (axes,) = fig.axes
+    assert [text.get_text() for text in axes.get_xticklabels()] == ["10", "20", "50"]
+    named = [text.get_text() for text in fig.legends[0].get_texts()]
+    assert named == [EVEN, COPIES, MADE]
+    line = next(line for line in axes.lines if len(line.get_xdata()) == 3)
+    np.testing.assert_allclose(line.get_ydata(), [0.70, 0.80, 0.88])
+    fig = charts.worth_in_images(answers.worths(results).assign(high=np.inf))
+    assert len(fig.axes) == 2
+    rows = pd.DataFrame({"class": ["a", "b"], "scarcity": "tail-10", "mean": [0.1, -0.1],
+                         "low": [0.0, -0.2], "high": [0.2, 0.0]})  # fmt: skip
+    (axes,) = charts.change_by_class(rows).axes
+    np.testing.assert_allclose(axes.lines[0].get_xdata(), [10, -10])
