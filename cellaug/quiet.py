@@ -1,12 +1,14 @@
 """Import TensorFlow without what it writes on standard error."""
 
 import importlib.util
+import logging
 import os
 import sys
 import tempfile
 from collections.abc import Iterator
 from contextlib import contextmanager
 from importlib.machinery import ModuleSpec
+from types import ModuleType
 from typing import Any
 
 
@@ -30,7 +32,7 @@ def kept_quiet() -> Iterator[None]:
 class QuietTensorFlow:
     """A finder for `sys.meta_path`: TensorFlow is imported without its lines on standard error.
 
-    They are written before it knows of TF_CPP_MIN_LOG_LEVEL.
+    They are written before it knows of TF_CPP_MIN_LOG_LEVEL. Later only its errors are heard.
     """
 
     def __init__(self) -> None:
@@ -46,6 +48,12 @@ class QuietTensorFlow:
         finally:
             self.looking = False
         if spec and spec.loader:
-            load = spec.loader.exec_module
-            setattr(spec.loader, "exec_module", kept_quiet()(load))  # noqa: B010 - mypy
+            load = kept_quiet()(spec.loader.exec_module)
+
+            def quiet(module: ModuleType) -> None:
+                load(module)
+                # It warns of every new network that predicts; there are many, on purpose.
+                logging.getLogger("tensorflow").setLevel(logging.ERROR)
+
+            setattr(spec.loader, "exec_module", quiet)  # noqa: B010 - mypy
         return spec

@@ -4,7 +4,6 @@ Chapters pass on only ``build/<profile>/artifacts/<chapter>/``; it appears with 
 """
 
 import json
-import logging
 import os
 import platform
 import re
@@ -126,8 +125,6 @@ class Chapter:
         self.out.mkdir(parents=True)
         self._data: dict[str, str] = {}  # hashes of the data sets of earlier chapters, by chapter
         self._started = time.monotonic()
-        # TensorFlow warns of every new network that predicts; a chapter has many, on purpose.
-        logging.getLogger("tensorflow").setLevel(logging.ERROR)
         keras.utils.set_random_seed(self.parameters["seed"])
 
     def inputs(self, chapter: str) -> Path:
