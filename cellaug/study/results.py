@@ -13,7 +13,7 @@ from cellaug.evaluation.calibration import calibration, temperature
 from cellaug.evaluation.classifiers import classification_report
 from cellaug.files import write_atomically
 from cellaug.study.external import HeldOut, own_test
-from cellaug.study.plan import FINE, Plan, Run, of_plan, ordered
+from cellaug.study.plan import FINE, Contrast, Plan, Run, of_plan, ordered
 from cellaug.study.statistics import difference, holm, seeds_needed
 from cellaug.study.tasks import sides
 from cellaug.study.worker import RESULT
@@ -186,9 +186,11 @@ def contrasts(
                 found["by_seed"] = found["by_seed"].tolist()
                 found["needed"] = seeds_needed(found["sd"], THESIS_GAIN) if seeds[1:] else np.nan
                 rows.append(made | {"class": kind, **found})
-    frame = pd.DataFrame(rows)
+    keys = [*Contrast.__dataclass_fields__, "tested_on", "taxonomy", "class", "mean", "low", "high"]
+    keys += ["p", "d", "sd", "n", "by_seed", "needed"]
+    frame = pd.DataFrame(rows, columns=keys)
     if frame.empty:
-        return frame
+        return frame.assign(adjusted=[])
     whole, each = frame["class"] == "", ["tested_on", "taxonomy"]
     frame["adjusted"] = frame[whole].groupby(each)["p"].transform(holm)
     each += ["arm", "against", "scarcity"]
