@@ -1,21 +1,23 @@
 """Start a conditional GAN from a generator that is trained already."""
 
 from collections.abc import Mapping, Sequence
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from cellaug.errors import DataError
-from cellaug.generators import Generator
 from cellaug.training.gan import Adversarial
 
 import numpy as np
 from keras import ops
+
+if TYPE_CHECKING:
+    from cellaug.generators import Generator
 
 OPTIONS = {"depth": "generator_depth", "latent_dim": "latent_dim", "kernel": "kernel",
            "modulation": "modulation", "resize": "resize", "narrowest": "narrowest"}  # fmt: skip
 """What `conditional_generator` calls its options, and `Recipe` its choices."""
 
 
-def choices_of(source: Generator, size: int) -> dict[str, Any]:
+def choices_of(source: "Generator", size: int) -> dict[str, Any]:
     """The choices of `Recipe` with which a generator like `source` is built.
 
     DataError for a generator of another kind or another size than `size` pixels.
@@ -32,7 +34,7 @@ def choices_of(source: Generator, size: int) -> dict[str, Any]:
 
 
 def take_over(
-    gan: Adversarial, source: Generator, class_names: Sequence[str], class_map: Mapping[str, str]
+    gan: Adversarial, source: "Generator", class_names: Sequence[str], class_map: Mapping[str, str]
 ) -> dict[str, str]:
     """Give a fresh GAN's generator, and its moving average, the weights of a trained one.
 
