@@ -59,8 +59,8 @@ def test_no_module_or_function_is_long(path):
 def test_the_package_is_thin():
     # 8,000 and 5,600 for the six chapters; 2,300 and 1,800 read what laboratories really have;
     # the rest answers whether augmentation helps, and judges the claims for the first page and 06.
-    assert sum(map(raw_lines, MODULES)) <= 13_300
-    assert sum(code_lines(path.read_text()) for path in MODULES) <= 9_600
+    assert sum(map(raw_lines, MODULES)) <= 14_500
+    assert sum(code_lines(path.read_text()) for path in MODULES) <= 10_400
 
 
 def test_no_layer_imports_upward_and_no_modules_import_in_a_circle():

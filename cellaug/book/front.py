@@ -3,7 +3,6 @@
 Every number is read from `book/thesis.yaml`, `book/results` and the shipped model card.
 """
 
-from collections.abc import Mapping
 from dataclasses import astuple, dataclass
 from pathlib import Path
 from typing import Any
@@ -41,8 +40,9 @@ class Answer:
 def studies() -> dict[str, pd.DataFrame]:
     """The planned comparisons of each recorded study on real cells, by its plan's name.
 
-    The columns are those of `cellaug.study.results.contrasts`, for the set's own classes, with
-    `outcome` (see `outcome`) and with `pool` and `extra`, the choices of the plan for the arm.
+    The columns are those of `cellaug.study.results.contrasts`, for the set's own classes and test
+    images, with `outcome`, the `verdict`, and with `pool` and `extra`, the plan's choices for the
+    arm.
     """
     found = {}
     for path in sorted(chapter.result_file("augmentation").glob("*/contrasts.parquet")):
@@ -54,17 +54,11 @@ def studies() -> dict[str, pd.DataFrame]:
         table = table[own & (table["tested_on"] == "own test images")]
         arms = table["arm"].map(plan["arms"].get)
         found[path.parent.name] = table.assign(
-            outcome=[outcome(row) for row in table.to_dict("records")],
+            outcome=[verdict(row) for row in table.to_dict("records")],
             pool=[(arm or {}).get("pool", "one") for arm in arms],
             extra=[(arm or {}).get("extra", "none") for arm in arms],
         )
     return found
-
-
-def outcome(row: Mapping[str, Any]) -> str:
-    """The `verdict` on a planned comparison, undecided if Holm's adjusted p is 0.05 or more."""
-    said = verdict(row)
-    return said if said == "too few seeds" or row["adjusted"] < 0.05 else "undecided"
 
 
 def comparisons(question: int) -> pd.DataFrame:
@@ -78,9 +72,13 @@ def _summary(table: pd.DataFrame) -> str:
     if table.empty:
         return NO_STUDY
     counts = table["outcome"].value_counts()
-    few, most = int(counts.get("too few seeds", 0)), table.loc[table["mean"].idxmax()]
+    few = int(counts.get("too few seeds", 0))
+    most = table.reset_index(drop=True).loc[int(table["mean"].to_numpy().argmax())]
     said = f"Study: of {len(table)} planned comparisons {counts.get('gain', 0)} show a gain and "
     said += f"{counts.get('loss', 0)} a loss"
+    gains = table[table["outcome"] == "gain"]
+    sure = int((gains["adjusted"] < 0.05).sum())
+    said += f" ({sure} of the gains after Holm's correction for all of them)" * (len(gains) > 0)
     said += f"; {few} have fewer than {FOR_A_VERDICT} seeds" * (few > 0)
     return (
         f"{said}. Largest change: {most['arm']} against {most['against']} ({most['scarcity']}), "
@@ -223,7 +221,7 @@ def readme_block() -> str:
 def substitutions() -> dict[str, str]:
     """What the first page, ``book/intro.md``, gets from results, by the name it has there."""
     found = {"answers": answers_table(), "cells": cells_html()}
-    link = f"The page [](/{STUDY_PAGE}.ipynb) has all its comparisons."
+    link = f"[]({STUDY_PAGE}.ipynb) is the study of augmentation, in many paired runs."
     planned = "A larger study is planned: `cellaug study augmentation`."
     found["study"] = link if STUDY_PAGE in pages() else planned
     return found | advice()
