@@ -97,7 +97,7 @@ Markdown(
     f"the two ends are {ends:.1f} apart."
 )
 
-# %% [markdown]
+# %% [markdown] tags=["new-page"]
 # ## The latent vector of a real<!-- run --> cell
 #
 # For an image $I$ the best latent vector is
