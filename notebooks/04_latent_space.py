@@ -169,7 +169,7 @@ if interactive():
 else:
     display(HTML('<p><a href="which-class.html">Which class is it?</a></p>'))
 
-# %% [markdown]
+# %% [markdown] tags=["new-page"]
 # ## The latent vector of a real<!-- run --> cell
 #
 # For an image $I$ the best latent vector is

@@ -53,8 +53,8 @@ def generator_body(
     for step in range(1, steps):
         side = SMALLEST * 2**step
         channels = max(depth // 2**step, narrowest)
-        name = f"up_{side}"
-        up = layers.Conv2DTranspose(channels, kernel, 2, "same", use_bias=False, name=name)
+        look = {"use_bias": False, "name": f"up_{side}"}
+        up = layers.Conv2DTranspose(channels, kernel, 2, "same", **look)
         x = activate(up(x), side)
     if resize:
         x = layers.UpSampling2D(interpolation="bilinear", name=f"resize_{size}")(x)

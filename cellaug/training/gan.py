@@ -154,7 +154,8 @@ class Adversarial(Model):
             value = self.objective.discriminator(real_out, fake_out, labels) + extra
             return value, (real_out, fake_out, extra)
 
-        weights, every = self.discriminator.trainable_variables, self.discriminator.variables
+        weights = self.discriminator.trainable_variables
+        every = self.discriminator.variables
         value, outputs, gradients = differentiate(loss, weights, every)
         self.d_optimizer.apply(gradients(), weights)
         return value, outputs
