@@ -113,6 +113,7 @@ def eager():
     tf.config.run_functions_eagerly(False)
 
 
+@pytest.mark.filterwarnings("ignore:Even though the `tf.config")  # it reads data as ever
 @pytest.mark.parametrize("arm", [*ladder.VARIANTS, ladder.LINEAR, "one conditional pair"])
 def test_every_variant_can_be_trained(cells, arm, tmp_path, request):
     """WGAN-GP compiled, since no other test does that; of the others some test does."""
