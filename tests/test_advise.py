@@ -135,14 +135,11 @@ def test_augment_follows_the_advice(advised, tmp_path, capsys, lab):
 
 def test_too_few_images_end_in_advice_to_collect(tmp_path, capsys):
     cells = open_dataset("phantom", classes=2, images=40, size=32)
-    few = folder_of(cells.subset(np.r_[0:20, 21:22]), tmp_path / "cells")
-    assert cli.main(["advise", str(few), "--out", str(tmp_path / "out")]) in (0, 2)
-    said = capsys.readouterr()
-    if (tmp_path / "out" / "advice.html").exists():
-        assert "collect more images of " in said.out
-        assert "Collect more images first" in (tmp_path / "out" / "advice.html").read_text()
-    else:
-        assert "images" in said.err
+    rows = [*np.flatnonzero(cells.labels == 0), *np.flatnonzero(cells.labels == 1)[:2]]
+    few = folder_of(cells.subset(rows), tmp_path / "cells")
+    assert cli.main(["advise", str(few), "--out", str(tmp_path / "out")]) == 0
+    assert "collect more images of " in capsys.readouterr().out
+    assert "Collect more images first" in (tmp_path / "out" / "advice.html").read_text()
 
 
 def test_a_folder_of_other_files_is_left_alone(tmp_path):
@@ -170,8 +167,8 @@ def test_the_study_is_sized_to_the_hours(tmp_path):
     again, _ = advise.sized(tmp_path, settings, counts, times, 0.1, 2)  # a stopped one goes on
     assert again.text == plan.text
     (tmp_path / "plan.yaml").unlink()
-    less, seconds = advise.sized(tmp_path, settings, counts, times, 2, 2)
-    assert less.generator["images"] < 60_000 and seconds < 2 * 3600
+    less, seconds = advise.sized(tmp_path, settings, counts, times, 0.8, 2)
+    assert less.generator["images"] < 60_000 and seconds < 0.8 * 3600
     (tmp_path / "plan.yaml").unlink()
     with pytest.raises(
         DataError, match=r"the smallest study of these cells takes about .* --hours"
@@ -240,12 +237,12 @@ def test_a_generator_is_trained_further_with_its_own_classes(trained):
     source = load_generator(trained)
     choices = choices_of(source, 32)
     assert choices["generator_depth"] == TINY["generator_depth"]
-    names = ["phantom lymphocyte", "Mono", "blast"]
     theirs = source.class_names
+    names = [theirs[0], "Mono", "blast"]
     recipe = Recipe(**choices, discriminator_depth=4, rise=0.5, batch_size=8)
     gan = recipe.build(32, 3, 10)
     begun = take_over(gan, source, names, {"Mono": theirs[1]})
-    assert begun == {"phantom lymphocyte": "phantom lymphocyte", "Mono": theirs[1], "blast": ""}
+    assert begun == {theirs[0]: theirs[0], "Mono": theirs[1], "blast": ""}
     latents = np.random.default_rng(0).standard_normal((2, 100)).astype("f4")
     for network in (gan.generator, gan.averaged):
         mine = network.predict_on_batch([latents, np.array([1, 1], "i4")])

@@ -71,9 +71,17 @@ def advise(
     """
     cells = open_dataset(data, **({"columns": dict(columns)} if columns else {}))
     real = cells.subset(cells.table["origin"] == "real")
-    parts = split(real)
+    document: dict[str, Any]
+    try:
+        parts = split(real)
+    except DataError as error:  # some class has too few images for three sides
+        counts = pd.DataFrame({"images": real.counts()})
+        least, all_counts = sum(LEAST.values()), real.counts().items()
+        few = {str(name): f"{n} of {least} images" for name, n in all_counts if n < least}
+        document = {"set": describe(real, counts), "collect": few}
+        return written(out, document | {"augment": False, "because": str(error)}, None)
     counts = pd.DataFrame({name: part.counts() for name, part in parts.items()})
-    document: dict[str, Any] = {"set": describe(real, counts), "collect": scarce(counts)}
+    document = {"set": describe(real, counts), "collect": scarce(counts)}
     if (counts.min(axis=1) < 1).any() or (counts["train"] < 2).any():
         document |= {"augment": False, "because": "some classes have too few images to measure"}
         return written(out, document, None)
