@@ -402,6 +402,51 @@ def test_a_text_chunk_is_believed_against_the_manifest(root):
     assert cells.report.to_numpy().tolist() == [["p/00.png", "monocyte", "kept", why]]
 
 
+@pytest.mark.parametrize("name", ["manifest.csv", "manifest.parquet"])
+@pytest.mark.parametrize("place", ["", "train", "train/monocyte", ".."])
+def test_origins_are_believed_wherever_their_manifest_lies(root, tmp_path, place, name):
+    """As where the output of `augment`, saved again as JPEG, is put below train/ of another set."""
+    in_folders(root)
+    for side, numbers in {"test": range(6), "train": range(6, 40)}.items():
+        for i in numbers:
+            folder = "lymphocyte" if i % 2 else "monocyte"
+            (root / side / folder).mkdir(parents=True, exist_ok=True)
+            (root / folder / f"{i:02d}.png").rename(root / side / folder / f"{i:02d}.png")
+    (root / "monocyte").rmdir()
+    (root / "lymphocyte").rmdir()
+    folder = (root / place).resolve()
+    file = root / "train" / "monocyte" / "08.png"
+    rows = [
+        {"path": file.relative_to(folder), "origin": "synthetic", "generator": "g", "seed": "3"}
+    ]
+    other = root / "train" / "lymphocyte" / "09.png"
+    if other.is_relative_to(folder):
+        rows += [{"path": other.relative_to(folder), "origin": "real", "group": "P1"}]
+    save(folder, pd.DataFrame(rows).astype(str).replace("nan", ""), name)
+    cells = open_dataset(root)
+    made = cells.table[cells.table["origin"] == "synthetic"]
+    assert made["path"].tolist() == ["train/monocyte/08.png"] and made["seed"].tolist() == ["3"]
+    assert cells.origins() == "1 of 40 images are generated (by g)" and set(made["side"]) == {
+        "train"
+    }
+    groups = cells.table["group"][cells.table["path"] == "train/lymphocyte/09.png"].tolist()
+    assert groups == (["P1"] if len(rows) > 1 else [""])
+    if place == "train":  # also where a table of another name lists the images as real
+        table = cells.table[["path", "class"]].rename(columns={"class": "label"})
+        listed = open_dataset(save(root, table.assign(origin="real"), "cells.csv"))
+        assert listed.origins() == cells.origins()
+        why = f"generated, though listed as real: {folder / name} says so"
+        assert listed.report.to_numpy().tolist() == [
+            ["train/monocyte/08.png", "monocyte", "kept", why]
+        ]
+
+
+def test_a_damaged_manifest_above_or_below_is_left_aside(root):
+    (in_folders(root) / "monocyte" / "manifest.csv").write_bytes(b"\xff\xfe\0")
+    (root.parent / "manifest.parquet").write_text("no table")
+    assert open_dataset(root).origins() == ""
+
+
 OTHER_NAMES = {"path": "image ID", "label": "Cell_Type", "group": "patient"}
 
 

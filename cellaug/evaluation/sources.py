@@ -8,8 +8,8 @@ from pathlib import Path
 from cellaug.data import Dataset, open_dataset
 from cellaug.data.dataset import printable
 from cellaug.data.images import decode
-from cellaug.data.published import MANIFEST, NAMES
-from cellaug.data.sets import lists_origin
+from cellaug.data.published import NAMES
+from cellaug.data.sets import told
 from cellaug.errors import DataError
 from cellaug.evaluation.features import pixels
 from cellaug.files import progress
@@ -46,8 +46,9 @@ def read_generated(
     cells = open_dataset(source)
     if (made := cells.table["origin"] == "synthetic").any():
         cells = cells.subset(made)
-    elif lists_origin(cells.root, "real"):
-        raise DataError(f"{cells.root / MANIFEST}: it lists no image of the origin synthetic")
+    elif (real := (listed := told(cells.root, cells.table["path"]))["origin"] == "real").any():
+        by = listed["by"][int(real.argmax())]
+        raise DataError(f"{by}: it lists no image of the origin synthetic")
     if size is None:
         size = cells.store.size if cells.store else min(decode(cells.paths[0])[0].shape[:2])
     return cells.in_memory(size)
