@@ -19,7 +19,7 @@ from typing import TYPE_CHECKING, Any
 
 from cellaug.book.source import code_hash, code_of, commit
 from cellaug.errors import BookError
-from cellaug.files import write_json
+from cellaug.files import name_problem, write_json
 
 import pandas as pd
 import yaml
@@ -54,6 +54,9 @@ def pages() -> tuple[str, ...]:
 
 def build_folder(profile: str) -> Path:
     """``build/<profile>`` of the project; CELLAUG_BUILD names another folder than ``build``."""
+    if problem := name_problem(profile):
+        what = f"the name of the profile, {profile!r}, {problem}"
+        raise BookError(f"{what}. Give the file a name such as lab.yaml")
     return project_root() / os.environ.get("CELLAUG_BUILD", "build") / profile
 
 

@@ -20,6 +20,8 @@ import numpy as np
 import pandas as pd
 
 DEFAULT_FRACTIONS: Mapping[str, float] = {"train": 0.7, "validation": 0.15, "test": 0.15}
+DISJOINT = {"generator": 0.35, "classifier": 0.35, "validation": 0.15, "test": 0.15}
+"""The fractions of chapter 01's protocol 'disjoint', the thesis's."""
 SEED = 1
 """The seed of a split where none is given: that of the chapters, the studies and `inspect`."""
 SPLITS = "splits.parquet"
