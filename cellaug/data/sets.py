@@ -34,6 +34,8 @@ import pandas as pd
 
 SMALLEST_SIDE = 8  # pixels; an image that is smaller on a side shows no cell and is dropped
 MANIFEST_SUFFIXES = (".csv", ".parquet")
+UNKNOWN = "group not known"  # how the report begins for these groups
+_NO_GROUP = "na n/a n.a. <na> nan none null nil unknown unk missing - -- ?".split()
 
 
 def open_dataset(source: str | Path, **options) -> Dataset:
@@ -278,6 +280,9 @@ def _collect(
     table = leave_out(table.assign(digest=seen["digest"]), seen["problem"].where(fit, small))
     other = told(root, table["path"].tolist(), file or _manifest(root)).set_index(table.index)
     table = table.assign(group=table["group"].where(table["group"] != "", other["group"]))
+    unknown = table["group"].str.strip().str.lower().isin(_NO_GROUP)
+    leave_out(table, (f"{UNKNOWN}: " + table["group"]).where(unknown, ""), "kept")
+    table = table.assign(group=table["group"].mask(unknown, ""))
     said = seen["generated"][table.index]
     by = other["by"].where(said == "", f"the text chunk {CHUNK} of the file")
     table, belied = _with_chunks(table, said.where(said != "", other["said"]), by)
