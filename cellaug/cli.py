@@ -221,9 +221,11 @@ def evaluate(
     assert made.images is not None
     size = made.images.shape[1]
     known = trained and trained.in_memory(size)
-    seconds = evaluation.expected_seconds(len(compared), len(made), len(trained or ()), cas)
+    counts = len(compared), len(made), len(trained or ())
+    seconds = evaluation.expected_seconds(*counts, cas, options["features"] == "own")
     if seconds > 20:
-        click.echo(f"This takes about {seconds / 60:.1f} minutes on two cores.", err=True)
+        more = ", 3 more if features must be learned" * (options["features"] == "auto")
+        click.echo(f"This takes about {seconds / 60:.1f} minutes on two cores{more}.", err=True)
     told = {"features": options["features"], "trained_on": evaluation.training_digests(fake)}
     found = evaluation.evaluate(compared.in_memory(size), made, known, cas=cas, seed=seed, **told)
     width = found.extractor["features"]
@@ -232,6 +234,8 @@ def evaluate(
         words = f"REAL with about {many} images would have enough test images"
         found.notes.append(f"The Fréchet distance over all was not measured: {words}.")
     print(evaluation.as_json(found) if as_json else evaluation.as_text(found))
+    if kept := evaluation.keep_finding(fake, found.card()):
+        click.echo(f"cellaug: {kept}", err=True)
     if figure:
         draw("fidelity", figure, found)
 

@@ -124,6 +124,7 @@ class Chapter:
         self._started = time.monotonic()
         # TensorFlow warns of every new network that predicts; a chapter has many, on purpose.
         logging.getLogger("tensorflow").setLevel(logging.ERROR)
+        pd.set_option("display.max_colwidth", None)  # reasons are read to their end
         keras.utils.set_random_seed(self.parameters["seed"])
 
     def inputs(self, chapter: str) -> Path:

@@ -49,8 +49,11 @@ def build_html(build: Path, run: Mapping[str, Any]) -> Path:
             (source / name).parent.mkdir(exist_ok=True)
             notebook = nbformat.read(build / "notebooks" / f"{name}.ipynb", as_version=4)
             for cell in notebook.cells:
-                if "injected-parameters" in cell.metadata.get("tags", ()):
-                    cell.metadata.tags.append("hide-input")
+                tags = cell.metadata.get("tags", ())
+                if "parameters" in tags:
+                    cell.source = f"# Defaults; the values of this run follow.\n{cell.source}"
+                elif "injected-parameters" in tags:
+                    cell.source = cell.source.replace("# Parameters", "# This run", 1)
             nbformat.write(notebook, source / f"{name}.ipynb")
         rendered = _render(source)
         unused = shutil.ignore_patterns("a11y", "localization", "MathML", "SVG")
