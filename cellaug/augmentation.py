@@ -8,7 +8,7 @@ from collections.abc import Collection, Iterator, Mapping
 from fractions import Fraction
 from itertools import islice
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from cellaug.data import DataError, Dataset
 from cellaug.data.class_map import drawn_as
@@ -109,6 +109,24 @@ def augment(
         manifest = manifest.astype({"seed": "Int64", "index": "Int64"})
         _describe(part, manifest, dataset.credit, generator.credit)
     return manifest
+
+
+def read_advice(folder: Path) -> dict[str, Any]:
+    """How many images an advice of `cellaug advise` says to add: ratio or fill, and select.
+
+    DataError where it advises against, or where the folder holds none.
+    """
+    file = folder / "advice.json"
+    try:
+        advice = json.loads(file.read_text("utf-8"))
+        augment, why, order = advice["augment"], advice["because"], advice.get("order", {})
+        told = {key: order.get(key) for key in ("ratio", "fill", "select")}
+    except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
+        raise DataError(f"{file}: expected what 'cellaug advise' writes ({error})") from error
+    if not augment:
+        how = "To add some all the same, give a generator with --generator DIR"
+        raise DataError(f"{folder} advises against generated cells: {why}. {how}")
+    return told | {"select": bool(told["select"])}
 
 
 def check_order(

@@ -12,11 +12,11 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from cellaug import __version__
+from cellaug import __version__, cli_study
 from cellaug.errors import BookError, ChapterFailed, DataError, ReportError
 from cellaug.options import (
     COUNT,
-    HOURS,
+    GENERATOR_WORDS,
     SIDE,
     columns_option,
     data_argument,
@@ -40,6 +40,7 @@ Examples:
   cellaug book --profile demo             build the report, build/demo/html/index.html
   cellaug inspect my_cells/               is this folder of labelled cells fit for training?
   cellaug run --profile pbc --set data=my_cells/
+  cellaug advise my_cells/ --out advice/  would generated cells help here? Overnight.
   cellaug augment my_cells/ --generator build/pbc-my_cells/artifacts/03_ac_gan/conditional \\
     --out augmented/
   cellaug expert-test --real my_cells/ --fake generated/ --out trial/"""
@@ -241,51 +242,6 @@ def evaluate(
 
 
 @commands.command()
-@click.argument(
-    "name", type=click.Choice(("augmentation", "extractor", "ladder", "weights", "cards"))
-)
-@profile_options
-@option("--out PATH", "By default build/study/NAME; for cards the weights in the package.")
-@option("--images N", "Real images per training [ladder: its key ladder_images; weights: 850000].")
-@option("--arm NAME", "Only this variant of the ladder or the weights; repeatable.", multiple=True)
-@option("--seeds N", "Seeds of each step of the ladder; first and last have at least 3.", default=1)
-@option("--seed S", "Seed of the weights [1]; repeatable.", type=COUNT, multiple=True)
-@option("--scheduler ADDRESS", "A Dask cluster for augmentation; by default one is started here.")
-@option("--workers N", "Processes of that cluster [as many as this machine bears].")
-@option("--hours H", "Begin no further run of augmentation after so many hours.", type=HOURS)
-@option("--external SET", "Test augmentation's runs on another laboratory's cells too.", type=str)
-@option("--class-map FILE", "YAML: a class of that set, and what the study calls it.", type=str)
-def study(name: str, profile: str, set: Sequence[str], **options: Any) -> None:
-    """Make what the package ships or the book records.
-
-    augmentation: does it help? as a plan in notebooks/studies/plans says, on a Dask cluster.
-    extractor: the network behind the fidelity measures. ladder: the ablation study. weights: the
-    generators that come with cellaug. cards: evaluate those again. All but cards take hours on a
-    processor; they resume after an interruption.
-    """
-    from cellaug.book import run as runner
-
-    images, arms, seed = options["images"], list(options["arm"]), list(options["seed"])
-    if name == "cards" and (images or arms or seed):
-        raise DataError("cards trains nothing: remove --arm, --seed and --images")
-    spread = ("scheduler", "workers", "hours", "external", "class_map")
-    own = {key: options[key] for key in spread if options[key]}
-    if name != "augmentation" and own:
-        are = ", ".join("--" + key.replace("_", "-") for key in own)
-        raise DataError(f"{are}: only augmentation takes this; remove it for {name}")
-    files = {key: Path(own[key]).absolute() for key in ("external", "class_map") if key in own}
-    own |= {key: str(path) for key, path in files.items() if path.exists()}
-    notebook = f"studies/{name}".replace("cards", "weights")
-    _, values = runner.load_profile(profile, set, notebook)
-    out = options["out"] and str(options["out"].absolute())
-    given = {"out": out, "arms": arms, "cards": name == "cards", "images": images, "seeds": seed}
-    if name == "ladder":
-        given |= {"images": None, "ladder_images": images, "seeds": options["seeds"]}
-    given |= own
-    print(runner.run_study(notebook, values | {k: v for k, v in given.items() if v}))
-
-
-@commands.command()
 @generator_option
 @option("--label NAME", "The class to generate; by default every class of the generator.")
 @option("--count N", "Number of images per class.", required=True)
@@ -352,7 +308,8 @@ words += "keep theirs, and their sharpness shows which ones are real."
 @commands.command()
 @data_argument
 @columns_option
-@generator_option
+@option("--generator DIR", GENERATOR_WORDS)
+@option("--advice DIR", "What 'advise' wrote: its generator, and as many cells as it recommends.")
 @option("--ratio R", "Generated images per real image of a class [0.5].")
 @option("--fill N", "Instead, as many as every class lacks of N images.")
 @option("--only CLASS", "Add images to this class alone; repeatable.", multiple=True)
@@ -362,13 +319,13 @@ words += "keep theirs, and their sharpness shows which ones are real."
 @option("--size PIXELS|original", words, type=size_or_original)
 @option("--class-map FILE", class_map_words, type=str)
 def augment(
-    data: str, columns: dict, generator: str, ratio: float | None, fill: int | None, out: Path,
-    class_map: str | None, select: bool, **options: Any,
+    data: str, columns: dict, generator: str | None, advice: Path | None, ratio: float | None,
+    fill: int | None, out: Path, class_map: str | None, select: bool, **options: Any,
 ) -> None:  # fmt: skip
     """Copy labelled cells and add generated ones to each class.
 
     If DATA has a published split, only its training images count and get generated ones beside
-    them.
+    them. The generator is --generator DIR, or that of --advice DIR.
     """
     from cellaug import augmentation, generators
     from cellaug.data import class_map as maps
@@ -376,6 +333,14 @@ def augment(
 
     if ratio is not None and fill is not None:
         raise DataError("--ratio and --fill both say how many images to add: give one of them")
+    if (advice is None) == (generator is None):
+        raise DataError("expected either --generator DIR or --advice DIR")
+    if advice:
+        told = augmentation.read_advice(advice)
+        generator, select = str(advice / "generator"), select or told["select"]
+        if ratio is None and fill is None:
+            ratio, fill = told["ratio"], told["fill"]
+    assert generator is not None
     read, more = generators.read_generator(generator), 0.5 if ratio is None else ratio
     augmentation.check_order(read, more, out, options["size"])
     named = maps.read_class_map(class_map) if class_map else None
@@ -443,6 +408,10 @@ def expert_score(answers: Sequence[str], key: str, as_json: bool) -> None:
     print(json.dumps(scores, indent=2) if as_json else expert_page.as_text(scores))
 
 
+for command in (cli_study.advise, cli_study.study):
+    commands.add_command(command)
+
+
 def in_words(error: Exception) -> str:
     """An error as a sentence; one of the system with its file and what to do."""
     if not isinstance(error, OSError) or error.errno is None:
@@ -475,7 +444,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         if not isinstance(error.__cause__, KeyboardInterrupt):
             raise
         resumes = "; the next run resumes from the last checkpoint, if there is one yet"
-        status, message = 130, "stopped" + resumes * (given[0] in ("run", "study"))
+        status, message = 130, "stopped" + resumes * (given[0] in ("run", "study", "advise"))
     print(f"cellaug: {message}", file=sys.stderr)
     return status
 

@@ -62,8 +62,8 @@ name_argument = click.argument("name", help=words)
 words = "Another name of a table's column path, label, split, group or origin; repeatable: "
 words += '--columns path="image ID" --columns label=cell_type.'
 columns_option = option("--columns NAME=COLUMN", words, multiple=True, callback=renamed)
-words = "One that a chapter saved, or the name of a shipped one."
-generator_option = option("--generator DIR", words, required=True)
+GENERATOR_WORDS = "One that a chapter saved, or the name of a shipped one."
+generator_option = option("--generator DIR", GENERATOR_WORDS, required=True)
 seed_option = option("--seed S", "Random seed.", default=0)
 json_option = option("--json", "Print one JSON document and nothing else.", "as_json")
 figure_option = option("--figure FILE", "Also draw the result (.png, .svg or .pdf).")

@@ -176,7 +176,7 @@ def test_help_names_every_command():
     listed = text.partition("Commands:")[2].partition("Examples:")[0]
     commands = re.findall(r"^  ([a-z-]+)  ", listed, re.MULTILINE)
     expected = {"run", "book", "record", "fetch", "inspect", "generate", "augment", "evaluate"}
-    expected |= {"predict"}
+    expected |= {"predict", "advise"}
     assert expected | {"store", "study", "expert-test", "expert-score"} == set(commands)
     for command in commands:
         assert "Usage: cellaug " + command in cellaug(command, "--help")

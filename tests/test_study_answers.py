@@ -4,7 +4,7 @@ from dataclasses import replace
 
 from cellaug import figures
 from cellaug.book.chapter import notebook_file
-from cellaug.data import DataError
+from cellaug.data import DataError, Dataset
 from cellaug.figures import study as charts
 from cellaug.study import answers
 from cellaug.study.plan import read_plan
@@ -32,7 +32,7 @@ def results():
             for seed in range(1, 7):
                 made = {"run": f"{scarcity} {arm} {seed}", "scarcity": scarcity, "arm": arm,
                         "seed": seed, "class": "", "measure": "macro_f1", "taxonomy": "fine",
-                        "study_seconds": 7200.0, **plan.classifier}  # fmt: skip
+                        **plan.classifier}  # fmt: skip
                 value = level + 0.001 * (-1) ** seed * (1 + (arm[0] == "h"))
                 rows.append(made | {"tested_on": answers.OWN, "value": value})
                 rows.append(made | {"tested_on": answers.VALIDATION, "value": value - 0.1})
@@ -90,6 +90,71 @@ def test_words_decide_nothing_from_few_seeds():
         "*a* against *b*: better at tail-10: +1.2 (+0.3 to +2.1), 10 seeds; "
         "too few seeds for a verdict at tail-10: +1.2 (+0.3 to +2.1), 3 seeds."
     )
+
+
+def test_cells_that_only_one_classifier_names_right(results):
+    """Four test images, two seeds: one arm is right in the second, the other in the third."""
+    images = np.arange(4 * 48, dtype=np.uint8).reshape(4, 4, 4, 3)
+    cells = Dataset.of_images(images, [0, 1, 1, 0], ["a", "b"])
+    said = {MADE: [[0, 1, 0, 0], [0, 1, 1, 0]], EVEN: [[0, 0, 1, 0], [0, 0, 1, 0]]}
+    rows, given = [], []
+    for arm, by_seed in said.items():
+        for seed, answered in enumerate(by_seed):
+            run = f"{arm} {seed}"
+            own = {"taxonomy": "fine", "tested_on": answers.OWN}
+            made = {"run": run, "scarcity": "tail-10", "arm": arm, "measure": "recall", **own}
+            rows += [made | {"class": name, **results.plan.classifier} for name in "ab"]
+            given.append({"run": run, "answers": np.array(answered, np.uint8), **own})
+    names = np.array(cells.class_names, object)[cells.labels]
+    test = pd.DataFrame({"digest": cells.digests, "class": names})
+    study = replace(results, runs=pd.DataFrame(rows), answers=pd.DataFrame(given), test=test)
+    found = answers.only_one(study, MADE, EVEN, "tail-10")
+    assert found[MADE][["digest", "class", "named"]].values.tolist() == [
+        [cells.digests[1], "b", "a"]
+    ]
+    assert found[MADE]["apart"].tolist() == [1.0] and found[EVEN]["apart"].tolist() == [0.5]
+    assert found[EVEN]["digest"].tolist() == [cells.digests[2]]
+    assert answers.only_one(study, COPIES, EVEN, "tail-10") == {}
+    fig = charts.differing_cells(found, cells)
+    assert "b" in "".join(text.get_text() for text in fig.axes[0].texts)
+
+
+def test_what_a_study_recommends(results):
+    row = {"question": 1, "class": "", "taxonomy": "fine", "tested_on": answers.OWN, "arm": MADE,
+           "against": COPIES, "scarcity": "tail-10", "mean": 0.08, "low": 0.07, "high": 0.09,
+           "n": 6}  # fmt: skip
+    pairs = pd.DataFrame([row, row | {"against": EVEN, "scarcity": "tail-20", "low": -0.01}])
+    said = answers.advice(replace(results, contrasts=pairs)).split("\n")
+    assert "**tail-10**: of the arms without synthesis take *duplicates, classical*" in said[1]
+    assert said[1].endswith("add generated cells, as in *half selected, classical*: they help.")
+    assert said[2].endswith("have not been shown to help (*half selected, classical*).")
+    worse = pairs.assign(low=-0.2, high=-0.1)
+    said = answers.advice(replace(results, contrasts=worse)).split("\n")
+    assert said[1].endswith("add no generated cells: they do harm.")
+    few = answers.advice(replace(results, contrasts=pairs.assign(n=3))).split("\n")
+    assert few[1].endswith("is not decided, for there are too few seeds.")
+
+
+def test_the_quality_of_a_generator_and_its_gain(results):
+    """Gains that rise with coverage and fall with the distance, whatever the arm's mean is."""
+    runs, rng = results.runs.copy(), np.random.default_rng(0)
+    made = runs["arm"] == MADE
+    quality = runs["seed"].map(dict(enumerate(rng.permutation(6), 1)))
+    runs.loc[made, "generator_coverage"] = quality[made]
+    runs.loc[made, "generator_kernel_distance"] = -quality[made]
+    runs.loc[made & (runs["tested_on"] == answers.OWN), "value"] += 0.01 * quality[made]
+    found = answers.quality_and_gain(replace(results, runs=runs))
+    assert found.loc["coverage", "ρ"] == pytest.approx(1, abs=0.2) and found["runs"].eq(12).all()
+    assert found.loc["kernel distance", "ρ"] == pytest.approx(-found.loc["coverage", "ρ"])
+
+
+def test_normalisations_side_by_side(results):
+    other = results.runs.assign(norm="group", value=results.runs["value"] - 0.1)
+    other["run"] = other["run"] + " group"
+    found = answers.by_normalisation(replace(results, runs=pd.concat([results.runs, other])))
+    change = found["mean"]["group"] - found["mean"]["batch"]
+    np.testing.assert_allclose(change, -0.1)
+    assert answers.by_normalisation(results).empty
 
 
 def test_results_that_are_not_all_there_are_named(tmp_path):

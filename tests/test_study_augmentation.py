@@ -2,6 +2,7 @@
 
 import json
 import os
+import shutil
 import signal
 import time
 from dataclasses import replace
@@ -519,6 +520,23 @@ def test_the_smallest_study_records_its_tables(alone, tmp_path):
     again = record(read_plan(PLANS / "smoke.yaml"), alone, tmp_path)
     for file in place.glob("*.parquet"):
         pd.testing.assert_frame_equal(pd.read_parquet(file), pd.read_parquet(again / file.name))
+    work = pd.read_csv(place / "work.csv")
+    assert sorted(work["task"]) == ["classifier"] * 4 + ["generator"] * 2
+    assert (work["seconds"] > 0).all()
+    # What a lost folder had done is kept with what another one adds.
+    plan = read_plan(PLANS / "smoke.yaml")
+    lone, kept = tmp_path / "lone", tmp_path / "kept"
+    run = next(run for run in plan.runs() if run.settings["extra"] == "duplicates")
+    shutil.copytree(alone / run.name, lone / run.name)
+    record(plan, lone, kept)
+    assert set(pd.read_parquet(kept / "runs.parquet")["run"]) == {run.name}
+    shutil.copytree(alone, rest := tmp_path / "rest")
+    shutil.rmtree(rest / run.name)
+    record(plan, rest, kept)
+    merged_runs = pd.read_parquet(kept / "runs.parquet").sort_values(["run", "taxonomy", "measure"])
+    assert merged_runs["run"].nunique() == 4 and len(merged_runs) == len(runs)
+    pairs = [pd.read_parquet(where / "contrasts.parquet") for where in (kept, place)]
+    pd.testing.assert_frame_equal(*pairs)
     with pytest.raises(DataError, match="no run is finished yet"):
         record(read_plan(PLANS / "smoke.yaml"), tmp_path / "none", tmp_path)
 

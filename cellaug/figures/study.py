@@ -2,8 +2,10 @@
 
 from collections.abc import Mapping
 
+from cellaug.data import Dataset
 from cellaug.figures import style
 from cellaug.figures.charts import interval_plot
+from cellaug.figures.sheets import image_rows
 
 import numpy as np
 import pandas as pd
@@ -72,6 +74,16 @@ def worth_in_images(rows: pd.DataFrame) -> Figure:
     table[columns] = table[columns].clip(upper=end)
     label = "further real images of each class that would bring the same gain"
     return interval_plot(table[["measure", "name", *columns]], label, 0, "+.0f")
+
+
+def differing_cells(found: Mapping[str, pd.DataFrame], cells: Dataset) -> Figure:
+    """Draw the images of `cellaug.study.answers.only_one` from their set, a row for each arm."""
+    places = pd.Series(range(len(cells)), cells.digests)
+    found = {arm: table for arm, table in found.items() if len(table)}
+    rows = {f"only {arm}": cells.subset(places[table["digest"]].to_numpy()).read(64)
+            for arm, table in found.items()}  # fmt: skip
+    both = pd.concat(found.values())
+    return image_rows(rows, captions=[*(both["class"] + "\n" + both["named"])])
 
 
 def calibration_errors(rows: pd.DataFrame) -> Figure:

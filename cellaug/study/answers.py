@@ -5,6 +5,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from cellaug.data import Dataset, open_dataset
 from cellaug.errors import DataError
 from cellaug.study.plan import FINE, Plan, choices, of_plan, read_plan
 from cellaug.study.statistics import LEVEL, over_seeds, worth
@@ -29,6 +30,14 @@ class Results:
     answers: pd.DataFrame
     test: pd.DataFrame
     selection: pd.DataFrame
+    work: pd.DataFrame
+
+    @property
+    def class_names(self) -> list[str]:
+        """The set's own classes, in the order of their numbers."""
+        runs = self.runs
+        own = runs[(runs["measure"] == "recall") & (runs["taxonomy"] == FINE)]
+        return list(own["class"].unique())
 
     @property
     def done(self) -> tuple[int, int]:
@@ -38,7 +47,7 @@ class Results:
     @property
     def hours(self) -> float:
         """Hours that all finished runs took, generators and selections too, added up."""
-        return float(self.runs["study_seconds"].iloc[0]) / 3600
+        return float(self.work["seconds"].sum()) / 3600
 
 
 def read_results(place: Path) -> Results:
@@ -48,8 +57,9 @@ def read_results(place: Path) -> Results:
         if not (file := place / f"{name}.parquet").is_file():
             raise DataError(f"{place}: no results of a study: {file.name} is missing")
         tables[name] = pd.read_parquet(file)
-    selection = pd.read_csv(place / "selection.csv", keep_default_na=False)
-    return Results(read_plan(place / "plan.yaml"), selection=selection, **tables)
+    for name in ("selection", "work"):
+        tables[name] = pd.read_csv(place / f"{name}.csv", keep_default_na=False)
+    return Results(read_plan(place / "plan.yaml"), **tables)
 
 
 def scores(
@@ -298,6 +308,46 @@ def calibration_of(results: Results, scarcity: str) -> pd.DataFrame:
                     {"name": arm, "kind": kind, "value": row["mean"], **row[["low", "high"]]}
                 )
     return pd.DataFrame(rows)
+
+
+def only_one(
+    results: Results, arm: str, against: str, scarcity: str, count: int = 11
+) -> dict[str, pd.DataFrame]:
+    """The test images on which two arms differ most: by the arm that names them right.
+
+    Each table has at most `count` rows: digest, class, named (what the other arm says in most of
+    its seeds) and apart (the fraction of seeds in which one is right, less that of the other), the
+    largest first. Empty where an arm has no run.
+    """
+    runs = results.runs[of_plan(results.plan, results.runs)].drop_duplicates("run")
+    own = results.answers[(results.answers["tested_on"] == OWN)
+                          & (results.answers["taxonomy"] == FINE)]  # fmt: skip
+    given = own.set_index("run")["answers"]
+    order = results.class_names
+    truth = np.array([order.index(name) for name in results.test["class"]])
+    at = runs[runs["scarcity"] == scarcity].groupby("arm")["run"].agg(list)
+    if arm not in at or against not in at:
+        return {}
+    said = {name: np.stack([*given[at[name]]]) for name in (arm, against)}
+    right = {name: (values == truth).mean(0) for name, values in said.items()}
+    found = {}
+    for one, other in ((arm, against), (against, arm)):
+        apart = right[one] - right[other]
+        rows = np.argsort(-apart, kind="stable")[:count]
+        rows = rows[apart[rows] > 0]
+        usual = stats.mode(said[other][:, rows], axis=0).mode
+        found[one] = results.test.iloc[rows].assign(
+            named=[order[k] for k in usual], apart=apart[rows]
+        )
+    return found
+
+
+def cells_of(results: Results) -> Dataset | None:
+    """The study's set; None where it is not at hand."""
+    try:
+        return open_dataset(results.plan.data, **results.plan.options)
+    except (DataError, OSError):
+        return None
 
 
 def advice(results: Results) -> str:

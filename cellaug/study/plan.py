@@ -45,8 +45,9 @@ CLASSIFIER: Mapping[str, Any] = {
     "network": "residual", "width": 24, "norm": "batch", "steps": 1800, "batch_size": 32,
     "learning_rate": 2e-3, "mixed_precision": False,
 }  # fmt: skip
-GENERATOR: Mapping[str, Any] = {"images": 60_000, "start_from": ""}
-"""The images that a generator sees; its other choices are those of `Recipe`."""
+GENERATOR: Mapping[str, Any] = {"images": 60_000, "start_from": "", "class_map": {}}
+"""The images that a generator sees, and the trained one that it starts from ("" for none), with its
+class for a class that is called differently; its other choices are those of `Recipe`."""
 
 COMMON = ("data", "options", "image_size", "subset", "seed")
 """What every run has."""

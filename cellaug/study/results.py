@@ -156,7 +156,7 @@ def contrasts(
     """
     kinds, rows = taxonomies(plan, fine), []
     runs = table[of_plan(plan, table)].drop_duplicates("run")
-    runs = runs.set_index(["scarcity", "arm", "seed"])["run"]
+    runs = runs.set_index(["scarcity", "arm", "seed"])["run"].sort_index()
     given = answers.set_index(["tested_on", "taxonomy", "run"])["answers"].to_dict()
     for contrast, test in product(plan.contrasts, tests):
         places = [(contrast.scarcity, arm) for arm in (contrast.arm, contrast.against)]
@@ -201,32 +201,55 @@ def record(plan: Plan, folder: Path, place: Path, external: HeldOut | None = Non
 
     `runs.parquet` is `gather`'s table, `answers.parquet` the class numbers of its runs,
     `test.parquet` the digest and class of each of the study's test images, `contrasts.parquet` the
-    planned comparisons, `selection.csv` how many generated images were kept and refused,
-    `plan.yaml` the plan. Raises DataError if no run is finished.
+    planned comparisons, `selection.csv` how many generated images were kept and refused, `work.csv`
+    what each finished run took, `plan.yaml` the plan. Results of the plan's runs that the folder
+    has from before, and which `folder` lacks, are kept. Raises DataError if no run is finished.
     """
     parts = sides({"data": plan.data, "options": plan.options, "image_size": plan.image_size})
     test, fine = parts["test"], parts["test"].class_names
     tests = [own_test(test), *([external] if external else [])]
     table, answers = gather(plan, folder, parts["validation"], tests)
-    if table.empty:
+    tables = {"runs": table.assign(data_hash=parts["train"].fingerprint), "answers": answers,
+              "selection": selections(plan, folder), "work": work(plan, folder)}  # fmt: skip
+    wanted = {run.name for run in ordered(plan.runs())}
+    for name, known in recorded(place, parts["train"].fingerprint).items():
+        new = tables[name]
+        old = known[known["run"].isin(wanted - set(tables["work"]["run"]))]
+        tables[name] = pd.concat([part for part in (old, new) if len(part)] or [new])
+    if tables["runs"].empty:
         raise DataError(f"{folder}: no run is finished yet, so there is nothing to record")
-    finished = [known for run in ordered(plan.runs()) if (known := read_run(folder, run))]
-    made = {"data_hash": parts["train"].fingerprint}
-    made["study_seconds"] = sum(known["seconds"] for known in finished)
-    tables = {
-        "runs": table.assign(**made),
-        "answers": answers,
-        "test": pd.DataFrame({"digest": test.digests, "class": tests[0].named}),
-        "contrasts": contrasts(plan, table, answers, tests, fine),
-    }
+    tables["test"] = pd.DataFrame({"digest": test.digests, "class": tests[0].named})
+    tables["contrasts"] = contrasts(plan, tables["runs"], tables["answers"], tests, fine)
     place.mkdir(parents=True, exist_ok=True)
     for name, found in tables.items():
-        found.to_parquet(buffer := io.BytesIO(), index=False)
-        write_atomically(place / f"{name}.parquet", buffer.getvalue())
-    chosen = selections(plan, folder)
-    write_atomically(place / "selection.csv", chosen.to_csv(index=False).encode())
+        if name in AS_TEXT:
+            write_atomically(place / f"{name}.csv", found.to_csv(index=False).encode())
+        else:
+            found.to_parquet(buffer := io.BytesIO(), index=False)
+            write_atomically(place / f"{name}.parquet", buffer.getvalue())
     write_atomically(place / "plan.yaml", plan.text.encode())
     return place
+
+
+AS_TEXT = ("selection", "work")
+
+
+def recorded(place: Path, data_hash: str | None = None) -> dict[str, pd.DataFrame]:
+    """The tables of runs that a folder has from before; none, or of another set, are empty."""
+    if not (place / "runs.parquet").is_file():
+        return {}
+    found = {name: pd.read_parquet(place / f"{name}.parquet") for name in ("runs", "answers")}
+    found |= {name: pd.read_csv(place / f"{name}.csv", keep_default_na=False) for name in AS_TEXT}
+    same = data_hash is None or (found["runs"]["data_hash"] == data_hash).all()
+    return found if same else {}
+
+
+def work(plan: Plan, folder: Path) -> pd.DataFrame:
+    """What each finished run took: run, task, seconds, commit, device."""
+    keys = ("name", "seconds", "commit", "device")
+    rows = [{key: known[key] for key in keys} | {"task": run.settings["task"]}
+            for run in ordered(plan.runs()) if (known := read_run(folder, run))]  # fmt: skip
+    return pd.DataFrame(rows, columns=[*keys, "task"]).rename(columns={"name": "run"})
 
 
 def selections(plan: Plan, folder: Path) -> pd.DataFrame:

@@ -154,14 +154,15 @@ def seeds_needed(sd: float, gain: float, power: float = 0.8, most: int = 10_000)
 
 def worth(
     curve: Mapping[int, Sequence[float]], count: int, gains: Sequence[float], resamples: int = 2000,
-    seed: int = 0,
+    seed: int = 0, beyond: bool = False,
 ) -> dict[str, float]:  # fmt: skip
     """How many more real images would bring the same gain at `count` real images.
 
     `curve` has the scores of a baseline arm, one for each seed, by number of real images; `gains`
     are those of an arm over the baseline at `count`, one for each seed. The mean curve, made to
     rise only (isotonic regression), is read off along the logarithm of the number. Returns images
-    and its percentile interval over seeds, low and high; inf beyond the last point of the curve.
+    and its percentile interval over seeds, low and high; inf beyond the last point of the curve, or
+    with `beyond` what its last stretch that rises gives when it is continued.
     """
     rng, numbers = np.random.default_rng(seed), np.array(sorted(curve))
     places = np.log(numbers)
@@ -170,7 +171,11 @@ def worth(
         rising = optimize.isotonic_regression(means).x
         wanted = np.interp(np.log(count), places, rising) + gain
         if gain > 0 and wanted > rising[-1]:
-            return np.inf
+            before = np.flatnonzero(rising < rising[-1])
+            if not beyond or not len(before):
+                return np.inf
+            run, rise = (np.subtract(values[-1], values[before[-1]]) for values in (places, rising))
+            return float(np.exp(places[-1] + (wanted - rising[-1]) * run / rise) - count)
         if wanted < rising[0]:
             return float(numbers[0] - count)
         steps = np.flatnonzero(np.diff(rising, prepend=rising[0] - 1) > 0)  # the first of equals

@@ -58,6 +58,7 @@ from cellaug.training import (
     generate_images,
     use_xla,
 )
+from cellaug.training.finetune import choices_of, take_over
 
 import keras
 import numpy as np
@@ -207,11 +208,17 @@ def _conditional(
 ) -> tuple[keras.Model, int]:
     """Train the conditional recipe in balanced batches; its generator, and the images it saw."""
     choices = {k: v for k, v in settings.items() if k in Recipe.__dataclass_fields__}
+    size, source = settings["image_size"], None
+    if settings["start_from"]:
+        source = _generator(settings["start_from"], settings)
+        choices = {"rise": RISE, **choices, **choices_of(source, size)}
     recipe = Recipe(**{"decay": 0.3, **choices})
-    size, batch = settings["image_size"], recipe.batch_size
+    batch = recipe.batch_size
     with Reader(cells, size, batch, seed=recipe.seed, balance=True, drop_last=True) as reader:
         epochs = max(1, round(settings["images"] / (len(reader) * batch)))
         gan = recipe.build(size, len(cells.class_names), epochs * len(reader))
+        if source:
+            take_over(gan, source, cells.class_names, settings["class_map"])
         fit(gan, reader, epochs, checkpoint=checkpoint, restart=True, label="generator",
             settings={"data": cells.fingerprint, **settings}, save_seconds=60)  # fmt: skip
         return gan.trained_generator, epochs * len(reader) * batch
@@ -245,7 +252,7 @@ def selection_run(
 ) -> dict[str, Any]:
     """Keep the good ones of a generator's cells, as many of each class as `ratio` asks for."""
     seen, size, seed = material(settings), settings["image_size"], settings["seed"]
-    generator = _generator(places["generator"], settings)
+    generator = _generator(places["generator"] / "generator", settings)
     names = seen.train.class_names
     classifier = read_classifier(places["classifier"] / "classifier").network
     selector = learn_selector(classifier, seen.train.in_memory(size), seen.validation)
@@ -261,7 +268,7 @@ def selection_run(
         judged.append(found.assign(label=names[kind]))
     table = pd.concat(judged, ignore_index=True)
     table.to_csv(out / "judged.csv", index=False)
-    write_npz(out / "images.npz", images=np.concatenate(kept), labels=np.array(labels))
+    write_npz(out / "images.npz", images=np.concatenate(kept), labels=np.array(labels, int))
     reasons = table.groupby("label", sort=False)["reason"].value_counts().unstack(fill_value=0)
     wanted = {names[kind]: int(count) for kind, count in enumerate(counts) if count}
     return {"wanted": wanted, "reasons": reasons.rename(columns={"": "kept"}).T.to_dict()}
@@ -272,7 +279,7 @@ def variation_run(
 ) -> dict[str, Any]:
     """Cells near the real ones in latent space: perturbed (Eq. 42), or between two of a class."""
     seen, size, seed = material(settings), settings["image_size"], settings["seed"]
-    generator = _generator(places["generator"], settings)
+    generator = _generator(places["generator"] / "generator", settings)
     images, labels = seen.train.read(size), seen.train.labels
     counts = extra_counts(seen.train.counts().to_numpy(), settings["ratio"])
     rng, made, kinds = np.random.default_rng([seed, 6]), [], []
@@ -292,9 +299,12 @@ def variation_run(
             new = one + (other - one) * rng.random((int(count), 1))
         made.append(generate_images(generator.model, new, np.full(len(new), kind)))
         kinds += [kind] * int(count)
-    write_npz(out / "images.npz", images=np.concatenate(made), labels=np.array(kinds))
+    write_npz(out / "images.npz", images=np.concatenate(made), labels=np.array(kinds, int))
     return {"images": len(kinds)}
 
+
+RISE = 0.05
+"""Of a training that starts from a trained generator: the fraction in which its rate rises."""
 
 VARIANCE, MOST_INVERTED, INVERSION_STEPS = 0.04, 100, 200
 """Of Eq. 42, as the thesis shows it; real images of a class that are looked for in latent space."""
@@ -334,7 +344,10 @@ def extra_images(
     if kind == "real":
         return others(seen.rest, counts, size, seed)
     if kind == "generated":
-        generator, names = _generator(places["generator"], settings), seen.train.class_names
+        generator, names = (
+            _generator(places["generator"] / "generator", settings),
+            seen.train.class_names,
+        )
         made = [
             generator.generate([names[k]], int(n), (seed, k)) for k, n in enumerate(counts) if n
         ]
@@ -347,10 +360,12 @@ def extra_images(
         return file["images"], file["labels"]
 
 
-def _generator(place: Path, settings: Mapping[str, Any]) -> Generator:
-    """A run's generator; DataError if it has seen a test image."""
-    generator = load_generator(place / "generator")
-    assert generator.trained_on is not None  # a run's generator always knows
+def _generator(place: Path | str, settings: Mapping[str, Any]) -> Generator:
+    """A generator, by its folder or shipped name; DataError if it has seen a test image."""
+    generator = load_generator(place)
+    if generator.trained_on is None:
+        raise DataError(f"{place} does not say on which images it was trained: so nobody knows "
+                        "whether test images are among them")  # fmt: skip
     refuse_test(generator.trained_on, sides(settings)["test"])
     return generator
 
@@ -390,7 +405,43 @@ def learn(
     return body
 
 
+def timing_run(
+    settings: Mapping[str, Any], out: Path, places: Mapping[str, Path], checkpoint: Path
+) -> dict[str, Any]:
+    """How long a step of the classifier and of the generator takes here, in seconds."""
+    cells, size = material(settings).train, settings["image_size"]
+    choices = {k: v for k, v in settings["trained"].items() if k in Recipe.__dataclass_fields__}
+    recipe = Recipe(**choices)
+    names, found = cells.class_names, {}
+    with Reader(cells, size, recipe.batch_size, balance=True, drop_last=True) as reader:
+        batch = reader[0]
+        gan = recipe.build(size, len(names))
+        found["generator_step"] = _seconds(lambda: gan.train_on_batch(*batch))
+        chosen = settings["classifier"]
+        body = networks.classifier(
+            chosen["network"], size, len(names), width=chosen["width"], norm=chosen["norm"]
+        )
+        image = keras.Input((size, size, 3))
+        change = augmentation("classical", 0)
+        assert change is not None
+        model = keras.Model(image, body(change(image)))
+        loss = keras.losses.SparseCategoricalCrossentropy(from_logits=True)
+        model.compile("adam", loss, jit_compile=use_xla())
+        part = [np.resize(np.asarray(x), (chosen["batch_size"], *np.shape(x)[1:])) for x in batch]
+        found["classifier_step"] = _seconds(lambda: model.train_on_batch(*part))
+    return found
+
+
+def _seconds(step: Callable[[], Any], warm: int = 2, timed: int = 5) -> float:
+    for k in range(warm + timed):
+        if k == warm:
+            began = monotonic()
+        step()
+    return (monotonic() - began) / timed
+
+
 TASKS: dict[str, Callable[..., dict]] = {
+    "timing": timing_run,
     "generator": generator_run,
     "select": selection_run,
     "vary": variation_run,

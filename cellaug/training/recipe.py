@@ -10,8 +10,28 @@ from cellaug.training.gan import Adversarial
 from cellaug.training.losses import R1, CrossEntropy, Relativistic, WrongLabels
 
 import keras
-from keras import Model
-from keras.optimizers.schedules import CosineDecay
+from keras import Model, ops
+from keras.optimizers.schedules import CosineDecay, LearningRateSchedule
+
+
+@keras.saving.register_keras_serializable("cellaug")
+class RisingRate(LearningRateSchedule):
+    """A learning rate that rises from 0 over the first steps, then is that of another schedule.
+
+    A new discriminator knows nothing: its first gradients would spoil a trained generator.
+    """
+
+    def __init__(self, rate: Any, steps: int):
+        self.rate, self.steps = rate, steps
+
+    def __call__(self, step: Any) -> Any:
+        """The rate at a step."""
+        usual = self.rate(step) if callable(self.rate) else self.rate
+        return usual * ops.minimum(ops.cast(step, "float32") / max(self.steps, 1), 1.0)
+
+    def get_config(self) -> dict:
+        """The arguments that make the same schedule."""
+        return {"rate": self.rate, "steps": self.steps}
 
 
 @dataclass(frozen=True)
@@ -39,6 +59,7 @@ class Recipe:
     batch_size: int = 32  # real images in a step
     learning_rate: float = 2e-4  # of both Adams
     beta_1: float = 0.5  # of both Adams; beta_2 is 0.99
+    rise: float = 0.0  # first fraction of the training: the generator's rate rises from zero
     decay: float = 0.0  # last fraction of the training: rates fall to zero along half a cosine
     mixed_precision: bool | None = None  # bfloat16 in the networks alone; None: on an accelerator
     seed: int = 0  # of weights and of all that is drawn in training; becomes Keras's global seed
@@ -54,11 +75,12 @@ class Recipe:
     def build(self, size: int, classes: int, steps: int | None = None) -> Adversarial:
         """Fresh networks, compiled and ready for `fit` on balanced batches; `size` is in pixels.
 
-        `steps`, which time the `decay`, are all those of the generator. Raises ValueError for an
-        unknown objective, a decay without `steps`, a size or depth that the networks do not take.
+        `steps`, which time `rise` and `decay`, are all those of the generator. Raises ValueError
+        for an unknown objective, a rise or decay without `steps`, a size or depth that the networks
+        do not take.
         """
-        if self.decay and steps is None:
-            raise ValueError("steps: a learning rate that falls needs the number of all steps")
+        if (self.decay or self.rise) and steps is None:
+            raise ValueError("steps: a learning rate that changes needs the number of all steps")
         parts = self.parts()
         keras.utils.set_random_seed(self.seed)
         before, mixed = keras.config.dtype_policy(), self.mixed_precision
@@ -70,15 +92,17 @@ class Recipe:
             keras.config.set_dtype_policy(before)
         gan = self.gan(*networks, **parts)
 
-        def adam(own_steps: int) -> keras.optimizers.Adam:
-            rate: float | CosineDecay = self.learning_rate
+        def adam(own_steps: int, rises: bool = False) -> keras.optimizers.Adam:
+            rate: float | LearningRateSchedule = self.learning_rate
             if steps is not None and self.decay:
                 first, last = own_steps * round((1 - self.decay) * steps), own_steps * steps
                 # The warm-up from the rate to itself keeps it constant until the fall.
                 rate = CosineDecay(rate, last - first, warmup_target=rate, warmup_steps=first)
+            if rises and steps is not None and self.rise:
+                rate = RisingRate(rate, round(self.rise * steps))
             return keras.optimizers.Adam(rate, self.beta_1, 0.99)
 
-        gan.compile(adam(1), adam(self.d_steps))
+        gan.compile(adam(1, rises=True), adam(self.d_steps))
         return gan
 
     def networks(self, size: int, classes: int, **layers: Any) -> tuple[Model, Model]:

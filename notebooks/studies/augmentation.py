@@ -29,7 +29,7 @@ from cellaug.book.chapter import notebook_file, project_root, result_file
 from cellaug.study.cluster import carry_out
 from cellaug.study.external import other_laboratory
 from cellaug.study.plan import ordered, read_plan
-from cellaug.study.results import record
+from cellaug.study.results import record, recorded
 
 # %% [markdown]
 # The plan says which runs there are and which arms are compared, before the first run.
@@ -45,8 +45,10 @@ elsewhere = other_laboratory(external, class_map, plan) if external else None
 
 # %%
 if __name__ == "__main__":
-    left = carry_out(runs, folder, scheduler, workers or None, hours or None)
     place = folder / "tables" if out else result_file("augmentation") / profile
+    known = {name for table in recorded(place).values() for name in table["run"]}
+    todo = [run for run in runs if run.name not in known]  # some may be from another machine
+    left = carry_out(todo, folder, scheduler, workers or None, hours or None)
     record(plan, folder, place, elsewhere)
     if left:
         print(f"{len(left)} runs are left: the same command goes on with them")

@@ -1,0 +1,92 @@
+"""The commands of ``cellaug`` that run studies; see `cellaug.cli`."""
+
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+from cellaug.errors import DataError
+from cellaug.options import COUNT, HOURS, columns_option, data_argument, option, profile_options
+
+import click
+
+
+@click.command()
+@click.argument(
+    "name", type=click.Choice(("augmentation", "extractor", "ladder", "weights", "cards"))
+)
+@profile_options
+@option("--out PATH", "By default build/study/NAME; for cards the weights in the package.")
+@option("--images N", "Real images per training [ladder: its key ladder_images; weights: 850000].")
+@option("--arm NAME", "Only this variant of the ladder or the weights; repeatable.", multiple=True)
+@option("--seeds N", "Seeds of each step of the ladder; first and last have at least 3.", default=1)
+@option("--seed S", "Seed of the weights [1]; repeatable.", type=COUNT, multiple=True)
+@option("--scheduler ADDRESS", "A Dask cluster for augmentation; by default one is started here.")
+@option("--workers N", "Processes of that cluster [as many as this machine bears].")
+@option("--hours H", "Begin no further run of augmentation after so many hours.", type=HOURS)
+@option("--external SET", "Test augmentation's runs on another laboratory's cells too.", type=str)
+@option("--class-map FILE", "YAML: a class of that set, and what the study calls it.", type=str)
+def study(name: str, profile: str, set: Sequence[str], **options: Any) -> None:
+    """Make what the package ships or the book records.
+
+    augmentation: does it help? as a plan in notebooks/studies/plans says, on a Dask cluster.
+    extractor: the network behind the fidelity measures. ladder: the ablation study. weights: the
+    generators that come with cellaug. cards: evaluate those again. All but cards take hours on a
+    processor; they resume after an interruption.
+    """
+    from cellaug.book import run as runner
+
+    images, arms, seed = options["images"], list(options["arm"]), list(options["seed"])
+    if name == "cards" and (images or arms or seed):
+        raise DataError("cards trains nothing: remove --arm, --seed and --images")
+    spread = ("scheduler", "workers", "hours", "external", "class_map")
+    own = {key: options[key] for key in spread if options[key]}
+    if name != "augmentation" and own:
+        are = ", ".join("--" + key.replace("_", "-") for key in own)
+        raise DataError(f"{are}: only augmentation takes this; remove it for {name}")
+    files = {key: Path(own[key]).absolute() for key in ("external", "class_map") if key in own}
+    own |= {key: str(path) for key, path in files.items() if path.exists()}
+    notebook = f"studies/{name}".replace("cards", "weights")
+    _, values = runner.load_profile(profile, set, notebook)
+    out = options["out"] and str(options["out"].absolute())
+    given = {"out": out, "arms": arms, "cards": name == "cards", "images": images, "seeds": seed}
+    if name == "ladder":
+        given |= {"images": None, "ladder_images": images, "seeds": options["seeds"]}
+    given |= own
+    print(runner.run_study(notebook, values | {k: v for k, v in given.items() if v}))
+
+
+words = "A generator, or the name of a shipped one, that is also trained further on DATA."
+map_words = "YAML: 'class of DATA: class of that generator', per line."
+
+
+@click.command()
+@data_argument
+@columns_option
+@option("--out DIR", "For the result; a study that was stopped goes on in it.", required=True)
+@option("--hours H", "How long it may take; it is sized to that.", type=HOURS, default=8)
+@option("--start-from DIR", words, type=str, default="")
+@option("--class-map FILE", map_words, type=str)
+@option("--size PIXELS", "Width and height of the images that are studied.", default=64)
+@option("--scheduler ADDRESS", "A Dask cluster; by default one is started here.", default="")
+@option("--workers N", "Processes of that cluster [as many as this machine bears].")
+def advise(data: str, columns: dict, out: Path, class_map: str | None, **options: Any) -> None:
+    """Find out on your own cells whether and how to augment them, overnight.
+
+    Trains classifiers with and without generated cells on the training side of DATA and tests them
+    on its test side. Writes advice.html, advice.json, the classifier of the best way, and its
+    generator if it has one. DATA is not changed. Says beforehand how long it takes.
+    """
+    from cellaug.data.class_map import read_class_map
+    from cellaug.study import advise as study
+
+    named = read_class_map(class_map) if class_map else None
+    place = Path(data).absolute() if Path(data).exists() else data
+    found = study.advise(str(place), out.absolute(), class_map=named, **columns, **options)
+    for name, lacks in found["collect"].items():
+        print(f"collect more images of {name}: it has {lacks}")
+    print(f"{'augment' if found['augment'] else 'do not augment'}: {found['because']}")
+    if "arm" in found:
+        print(f"train on: {found['arm']}")
+    if "command" in found:
+        print(found["command"])
+    print(out / study.PAGE)

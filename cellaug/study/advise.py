@@ -1,0 +1,317 @@
+"""What a laboratory should do with its own cells: the augmentation study, small, and its advice."""
+
+import json
+import shlex
+import shutil
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+from cellaug.book.chapter import device, project_root, versions
+from cellaug.book.source import commit
+from cellaug.data import Dataset, open_dataset, split
+from cellaug.data.dataset import printable
+from cellaug.errors import DataError
+from cellaug.files import atomic_folder, write_atomically, write_json
+from cellaug.study import answers
+from cellaug.study.cluster import carry_out, workers_here
+from cellaug.study.page import render
+from cellaug.study.plan import CLASSIFIER, GENERATOR, Plan, Run, ordered, read_plan
+from cellaug.study.results import record
+from cellaug.study.statistics import worth
+from cellaug.study.worker import RESULT
+from cellaug.training.fit import duration
+
+import numpy as np
+import pandas as pd
+import yaml
+
+PLAN, ADVICE, PAGE = "plan.yaml", "advice.json", "advice.html"
+
+LEAST = {"train": 20, "validation": 5, "test": 5}
+"""Images of a class below which more of them should be collected first."""
+
+UNEVEN = 1.5
+"""The largest class over the smallest from which scarce classes are filled up to the largest."""
+
+PLAIN, EVEN, COPIES = "as they are", "even, classical", "duplicates, classical"
+REAL: dict[str, dict[str, Any]] = {
+    PLAIN: {},
+    EVEN: {"sampling": "balanced", "augment": "classical"},
+    COPIES: {"extra": "duplicates", "augment": "classical"},
+}
+MADE: dict[str, dict[str, Any]] = {
+    "quarter synthetic": {"extra": "generated", "share": 0.25},
+    "half synthetic": {"extra": "generated", "share": 0.5},
+    "half selected": {"extra": "selected", "share": 0.5},
+}
+"""Arms with generated cells; all are shown evenly and augmented classically."""
+
+SIZES = ((10, 1.0), (5, 1.0), (5, 0.5), (3, 0.5), (3, 0.25), (3, 0.1))
+"""Seeds and fraction of the usual training, the first that fits into the hours is taken."""
+
+STEPS, OVERHEAD = 3000, 20.0
+"""Steps of a classifier; seconds of a run besides its steps."""
+
+
+def advise(
+    data: str, out: Path, *, hours: float = 8.0, start_from: str = "", size: int = 64,
+    class_map: Mapping[str, str] | None = None, columns: Mapping[str, str] | None = None,
+    scheduler: str = "", workers: int | None = None,
+    classifier: Mapping[str, Any] | None = None, generator: Mapping[str, Any] | None = None,
+) -> dict[str, Any]:  # fmt: skip
+    """Find out on a set of labelled cells which way to augment it helps, and write the advice.
+
+    `out` gets `advice.json`, `advice.html`, the classifier of the recommended arm in `classifier`,
+    its generator in `generator` if it has one, and all runs, with which a stopped study goes on.
+    `start_from` is a trained generator that is also trained further, with its classes for those
+    that `class_map` names. `classifier` and `generator` change the usual networks and training.
+    Returns the content of `advice.json`. DataError for a set that cannot be divided, hours that are
+    too few, and a folder that holds the study of another set or with other settings.
+    """
+    cells = open_dataset(data, **({"columns": dict(columns)} if columns else {}))
+    real = cells.subset(cells.table["origin"] == "real")
+    parts = split(real)
+    counts = pd.DataFrame({name: part.counts() for name, part in parts.items()})
+    document: dict[str, Any] = {"set": describe(real, counts), "collect": scarce(counts)}
+    if (counts.min(axis=1) < 1).any() or (counts["train"] < 2).any():
+        document |= {"augment": False, "because": "some classes have too few images to measure"}
+        return written(out, document, None)
+    chosen = {**CLASSIFIER, "steps": STEPS, **(classifier or {})}
+    trained = {**{"images": GENERATOR["images"]}, **(generator or {})}
+    settings = {"data": str(data), "options": {"columns": dict(columns)} if columns else {}}
+    settings |= {"hash": real.fingerprint, "image_size": size, "start_from": start_from}
+    settings |= {"class_map": dict(class_map or {}), "classifier": chosen, "generator": trained}
+    require_same(out / "study.json", settings)
+    times = step_times(settings, out / "runs", scheduler, workers)
+    plan, seconds = sized(out, settings, counts, times, hours, workers)
+    print(f"{len(plan.runs())} classifiers and what they need take about {duration(seconds)}")
+    carry_out(plan.runs(), out / "runs", scheduler, workers)
+    tables = record(plan, out / "runs", out / "tables")
+    results = answers.read_results(tables)
+    document |= conclude(results) | {"settings": settings, "seconds": results.hours * 3600}
+    document |= {"generators": compared(results, out / "runs", parts, start_from)}
+    keep_best(results, document, out)
+    if document["augment"]:
+        arm = results.plan.arms[document["arm"]]
+        filled = {"fill": int(counts["train"].max())} if arm["ratio"] == "fill" else {}
+        ratio = {} if filled else {"ratio": arm["ratio"]}
+        document["order"] = {**filled, **ratio, "select": arm["extra"] == "selected"}
+        words = ["cellaug", "augment", str(data), "--advice", str(out), "--out", "augmented"]
+        document["command"] = shlex.join(words)
+    return written(out, document, results)
+
+
+def describe(cells: Dataset, counts: pd.DataFrame) -> dict[str, Any]:
+    """What the advice says about the set."""
+    facts = {"name": printable(cells.name), "hash": cells.fingerprint, "images": len(cells)}
+    return facts | {"classes": counts.T.to_dict(), "credit": cells.credit}
+
+
+def scarce(counts: pd.DataFrame) -> dict[str, str]:
+    """Classes with too few images on a side, and what they lack."""
+    found = {}
+    for name, row in counts.iterrows():
+        lacks = [f"{row[side]} of {least} {side}" for side, least in LEAST.items()
+                 if row[side] < least]  # fmt: skip
+        if lacks:
+            found[str(name)] = f"{', '.join(lacks)} images"
+    return found
+
+
+def require_same(file: Path, settings: Mapping[str, Any]) -> None:
+    """Write a study's settings, or DataError if another study has been begun in the folder."""
+    text = json.loads(json.dumps(settings))
+    if file.is_file():
+        known = json.loads(file.read_text("utf-8"))
+        if differ := [key for key in text if known.get(key) != text[key]]:
+            what = "the images have" if "hash" in differ else f"{', '.join(differ)} has"
+            raise DataError(f"{file.parent} holds a study that was begun before {what} changed: "
+                            "give another folder")  # fmt: skip
+    elif file.parent.exists() and any(file.parent.iterdir()):
+        raise DataError(f"{file.parent} holds other files: give a new folder")
+    file.parent.mkdir(parents=True, exist_ok=True)
+    write_json(file, text)
+
+
+def step_times(
+    settings: Mapping[str, Any], folder: Path, scheduler: str, workers: int | None
+) -> dict[str, float]:
+    """Seconds of a step of each network while all workers are busy, measured once."""
+    abreast = workers or workers_here()[0]
+    made = {key: settings[key] for key in ("data", "options", "image_size", "classifier")}
+    made |= {"task": "timing", "trained": settings["generator"]}
+    runs = [Run({**made, "subset": {"scarcity": "all"}, "seed": k}) for k in range(1, abreast + 1)]
+    carry_out(runs, folder, scheduler, workers)
+    found = [json.loads((folder / run.name / RESULT).read_text("utf-8"))["found"] for run in runs]
+    return pd.DataFrame(found).max().to_dict()
+
+
+def sized(
+    out: Path, settings: Mapping[str, Any], counts: pd.DataFrame, times: Mapping[str, float],
+    hours: float, workers: int | None,
+) -> tuple[Plan, float]:  # fmt: skip
+    """The largest plan that fits into the hours, and the seconds that it takes."""
+    if (file := out / PLAN).is_file():  # of a study that was stopped
+        plan = read_plan(file)
+        return plan, expected(plan, times, workers)
+    for seeds, scale in SIZES:
+        text = yaml.safe_dump(planned(settings, counts, seeds, scale), sort_keys=False)
+        write_atomically(out / ".plan.yaml", text.encode())
+        plan = read_plan(out / ".plan.yaml")
+        if (seconds := expected(plan, times, workers)) <= 3600 * hours:
+            (out / ".plan.yaml").replace(file)
+            return plan, seconds
+    (out / ".plan.yaml").unlink()
+    raise DataError(f"the smallest study of these cells takes about {duration(seconds)} here: give "
+                    f"--hours {seconds / 3600:.1f} or more")  # fmt: skip
+
+
+def expected(plan: Plan, times: Mapping[str, float], workers: int | None) -> float:
+    """Seconds that a plan's runs take on all workers."""
+    steps = {"classifier": plan.classifier["steps"], "select": 0, "vary": 0}
+    batch = plan.generator.get("batch_size", 32)
+    steps["generator"] = plan.generator["images"] / batch
+    each = {kind: OVERHEAD + count * times.get(f"{kind}_step", 0) for kind, count in steps.items()}
+    runs = ordered(plan.runs())
+    return sum(each[run.settings["task"]] for run in runs) / (workers or workers_here()[0])
+
+
+def planned(
+    settings: Mapping[str, Any], counts: pd.DataFrame, seeds: int, scale: float
+) -> dict[str, Any]:
+    """A plan as YAML has it: all arms with all images, and the curve of real images."""
+    uneven = counts["train"].max() / counts["train"].min() >= UNEVEN
+    ratio = {"ratio": "fill" if uneven else 1.0}
+    always = {"sampling": "balanced", "augment": "classical", **ratio}
+    arms = {name: {**arm, **(ratio if "extra" in arm else {})} for name, arm in REAL.items()}
+    arms |= {f"{name}, classical": {**always, **arm} for name, arm in MADE.items()}
+    if source := settings["start_from"]:
+        recipe = {"start_from": source, "class_map": settings["class_map"]}
+        arms["half synthetic, trained further, classical"] = {
+            **always, **MADE["half synthetic"], "recipe": recipe}  # fmt: skip
+    made = [name for name in arms if name not in REAL]
+    pairs = [(name, other) for name in made for other in REAL] + [(EVEN, PLAIN), (COPIES, PLAIN)]
+    chosen, trained = dict(settings["classifier"]), dict(settings["generator"])
+    chosen["steps"] = max(1, round(scale * chosen["steps"]))
+    trained["images"] = max(1, round(scale * trained["images"]))
+    return {
+        **{key: settings[key] for key in ("data", "options", "image_size")},
+        "scarcities": {"all": {}, "half": {"share": 0.5}, "quarter": {"share": 0.25}},
+        "classifier": chosen, "generator": trained, "arms": arms,
+        "blocks": [{"seeds": seeds, "scarcities": ["all"], "arms": list(arms)},
+                   {"seeds": seeds, "scarcities": ["half", "quarter"], "arms": [EVEN]}],
+        "contrasts": [{"arm": arm, "against": other, "at": ["all"]} for arm, other in pairs],
+    }  # fmt: skip
+
+
+def conclude(results: answers.Results) -> dict[str, Any]:
+    """The arm to take, what it brings and what that is worth, from the tables of a study.
+
+    Arms are chosen on validation images; the gain is measured on test images. An arm with generated
+    cells is recommended only if its interval over the best one without lies above zero.
+    """
+    table = answers.summary(answers.scores(results)).loc["all"]
+    validated = answers.scores(results, tested_on=answers.VALIDATION)
+    means = validated[validated["scarcity"] == "all"].groupby("arm")["value"].mean()
+    without = [arm for arm in REAL if arm in table.index]
+    real = answers.best_arm(results, "all", without)
+    made = answers.best_arm(results, "all", [arm for arm in table.index if arm not in REAL])
+    pairs = results.contrasts
+    pairs = pairs[(pairs["class"] == "") & (pairs["tested_on"] == answers.OWN)]
+    pairs = pairs.set_index(["arm", "against"])
+    row = pairs.loc[(made, real)].to_dict()
+    called = answers.verdict(row) or "undecided"
+    arm = made if called == "better" else real
+    found: dict[str, Any] = {"augment": called == "better", "arm": arm, "verdict": called}
+    found |= {"best_with": made, "best_without": real, "gain": plain(row)}
+    if real != PLAIN:
+        found["gain_without"] = plain(pairs.loc[(real, PLAIN)].to_dict())
+    images = results.runs.drop_duplicates("run")
+    images = images[images["arm"] == EVEN].groupby("scarcity")["real_images"].first()
+    at = answers.scores(results).set_index(["scarcity", "arm", "seed"])["value"].sort_index()
+    curve = {int(images[name]): at[name, EVEN].tolist() for name in ("quarter", "half", "all")}
+    gains = (at["all", made] - at["all", real]).dropna().tolist()
+    found["worth"] = plain(worth(curve, int(images["all"]), gains, beyond=True))
+    found["because"] = {
+        "better": f"{made} is better than {real} by {answers.points(row)}",
+        "worse": f"generated cells do harm: {made} against {real}, {answers.points(row)}",
+        "undecided": f"no gain is certain: {made} against {real}, {answers.points(row)}",
+    }[called]
+    names = ("mean", "low", "high", "sd", "n")
+    found["arms"] = {
+        name: {"validation": float(means[name]), **plain({key: values[key] for key in names})}
+        for name, values in table.iterrows()
+    }
+    return found
+
+
+def plain(row: Mapping[str, Any]) -> dict[str, Any]:
+    """Numbers and words as JSON has them: None for what is not known or has no end."""
+    kept = {key: value.item() if isinstance(value, np.generic) else value
+            for key, value in row.items() if key != "by_seed"}  # fmt: skip
+    return {key: None if isinstance(value, float) and not np.isfinite(value) else value
+            for key, value in kept.items()}  # fmt: skip
+
+
+def compared(
+    results: answers.Results, folder: Path, parts: Mapping[str, Dataset], start_from: str
+) -> dict[str, Any]:
+    """`evaluate` of the first seed's generators on validation images: from nothing, and further."""
+    if not start_from:
+        return {}
+    from cellaug.evaluation import evaluate
+    from cellaug.generators import load_generator
+
+    found: dict[str, Any] = {}
+    for run in ordered(results.plan.runs()):
+        if run.settings["task"] != "generator" or run.settings["seed"] != 1:
+            continue
+        generator = load_generator(folder / run.name / "generator")
+        size, real = generator.image_size, parts["validation"]
+        names, counts = real.class_names, real.counts().to_numpy()
+        made = [generator.generate([name], int(n), (1, 9, k))
+                for k, (name, n) in enumerate(zip(names, counts, strict=True)) if n]  # fmt: skip
+        labels = np.repeat(np.arange(len(names)), counts)
+        fake = Dataset.of_images(np.concatenate(made), labels, names)
+        name = (
+            f"trained further from {start_from}" if run.settings["start_from"] else "from nothing"
+        )
+        try:
+            table = evaluate(real.in_memory(size), fake, cas=False).table
+        except DataError as error:
+            return {"problem": f"the generators cannot be compared: {error}"}
+        rows = table[(table["level"] == "overall") & (table["measure"] == "kernel")]
+        found[name] = plain(rows.iloc[0].to_dict()) if len(rows) else {}
+    values = {name: row.get("value") for name, row in found.items()}
+    if all(value is not None for value in values.values()):
+        found["better"] = min(values, key=lambda name: values[name])
+    return found
+
+
+def keep_best(results: answers.Results, document: dict[str, Any], out: Path) -> None:
+    """Copy the recommended arm's classifier, best on validation images, and its generator."""
+    validated = answers.scores(results, tested_on=answers.VALIDATION)
+    own = validated[(validated["scarcity"] == "all") & (validated["arm"] == document["arm"])]
+    seed = int(own.loc[own["value"].idxmax(), "seed"])
+    run = results.plan.run("all", document["arm"], seed, results.plan.classifier)
+    document["seed"] = seed
+    _copy(out / "runs" / run.name / "classifier", out / "classifier")
+    for other in ordered([run]):
+        if other.settings["task"] == "generator":
+            _copy(out / "runs" / other.name / "generator", out / "generator")
+
+
+def _copy(source: Path, target: Path) -> None:
+    with atomic_folder(target) as part:
+        shutil.copytree(source, part, dirs_exist_ok=True)
+
+
+def written(out: Path, document: dict[str, Any], results: answers.Results | None) -> dict[str, Any]:
+    """Write the advice as JSON and as a page; returns it."""
+    out.mkdir(parents=True, exist_ok=True)
+    document |= {"format": 1, "versions": versions(), "device": device()}
+    document |= {"commit": commit(project_root())}
+    write_json(out / ADVICE, document)
+    write_atomically(out / PAGE, render(document, results).encode())
+    return document

@@ -1,0 +1,56 @@
+"""Start a conditional GAN from a generator that is trained already."""
+
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+from cellaug.errors import DataError
+from cellaug.generators import Generator
+from cellaug.training.gan import Adversarial
+
+import numpy as np
+from keras import ops
+
+OPTIONS = {"depth": "generator_depth", "latent_dim": "latent_dim", "kernel": "kernel",
+           "modulation": "modulation", "resize": "resize", "narrowest": "narrowest"}  # fmt: skip
+"""What `conditional_generator` calls its options, and `Recipe` its choices."""
+
+
+def choices_of(source: Generator, size: int) -> dict[str, Any]:
+    """The choices of `Recipe` with which a generator like `source` is built.
+
+    DataError for a generator of another kind or another size than `size` pixels.
+    """
+    card = source.card
+    if card["builder"] != "conditional_generator":
+        raise DataError(f"{source.folder}: only a conditional generator of cellaug's own recipe "
+                        f"can be trained further, and this is {card['builder']}")  # fmt: skip
+    if source.image_size != size:
+        raise DataError(f"{source.folder} draws {source.image_size} pixels, not {size}: give that "
+                        "image size, or another generator to start from")  # fmt: skip
+    return {ours: card["options"][theirs] for theirs, ours in OPTIONS.items()
+            if theirs in card["options"]}  # fmt: skip
+
+
+def take_over(
+    gan: Adversarial, source: Generator, class_names: Sequence[str], class_map: Mapping[str, str]
+) -> dict[str, str]:
+    """Give a fresh GAN's generator, and its moving average, the weights of a trained one.
+
+    A class starts as the class of `source` that `class_map` names for it, else as the one of its
+    own name, else, as a new one, from the mean of all. Returns for each class what it starts from
+    ("" for the mean). DataError for a class in the map that `source` does not know.
+    """
+    known, trained = list(source.class_names), source.model
+    if strange := ", ".join(ours for ours in class_map.values() if ours not in known):
+        raise DataError(f"{source.folder}: no class {strange}: {', '.join(known)}")
+    begun = {name: class_map.get(name, name if name in known else "") for name in class_names}
+    vectors = ops.convert_to_numpy(trained.get_layer("label_vector").weights[0])
+    mean = vectors.mean(0)
+    new = np.stack([vectors[known.index(x)] if x else mean for x in begun.values()])
+    for network in filter(None, (gan.generator, gan.averaged)):
+        for mine, theirs in zip(network.weights, trained.weights, strict=True):
+            if "label_vector" in mine.path:
+                mine.assign(new)
+            else:
+                mine.assign(theirs)
+    return begun
