@@ -17,7 +17,7 @@ import cellaug
 from cellaug import cli, load_discriminator, networks
 from cellaug.augmentation import augment, generate
 from cellaug.data import DataError, open_dataset, read_image, split, stored
-from cellaug.data.class_map import read_class_map
+from cellaug.data.class_map import alike, read_class_map
 from cellaug.data.images import decode, fit_square, write_png
 from cellaug.evaluation import read_generated
 from cellaug.files import inside
@@ -819,6 +819,18 @@ def test_mapped_classes_get_images_under_their_own_name(saved, theirs, tmp_path)
         assert facts.get("generator_class", "eosinophil") == ours
     assert len(images) == 11  # two classes that are drawn as one share none
     assert made.loc[made["label"] == "SNE", "index"].tolist() == [5, 6]
+
+
+def test_names_that_differ_by_case_blanks_and_underscores_are_one_class(saved, dataset, tmp_path):
+    names = ("Band_neutrophil", "eosinophil", "PLATELET ")
+    classes = dataset.table["class"].cat.rename_categories(dict(zip(NAMES, names, strict=True)))
+    cells = replace(dataset, class_names=names, table=dataset.table.assign(**{"class": classes}))
+    manifest = augment(cells, load_generator(saved), 1, tmp_path / "out", seed=4)
+    made = manifest[manifest["origin"] == "synthetic"]
+    assert dict(zip(made["label"], made["generator_class"].fillna(""), strict=True)) == {
+        "Band_neutrophil": "band neutrophil", "eosinophil": "", "PLATELET ": "platelet",
+    }  # fmt: skip
+    assert alike(["a_b", "A b"], ["a b"]) == {"a_b": "a_b", "A b": "A b"}  # they stay apart
 
 
 def test_unknown_classes_are_listed_with_a_map_to_complete(saved, theirs, tmp_path):

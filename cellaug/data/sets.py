@@ -279,13 +279,9 @@ def _collect(
     fit = (seen["problem"] != "") | (seen[["height", "width"]].min(axis=1) >= SMALLEST_SIDE)
     table = leave_out(table.assign(digest=seen["digest"]), seen["problem"].where(fit, small))
     other = told(root, table["path"].tolist(), file or _manifest(root)).set_index(table.index)
-    table = table.assign(group=table["group"].where(table["group"] != "", other["group"]))
-    unknown = table["group"].str.strip().str.lower().isin(_NO_GROUP)
-    leave_out(table, (f"{UNKNOWN}: " + table["group"]).where(unknown, ""), "kept")
-    table = table.assign(group=table["group"].mask(unknown, ""))
-    said = seen["generated"][table.index]
-    by = other["by"].where(said == "", f"the text chunk {CHUNK} of the file")
-    table, belied = _with_chunks(table, said.where(said != "", other["said"]), by)
+    table, unknown = _with_groups(table, other["group"])
+    leave_out(table, unknown, "kept")
+    table, belied = _with_origins(table, seen["generated"][table.index], other)
     leave_out(table, belied, "kept")
     copies = _copies(table)
     # Copies that a generator made say something about it.
@@ -317,14 +313,23 @@ def _collect(
     return Dataset(name, root, tuple(classes), table, rows, credit)
 
 
-def _with_chunks(
-    table: pd.DataFrame, said: pd.Series, by: pd.Series
+def _with_groups(table: pd.DataFrame, other: pd.Series) -> tuple[pd.DataFrame, pd.Series]:
+    """Take groups from `other` where there are none; return which are no names, and left out."""
+    group = table["group"].where(table["group"] != "", other)
+    unknown = group.str.strip().str.lower().isin(_NO_GROUP)
+    said = (f"{UNKNOWN}: " + group).where(unknown, "")
+    return table.assign(group=group.mask(unknown, "")), said
+
+
+def _with_origins(
+    table: pd.DataFrame, said: pd.Series, other: pd.DataFrame
 ) -> tuple[pd.DataFrame, pd.Series]:
     """Believe whatever says that images are generated; return which of them were listed as real.
 
-    `said` holds for each row what the file (`generated_by`) or another manifest (`told`) says, as
-    JSON; `by` names it.
+    `said` holds for each row what the file says (`generated_by`), `other` what a manifest (`told`).
     """
+    by = other["by"].where(said == "", f"the text chunk {CHUNK} of the file")
+    said = said.where(said != "", other["said"])
     said = said[said != ""]
     belied = (table["origin"] == "real") & table.index.isin(said.index)
     table = table.assign(origin=table["origin"].replace("", "real"))

@@ -168,10 +168,13 @@ def _refuse_real(real: Dataset, fake: Dataset) -> list[str]:
     own, near, _ = nearest_training(rows[0], rows[1], 1, views)
     if not (same_cell := near < SAME_CELL).any():
         return []
-    which = [f"{_name(fake, k)} is {_name(real, own[k])}" for k in np.flatnonzero(same_cell)]
-    what = f"{len(which):,} of the {len(fake):,} generated images of {fake.name} are real images "
+    same_cells = np.flatnonzero(same_cell).tolist()
+    which = _listed([f"{_name(fake, k)} is {_name(real, int(own[k]))}" for k in same_cells])
+    what = (
+        f"{len(same_cells):,} of the {len(fake):,} generated images of {fake.name} are real images "
+    )
     what += f"of {real.name}, at most mirrored, turned or changed by a few grey levels"
-    what = f"{what} ({_listed(which)})"
+    what = f"{what} ({which})"
     if same_cell.mean() > MOST_SAME:
         raise DataError(f"{what}: give images that a generator drew, and real ones it has not seen")
     return [f"{what}."]
