@@ -605,6 +605,14 @@ def test_a_group_that_is_not_known_is_no_patient(cells):
     assert "kept, group not known: 40\n" in as_text(found)
 
 
+def test_drawn_cells_hold_no_published_images(monkeypatch):
+    measured(monkeypatch)
+    drawn = replace(listed(6), name="phantom", credit="drawn")
+    text = only(inspect(drawn).problems, "cannot be divided")
+    assert "published images" not in text and "seed" not in text
+    assert "Add images" in text
+
+
 def test_class_of_one_patient_is_named_as_the_cause(monkeypatch):
     measured(monkeypatch)
     found = inspect(listed(group=["one" if i % 2 else f"P{i % 40}" for i in range(200)]))

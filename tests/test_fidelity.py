@@ -1,6 +1,7 @@
 """Tests of `cellaug evaluate`: each measure against a known answer or another implementation."""
 
 import json
+import re
 from dataclasses import replace
 
 from cellaug import cli, evaluation, figures
@@ -915,14 +916,15 @@ def test_own_features_are_learned_from_half_of_a_reference(real, training, monke
 
 
 def test_own_features_need_images_to_learn_from(real, monkeypatch):
-    with pytest.raises(DataError, match="they got 20 of red, 20 of green, 20 of blue"):
+    with pytest.raises(DataError, match=r"they got 20 of red, .*: 60 of each class are enough"):
         evaluate(cells(1, (40, 40, 40)), cells(3), features="own", cas=False)
     monkeypatch.setattr(
         extractors, "load_extractor", lambda: Misled(0, class_names=("x", "y", "z"))
     )
     found = evaluate(cells(1, (60, 60, 59)), cells(3), cas=False, resamples=20)
     assert found.extractor["source"] == "shipped" and found.scorecard["met"].notna().sum() <= 2
-    assert "Learn own features (--features own)" in " ".join(found.notes)
+    enough = r"Learn own features \(--features own\): they need at least 60 images of every class"
+    assert re.search(enough, " ".join(found.notes))
 
 
 # --- real, generated and training images are kept apart ------------------------------------------
@@ -1109,6 +1111,18 @@ def test_the_figure_draws_what_was_found(good, real):
     assert np.array_equal(pictures[1].get_array(), good.pairs[0, 1])
     for words in ("all images", "not measured: no training images were given", "$x$: 180"):
         assert words in " ".join(other)
+
+
+def test_the_figure_says_why_a_panel_is_empty(good):
+    table, by_class = good.table.copy(), good.table["level"] == "class"
+    table.loc[by_class, ["value", "real", "ratio", "gap"]] = np.nan
+    table.loc[by_class, "reason"] = "it needs 12 images in either set"
+    with plt.rc_context({"backend": "agg"}):
+        fig = figures.fidelity(replace(good, table=table))
+        FigureCanvasAgg(fig).draw()
+    said = [text.get_text() for text in fig.findobj(plt.Text)]
+    assert "Not measured: it needs 12 images in either set" in said
+    assert any("not measured: coverage, recall" in text.replace("\n", " ") for text in said)
 
 
 # --- where generated images come from, and the command line ------------------------------------

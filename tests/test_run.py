@@ -13,6 +13,8 @@ from cellaug.book import chapter as book
 from cellaug.book import run, source
 from cellaug.data import open_dataset, split
 from cellaug.data.images import write_png
+from cellaug.data.inspection import BOUNDS
+from cellaug.data.splits import measurable
 
 import jupytext
 import nbformat
@@ -462,6 +464,24 @@ def test_the_first_chapter_says_whether_its_set_is_split_by_patient(tmp_path):
     assert said[0].startswith("Splits are by patient") and "the 2 groups of the test" in said[0]
     assert said[1].startswith("30 of 60 images name their group") and "too optimistic" in said[1]
     assert said[2].startswith("0 of 60 images name their group") and "too optimistic" in said[2]
+
+
+def test_the_first_chapter_says_where_patients_or_images_are_too_few(tmp_path):
+    cells = jupytext.read(book.project_root() / "notebooks" / "01_data.py").cells
+    (code,) = [cell.source for cell in cells if "few = measurable(parts)" in cell.source]
+    write_cells(tmp_path, *range(200))
+    groups = [f"p{k % 4}" if k % 2 else f"q{k // 4}" for k in range(200)]  # of b: p1 and p3
+    groups = [f"p{k // 2 % 3}" if k % 2 else group for k, group in enumerate(groups)]
+    rows = [f"{k}.png,{'ab'[k % 2]},{groups[k]}" for k in range(200)]
+    (tmp_path / "m.csv").write_text("\n".join(["path,label,group", *rows]))
+    parts = split(open_dataset(tmp_path / "m.csv"))
+    said = []
+    exec(code, {"parts": parts, "measurable": measurable, "BOUNDS": BOUNDS, "np": np,
+                "Markdown": said.append})  # fmt: skip
+    _, _, one, two = said[0].splitlines()
+    assert one.startswith("| a | ") and "| 50 (" in one and "Too few patients" not in one
+    assert "Too few images to measure much." in one
+    assert "| 3 (1) | " in two and "Too few patients to say much about others." in two
 
 
 def test_a_record_of_other_data_is_not_replaced(tiny):
