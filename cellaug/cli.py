@@ -3,6 +3,7 @@
 import errno
 import io
 import json
+import logging
 import os
 import shlex
 import signal
@@ -19,6 +20,7 @@ from cellaug.options import (
     GENERATOR_WORDS,
     SIDE,
     columns_option,
+    columns_together,
     data_argument,
     fake_argument,
     figure_option,
@@ -53,6 +55,7 @@ ADVICE = {
     errno.EEXIST: "a file of this name is there already: give another folder",
     errno.ENOTDIR: "a part of this path is a file, not a folder: give another path",
     errno.EISDIR: "this is a folder, expected a file",
+    errno.ENOENT: "there is no such file or folder: give another path",
     errno.EACCES: "you have no right to it: ask for the right, or give another file or folder",
 }
 
@@ -231,9 +234,11 @@ def evaluate(
     assert made.images is not None
     size = made.images.shape[1]
     known = trained and trained.in_memory(size)
-    seconds = evaluation.expected_seconds(len(compared), len(made), len(trained or ()), cas)
+    counts = len(compared), len(made), len(trained or ())
+    seconds = evaluation.expected_seconds(*counts, cas, options["features"] == "own")
     if seconds > 20:
-        click.echo(f"This takes about {seconds / 60:.1f} minutes on two cores.", err=True)
+        more = ", 3 more if features must be learned" * (options["features"] == "auto")
+        click.echo(f"This takes about {seconds / 60:.1f} minutes on two cores{more}.", err=True)
     told = {"features": options["features"], "trained_on": evaluation.training_digests(fake)}
     found = evaluation.evaluate(compared.in_memory(size), made, known, cas=cas, seed=seed, **told)
     width = found.extractor["features"]
@@ -242,6 +247,8 @@ def evaluate(
         words = f"REAL with about {many} images would have enough test images"
         found.notes.append(f"The Fréchet distance over all was not measured: {words}.")
     print(evaluation.as_json(found) if as_json else evaluation.as_text(found))
+    if kept := evaluation.keep_finding(fake, found.card()):
+        click.echo(f"cellaug: {kept}", err=True)
     if figure:
         draw("fidelity", figure, found)
 
@@ -272,6 +279,13 @@ def generate(
             known = ", ".join(cells.class_names)
             raise DataError(f"--select: {cells.name} has no class {unknown}, only {known}")
         chooser = selector(cells, read.image_size, seed)
+    images = count * (1 if label else max(1, len(read.class_names)))
+    seconds = augmentation.SECONDS_PER_PIXEL * read.image_size**2 * images
+    seconds *= augmentation.TRIES if select else 1
+    if seconds > 20:
+        click.echo(
+            f"{images:,} images take about {seconds / 60:.1f} minutes on two cores", err=True
+        )
     augmentation.generate(read, label or read.class_names or None, count, out, seed, chooser)
     if select:
         show_selection(out, read, seed)
@@ -327,7 +341,7 @@ def augment(
     If DATA has a published split, only its training images count and get generated ones beside
     them. The generator is --generator DIR, or that of --advice DIR.
     """
-    from cellaug import augmentation, generators
+    from cellaug import augmentation, files, generators
     from cellaug.data import class_map as maps
     from cellaug.data import export, open_dataset
 
@@ -346,6 +360,7 @@ def augment(
     named = maps.read_class_map(class_map) if class_map else None
     if read.caution:
         click.echo(f"cellaug: {read.caution}", err=True)
+    files.require_room(out, files.count(data) * read.image_size**2, "the set of images")
     cells, seed = open_dataset(data, **columns), options["seed"]
     options["selector"] = selector(cells, read.image_size, seed) if select else None
     manifest = augmentation.augment(cells, read, more, out, **options, class_map=named, fill=fill)
@@ -435,7 +450,8 @@ def main(argv: Sequence[str] | None = None) -> int:
     if threading.current_thread() is threading.main_thread():
         signal.signal(signal.SIGTERM, signal.default_int_handler)
     setattr(warnings, "formatwarning", lambda words, *_, **__: f"cellaug: {words}\n")  # noqa: B010 - mypy
-    given = list(sys.argv[1:] if argv is None else argv)
+    logging.getLogger("tensorflow").setLevel(logging.ERROR)  # it warns of every new network
+    given = columns_together(sys.argv[1:] if argv is None else argv)
     try:
         return commands.main(given, "cellaug", standalone_mode=False) or 0
     except click.UsageError as error:

@@ -37,7 +37,8 @@ def write_atomically(path: str | Path, data: bytes) -> None:
             error.filename = str(path)
         raise
     finally:
-        temporary.unlink(missing_ok=True)
+        with suppress(OSError):  # on a disk that can only be read it is not there
+            temporary.unlink(missing_ok=True)
 
 
 def name_problem(name: str) -> str:
@@ -98,10 +99,16 @@ def free_bytes(folder: Path) -> int:
     return shutil.disk_usage(there).free
 
 
+def count(folder: str | Path) -> int:
+    """The number of files below a folder; 0 for what is none."""
+    return sum(len(names) for _, _, names in os.walk(folder))
+
+
 def require_room(folder: Path, needed: int, words: str) -> None:
     """Raise `DataError` if the disk of a folder, to be made perhaps, lacks `needed` bytes."""
     if needed > (free := free_bytes(folder)):
-        less = f"needs {needed / 2**30:.1f} GiB more, but the disk has {free / 2**30:.1f} GiB left"
+        unit, name = (2**30, "GiB") if needed >= 2**30 else (2**20, "MiB")
+        less = f"needs {needed / unit:.3g} {name} more, but the disk has {free / unit:.3g} left"
         raise DataError(f"{folder}: {words} {less}. Make room, or give a folder on another disk")
 
 

@@ -20,7 +20,7 @@ from typing import TYPE_CHECKING, Any
 
 import cellaug
 from cellaug.data import DataError, Dataset, to_uint8
-from cellaug.data.dataset import printable
+from cellaug.data.dataset import printable, relative
 from cellaug.files import (
     atomic_folder,
     write_atomically,
@@ -101,7 +101,8 @@ class Generator:
         except (LookupError, TypeError, ValueError):  # no table, or none that can be read
             ratio = math.nan
         if math.isnan(ratio):
-            how = f"run `cellaug evaluate REAL {self.folder}` before you train on its images"
+            place = relative(self.folder, Path.cwd())
+            how = f"run `cellaug evaluate REAL {place}` before you train on its images"
             return f"nobody has measured how near this generator's images are to real cells: {how}"
         far = f"their Fréchet distance is {ratio:.3g} times that between real cells"
         words = f"this generator's images are far from real cells: {far}. Do not train on them"

@@ -26,6 +26,17 @@ def renamed(ctx: click.Context, parameter: click.Parameter, given: Sequence[str]
     return {"columns": columns} if columns else {}
 
 
+def columns_together(words: Sequence[str]) -> list[str]:
+    """A command line in which all pairs after one ``--columns`` are one word."""
+    found: list[str] = []
+    for word in words:
+        if found[-2:-1] == ["--columns"] and re.match(r"(path|label|split|group|origin)=.", word):
+            found[-1] += f",{word}"
+        else:
+            found.append(word)
+    return found
+
+
 COUNT, SEED = click.IntRange(1), click.IntRange(0)
 HOURS = click.FloatRange(0, min_open=True)
 SIDE = click.IntRange(8)  # `SMALLEST_SIDE`: an image that is smaller shows no cell
@@ -65,8 +76,8 @@ fake_argument = click.argument("fake", help=words)
 words = "pbc: 17,092 images of normal blood cells, 360 px; or the same cells as MedMNIST has them: "
 words += "bloodmnist-28, bloodmnist-64, bloodmnist-128, bloodmnist-224. All are CC BY 4.0."
 name_argument = click.argument("name", help=words)
-words = "Another name of a table's column path, label, split, group or origin; repeatable: "
-words += '--columns path="image ID" --columns label=cell_type.'
+words = "Other names of a table's columns path, label, split, group and origin; repeatable: "
+words += '--columns path="image ID" label=cell_type.'
 columns_option = option("--columns NAME=COLUMN", words, multiple=True, callback=renamed)
 GENERATOR_WORDS = "One that a chapter saved, or the name of a shipped one."
 generator_option = option("--generator DIR", GENERATOR_WORDS, required=True)

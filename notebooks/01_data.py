@@ -53,6 +53,7 @@ from cellaug.data import (
 from cellaug.data.inspection import BOUNDS
 from cellaug.data.splits import measurable
 
+import numpy as np
 import pandas as pd
 from IPython.display import Markdown
 
@@ -91,14 +92,15 @@ figures.class_distribution(counts)
 # %% tags=["hide-input"]
 theirs = thesis()["data"]
 imbalance = cells.counts().max() / cells.counts().min()
+equal = cells.counts().nunique() == 1
+ours = f"The largest class has **{imbalance:.1f} times** the images of the smallest."
+ours = f"**All classes have {cells.counts().max():,} images.**" if equal else ours
 Markdown(
-    f"The largest class has **{imbalance:.1f} times** the images of the smallest. In "
-    "the thesis it "
-    f"was {max(theirs['table_5']) / min(theirs['table_5']):.0f} times for the "
-    "generator's images "
-    f"(Table 5) and {max(theirs['table_6']) / min(theirs['table_6']):.0f} times for "
-    "the "
-    f"classifier's (Table 6), over {theirs['classes']} classes."
+    f"{ours} In the thesis the largest class had "
+    f"{max(theirs['table_5']) / min(theirs['table_5']):.0f} times as many as the smallest "
+    f"for the generator (Table 5) and "
+    f"{max(theirs['table_6']) / min(theirs['table_6']):.0f} times for the classifier "
+    f"(Table 6), over {theirs['classes']} classes."
 )
 
 # %% [markdown]
@@ -164,23 +166,25 @@ pd.Series({side: len(part) for side, part in splits.items()}, name=protocol).to_
 
 # %% [markdown]
 # A recall that is measured with few test images is uncertain. The table shows, for each class, the
-# exact 95 % interval of a recall of 0.9 with the test images it has.
+# exact 95 % interval of a recall of 0.9 with the test images it has, and from how many patients or
+# slides all its images and its test images come, if that is known.
 
 # %% tags=["hide-input"]
 few = measurable(parts)
-uncertain = pd.DataFrame(
-    {
-        "test images": few["images"],
-        "recall of 0.9: 95 % interval": [
-            f"{row.low:.2f} to {row.high:.2f}" for row in few.itertuples()
-        ],
-    }
+notes = np.where(
+    few.images < BOUNDS["fewest_tested"], "Too few images to measure much. ", ""
 )
-poor = few.index[few["images"] < BOUNDS["fewest_tested"]]
-uncertain
-
-# %% tags=["hide-input"]
-Markdown(f"Too few test images to measure much: {', '.join(poor) or 'in no class'}.")
+alone = (few.groups > 0) & ((few.groups < BOUNDS["fewest_groups"]) | (few.tested < 2))
+notes = notes + np.where(alone, "Too few patients to say much about others.", "")
+Markdown(
+    "| class | test images | recall of 0.9: 95 % interval | patients (in the test) | |\n"
+    "|---|---|---|---|---|\n"
+    + "\n".join(
+        f"| {row.Index} | {row.images:,} | {row.low:.2f} to {row.high:.2f} "
+        f"| {f'{row.groups} ({row.tested})' if row.groups else 'not known'} | {note} |"
+        for row, note in zip(few.itertuples(), notes, strict=True)
+    )
+)
 
 # %% [markdown]
 # ## From bytes to numbers
@@ -296,11 +300,11 @@ chapter.compare(
         ),
         "smallest class": (
             f"{min(theirs['table_6']):,}",
-            f"{cells.counts()[smallest]:,} ({smallest})",
+            f"{cells.counts()[smallest]:,} ({'all are equal' if equal else smallest})",
         ),
         "largest class": (
             f"{max(theirs['table_5']):,}",
-            f"{cells.counts()[largest]:,} ({largest})",
+            f"{cells.counts()[largest]:,} ({'all are equal' if equal else largest})",
         ),
         "files dropped": ("not reported", dropped),
         "generator has images of its own": (

@@ -354,6 +354,7 @@ pd.DataFrame(summary).rename_axis("distance, grey levels").style.format(precisio
 
 # %%
 largest = int(cells.counts().to_numpy().argmax())
+equal = cells.counts().nunique() == 1
 nine = (
     np.random.default_rng(seed + 1).standard_normal((9, latent_dim)).astype("float32")
 )
@@ -415,7 +416,7 @@ chapter.compare(
             f"{ac_seen:,}",
         ),
         "classes": (thesis()["data"]["classes"], len(names)),
-        "largest class": ("class 0", names[largest]),
+        "largest class": ("class 0", names[largest] + " (all are equal)" * equal),
     }
 )
 

@@ -46,6 +46,7 @@ from cellaug.augmentation import augment
 from cellaug.book import Chapter, show, thesis
 from cellaug.book.claims import f1_sources
 from cellaug.data import open_dataset, read_image, stored, to_float
+from cellaug.data.class_map import alike
 from cellaug.data.reader import Reader
 from cellaug.evaluation import classifiers
 from cellaug.evaluation.classifiers import points
@@ -79,9 +80,26 @@ sources = {
     "shipped": "pbc-fine-64",
 }
 generators = {arm: load_generator(source) for arm, source in sources.items()}
-generators = {
-    arm: g for arm, g in generators.items() if set(names) <= set(g.class_names)
+unknown = {
+    arm: [
+        name
+        for name, ours in alike(names, g.class_names).items()
+        if ours not in g.class_names
+    ]
+    for arm, g in generators.items()
 }
+generators = {arm: g for arm, g in generators.items() if not unknown[arm]}
+
+# %% [markdown]
+# Not every generator suits every set: it may not know all classes, and images that are far from real
+# cells can only teach a classifier something wrong.
+
+# %% tags=["hide-input"]
+for arm, missing in unknown.items():
+    if missing:
+        print(f"{arm}: left out, because it does not know {', '.join(missing)}")
+    elif generators[arm].caution:
+        print(f"{arm}: {generators[arm].caution}")
 
 # %%
 manifests, augmented = {}, {}
@@ -267,12 +285,14 @@ pd.DataFrame(
 ).T.fillna("")
 
 # %% tags=["hide-input"]
-Markdown(
-    f"Mean ± standard deviation over seeds ({len(seeds)} here); changes in percentage "
-    "points with 95 % intervals, paired by seed. There is no interval from fewer than "
+one = "One seed: changes are in percentage points, and nothing says how much seeds differ."
+spread = (
+    f"Mean ± standard deviation over {len(seeds)} seeds; changes in percentage points "
+    "with 95 % intervals, paired by seed. There is no interval from fewer than "
     f"{classifiers.FOR_AN_INTERVAL} seeds, and chapter 6 gives no verdict from fewer "
     f"than {classifiers.FOR_A_VERDICT}."
 )
+Markdown(spread if len(seeds) > 1 else one)
 
 # %% [markdown]
 # The same in one figure, beside the thesis and the runs that were recorded on real cells. A gain is a
@@ -337,6 +357,7 @@ chapter.compare(
 
 # %%
 rare = real.counts().idxmin()
+equal = " (all are equal)" * (real.counts().nunique() == 1)
 gain = 100 * (theirs["weighted_f1_synthetic"] - theirs["weighted_f1_baseline"])
 up, down = (sum(sign * c > 0 for c in theirs["per_class_change"]) for sign in (1, -1))
 moved = changes["AC-GAN"].mean()
@@ -358,7 +379,10 @@ chapter.compare(
             f"{up} / {down}",
             f"{(moved > 0).sum()} / {(moved < 0).sum()}",
         ),
-        "rarest class, points": ("+5 (class 18)", f"{moved[rare]:+.1f} ({rare})"),
+        "rarest class, points": (
+            "+5 (class 18)",
+            f"{moved[rare]:+.1f} ({rare}){equal}",
+        ),
         "classical augmentation, points": (
             "worse, not reported",
             points(differences["classical"]["weighted_f1"]),

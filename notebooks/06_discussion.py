@@ -221,7 +221,8 @@ Markdown(f"- **Patients.** {ours['01_data']['patients']}")
 #   thesis's architecture, so it stays in its reproduction.
 # - **Distance.** The chapters compare generators with real cells by grey levels. This is simple, but
 #   misses much of what a haematologist looks at. The pages on record also measure in features of blood
-#   cells, with an extractor that knows one laboratory.
+#   cells, with an extractor trained on the cells of one laboratory. `cellaug evaluate` says where it
+#   does not know other cells, and learns features from these if there are enough.
 # - **Not tried here:** as many generated images as real ones (`ratio: 1.0`) and classifiers other than
 #   the Xception family; the thesis proposes both. The Wasserstein loss {cite}`arjovsky2017`, its third
 #   proposal, is a variant on the page [](record/ladder.ipynb).

@@ -17,7 +17,7 @@ import cellaug
 from cellaug import cli, load_discriminator, networks
 from cellaug.augmentation import augment, generate
 from cellaug.data import DataError, open_dataset, read_image, split, stored
-from cellaug.data.class_map import read_class_map
+from cellaug.data.class_map import alike, read_class_map
 from cellaug.data.images import decode, fit_square, write_png
 from cellaug.evaluation import read_generated
 from cellaug.files import inside
@@ -561,7 +561,7 @@ def test_a_disk_without_room_is_named_before_a_file_is_written(
     usage = shutil.disk_usage(tmp_path)._replace(free=10 * SIZE**2 - 1)
     monkeypatch.setattr(shutil, "disk_usage", lambda _: usage)
     generator = load_generator(saved)
-    with pytest.raises(DataError, match=r"new: the set of images needs 0\.0 GiB more"):
+    with pytest.raises(DataError, match=r"new: the set of images needs 0\.00\d+ MiB more"):
         generate(generator, NAMES[0], 10, tmp_path / "new")
     generate(generator, NAMES[0], 9, tmp_path / "new")
 
@@ -665,14 +665,14 @@ def listed(cells, folder, **columns):
 def test_every_column_of_a_table_travels(saved, cells, tmp_path):
     rows = range(11)
     columns = {"stain": [f"stain {k}" for k in rows], "index": [f"#{k}" for k in rows]}
-    columns |= {"seed": "none", "generator": "no", "source": "a hospital", "group": "NA"}
+    columns |= {"seed": "none", "generator": "no", "source": "a hospital", "group": "P7"}
     dataset = listed(cells, tmp_path / "listed", **columns)
     augment(dataset, load_generator(saved), 0.5, tmp_path / "out")
     again = open_dataset(tmp_path / "out" / "manifest.csv").table
     real, made = (again[again["origin"] == origin] for origin in ("real", "synthetic"))
     real = real.set_index("source").loc[dataset.table["path"]]
     assert real["stain"].tolist() == dataset.table["stain"].tolist()
-    assert set(real["group"]) == {"NA"} and set(made["group"]) == {""}
+    assert set(real["group"]) == {"P7"} and set(made["group"]) == {""}
     for name in ("index", "seed", "generator", "source"):
         kept = real[f"{name} (manifest)"]
         assert kept.tolist() == dataset.table[name].tolist() and "" not in set(kept)
@@ -821,6 +821,18 @@ def test_mapped_classes_get_images_under_their_own_name(saved, theirs, tmp_path)
     assert made.loc[made["label"] == "SNE", "index"].tolist() == [5, 6]
 
 
+def test_names_that_differ_by_case_blanks_and_underscores_are_one_class(saved, dataset, tmp_path):
+    names = ("Band_neutrophil", "eosinophil", "PLATELET ")
+    classes = dataset.table["class"].cat.rename_categories(dict(zip(NAMES, names, strict=True)))
+    cells = replace(dataset, class_names=names, table=dataset.table.assign(**{"class": classes}))
+    manifest = augment(cells, load_generator(saved), 1, tmp_path / "out", seed=4)
+    made = manifest[manifest["origin"] == "synthetic"]
+    assert dict(zip(made["label"], made["generator_class"].fillna(""), strict=True)) == {
+        "Band_neutrophil": "band neutrophil", "eosinophil": "", "PLATELET ": "platelet",
+    }  # fmt: skip
+    assert alike(["a_b", "A b"], ["a b"]) == {"a_b": "a_b", "A b": "A b"}  # they stay apart
+
+
 def test_unknown_classes_are_listed_with_a_map_to_complete(saved, theirs, tmp_path):
     with pytest.raises(DataError, match="does not know 'Band Neutrophile', 'SNE'; ") as caught:
         augment(theirs, load_generator(saved), 1, tmp_path / "out")
@@ -894,7 +906,10 @@ def test_arguments_are_looked_at_before_tensorflow_is_loaded(saved, cells, tmp_p
         ([*made, str(tmp_path / "new"), "--label", "blast"], "knows no class 'blast'"),
         ([*grown, str(tmp_path / "full")], "is not empty"),
         ([*grown, str(cells / "inner")], "lies inside the data set"),
-        ([*grown, str(tmp_path / "new"), "--class-map", str(tmp_path / "none")], "No such file"),
+        (
+            [*grown, str(tmp_path / "new"), "--class-map", str(tmp_path / "none")],
+            "there is no such file",
+        ),
         (["generate", "--generator", str(damaged), *made[3:], str(tmp_path / "new")], "JSON"),
     ]
     code = "import json, sys; from cellaug.cli import main\n"

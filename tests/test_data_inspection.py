@@ -571,6 +571,48 @@ def test_groups_that_are_unknown_or_few(monkeypatch):
     assert "without a patient" not in str(inspect(listed(group=groups, origin=origins)).warnings)
 
 
+def test_training_is_the_largest_side_or_it_is_said(monkeypatch):
+    measured(monkeypatch)
+    sides = ["test" if i < (20 if i % 2 else 120) else "train" for i in range(200)]
+    text = only(inspect(listed(side=sides)).warnings, "fewer images in training")
+    assert "in training: baso (33 of 100). The" in text
+    groups = [f"P{i}" if i % 2 or i < 120 else "Q" for i in range(200)]
+    sides = ["test" if groups[i] == "Q" or i == 1 else "train" for i in range(200)]
+    text = only(inspect(listed(side=sides, group=groups)).warnings, "fewer images in training")
+    assert re.search(r": baso \([45]\d of 100\)\.", text)
+    assert "fewer images in training" not in str(inspect(listed(group=groups)).warnings)
+
+
+def test_the_protocol_of_the_thesis_needs_four_splits(monkeypatch):
+    measured(monkeypatch)
+    three = [f"P{i // 2 % 3}" if i % 2 else f"Q{i}" for i in range(200)]
+    found = inspect(listed(group=three))
+    text = only(found.warnings, "The protocol 'disjoint'")
+    assert 'class "mono" come from 3 patients or slides (P0, P1, P2)' in text and found.fit
+    assert "disjoint" not in str(inspect(listed()).warnings)
+
+
+def test_a_group_that_is_not_known_is_no_patient(cells):
+    words = ["NA", "nan", "-", "unknown", "P1", "P2", "P3", "P4", "NA2", "?"]
+    rows = [f"{path}/{i:02}.png,{words[i % 10]}" for path in ("baso", "mono") for i in range(40)]
+    (cells / "manifest.csv").write_text("\n".join(["path,group", *rows]))
+    dataset = open_dataset(cells)
+    assert set(dataset.table["group"]) == {"", "P1", "P2", "P3", "P4", "NA2"}
+    found = inspect(dataset)
+    text = only(found.warnings, "no patient's or slide's name: 40")
+    assert all(f"{word} (8)" in text for word in ("NA", "nan", "-", "unknown", "?"))
+    assert "where others have one: 40 of 80" in only(found.warnings, "without a patient")
+    assert "kept, group not known: 40\n" in as_text(found)
+
+
+def test_drawn_cells_hold_no_published_images(monkeypatch):
+    measured(monkeypatch)
+    drawn = replace(listed(6), name="phantom", credit="drawn")
+    text = only(inspect(drawn).problems, "cannot be divided")
+    assert "published images" not in text and "seed" not in text
+    assert "Add images" in text
+
+
 def test_class_of_one_patient_is_named_as_the_cause(monkeypatch):
     measured(monkeypatch)
     found = inspect(listed(group=["one" if i % 2 else f"P{i % 40}" for i in range(200)]))

@@ -402,6 +402,51 @@ def test_a_text_chunk_is_believed_against_the_manifest(root):
     assert cells.report.to_numpy().tolist() == [["p/00.png", "monocyte", "kept", why]]
 
 
+@pytest.mark.parametrize("name", ["manifest.csv", "manifest.parquet"])
+@pytest.mark.parametrize("place", ["", "train", "train/monocyte", ".."])
+def test_origins_are_believed_wherever_their_manifest_lies(root, tmp_path, place, name):
+    """As where the output of `augment`, saved again as JPEG, is put below train/ of another set."""
+    in_folders(root)
+    for side, numbers in {"test": range(6), "train": range(6, 40)}.items():
+        for i in numbers:
+            folder = "lymphocyte" if i % 2 else "monocyte"
+            (root / side / folder).mkdir(parents=True, exist_ok=True)
+            (root / folder / f"{i:02d}.png").rename(root / side / folder / f"{i:02d}.png")
+    (root / "monocyte").rmdir()
+    (root / "lymphocyte").rmdir()
+    folder = (root / place).resolve()
+    file = root / "train" / "monocyte" / "08.png"
+    rows = [
+        {"path": file.relative_to(folder), "origin": "synthetic", "generator": "g", "seed": "3"}
+    ]
+    other = root / "train" / "lymphocyte" / "09.png"
+    if other.is_relative_to(folder):
+        rows += [{"path": other.relative_to(folder), "origin": "real", "group": "P1"}]
+    save(folder, pd.DataFrame(rows).astype(str).replace("nan", ""), name)
+    cells = open_dataset(root)
+    made = cells.table[cells.table["origin"] == "synthetic"]
+    assert made["path"].tolist() == ["train/monocyte/08.png"] and made["seed"].tolist() == ["3"]
+    assert cells.origins() == "1 of 40 images are generated (by g)" and set(made["side"]) == {
+        "train"
+    }
+    groups = cells.table["group"][cells.table["path"] == "train/lymphocyte/09.png"].tolist()
+    assert groups == (["P1"] if len(rows) > 1 else [""])
+    if place == "train":  # also where a table of another name lists the images as real
+        table = cells.table[["path", "class"]].rename(columns={"class": "label"})
+        listed = open_dataset(save(root, table.assign(origin="real"), "cells.csv"))
+        assert listed.origins() == cells.origins()
+        why = f"generated, though listed as real: {folder / name} says so"
+        assert listed.report.to_numpy().tolist() == [
+            ["train/monocyte/08.png", "monocyte", "kept", why]
+        ]
+
+
+def test_a_damaged_manifest_above_or_below_is_left_aside(root):
+    (in_folders(root) / "monocyte" / "manifest.csv").write_bytes(b"\xff\xfe\0")
+    (root.parent / "manifest.parquet").write_text("no table")
+    assert open_dataset(root).origins() == ""
+
+
 OTHER_NAMES = {"path": "image ID", "label": "Cell_Type", "group": "patient"}
 
 
@@ -462,10 +507,13 @@ def test_columns_need_a_table(root):
     [
         ["path=image ID", "label=cell_type", "group=patient"],
         ["path=image ID, label=cell_type,group = patient"],
+        [["path=image ID", "label=cell_type", "group=patient"]],
     ],
 )
 def test_columns_on_the_command_line(root, tmp_path, capsys, words):
-    file, options = renamed(root), [word for text in words for word in ("--columns", text)]
+    file, options = renamed(root), []
+    for text in words:
+        options += ["--columns", *([text] if isinstance(text, str) else text)]
     store = ["store", str(file), "--size", "9", "--out", str(tmp_path / "store")]
     assert cli.main([*store, *options]) == 0
     cells = open_dataset(tmp_path / "store")
@@ -488,8 +536,8 @@ def test_a_table_whose_paths_are_wrong_says_so_first(root):
         open_dataset(save(root, table))
     assert str(caught.value) == (
         f"{root}/manifest.csv: 39 of 40 paths name no file below {root}, such as 'p/00.PNG' (row 1)"
-        "; p/00.png is there. Expected paths from the table's folder on, with ending and case as "
-        "there"
+        "; p/00.png is there, which differs by case only. Expected paths from the table's folder "
+        "on, with ending and case as there"
     )
     table["path"] = [f"{i}" for i in range(40)]
     with pytest.raises(DataError, match=r"such as '10' \(row 11\); p/10.png is there"):
@@ -506,11 +554,11 @@ def test_a_path_that_nearly_names_a_file(root):
     cells = open_dataset(save(root, table, "cells.parquet"))
     why = "cannot be read (No such file or directory)"
     assert dict(zip(cells.report["path"], cells.report["reason"], strict=True)) == {
-        "P/00.png": f"{why}: p/00.png is there",
+        "P/00.png": f"{why}: p/00.png is there, which differs by case only",
         "p/01": f"{why}: p/01.png is there",
         "p/02.jpg": f"{why}: p/02.png is there",
         "p/0\0.png": "cannot be read (embedded null byte)",
-        "p/05.PNG": f"{why}: p/05.png is there",
+        "p/05.PNG": f"{why}: p/05.png is there, which differs by case only",
         "q/06.png": why,
         "p/7.png": why,
     }
@@ -526,7 +574,9 @@ def test_a_path_that_nearly_names_a_file_whose_name_is_no_text(root):
     rows = "".join(f"p/{i:02d}.png,x\n" for i in range(1, 20))
     (root / "cells.csv").write_bytes(os.fsencode(f"path,label\n{rows}p/{odd.upper()},x\n"))
     cells = open_dataset(root / "cells.csv")
-    why = f"cannot be read (No such file or directory): p/{odd} is there"
+    why = (
+        f"cannot be read (No such file or directory): p/{odd} is there, which differs by case only"
+    )
     assert cells.report.to_numpy().tolist() == [[f"p/{odd.upper()}", "x", "dropped", why]]
 
 
@@ -569,9 +619,11 @@ def test_encodings(root, encoding):
     assert cells.report.to_numpy().tolist() == expected
 
 
-def test_utf_16_without_its_mark_is_refused(root):
-    (root / "cells.csv").write_bytes(plain().to_csv(index=False).encode("utf-16-le"))
-    with pytest.raises(DataError, match=r"cells\.csv: .*saved as UTF-8 with commas"):
+@pytest.mark.parametrize("encoding", ["utf-16-le", "utf-16-be"])
+def test_utf_16_without_its_mark_is_refused(root, encoding):
+    (root / "cells.csv").write_bytes(plain().to_csv(index=False).encode(encoding))
+    what = r"cells\.csv: .*as UTF-16 without its mark does.*saved as UTF-8 with commas"
+    with pytest.raises(DataError, match=what):
         open_dataset(root / "cells.csv")
 
 

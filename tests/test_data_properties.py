@@ -11,7 +11,7 @@ from cellaug.data.splits import DEFAULT_FRACTIONS
 
 import numpy as np
 import pandas as pd
-from hypothesis import given, settings
+from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
 FAST = settings(deadline=None, max_examples=60)
@@ -144,7 +144,7 @@ def test_own_sets_have_the_fractions_in_every_class(labels, fractions, seed, ran
     counts = cells.counts()
     if counts.min() < len(fractions):
         with np.testing.assert_raises_regex(
-            DataError, "class .* has only .* images.*(need as many|or another seed)"
+            DataError, "class .* has only .* images.*(need as many|Add images of it)"
         ):
             split(cells, fractions, seed)
         return
@@ -196,6 +196,23 @@ def test_groups_are_divided_in_the_fractions_of_every_class():
         shares = {n: part.counts() / cells.counts() for n, part in split(cells).items()}
         for name, wanted in DEFAULT_FRACTIONS.items():
             assert (abs(shares[name] - wanted) < 0.08).all()
+
+
+@FAST
+@given(st.lists(st.integers(1, 40), min_size=3, max_size=12), st.integers(0, 50))
+@example([37, 21, 4, 2, 1, 1], 1)
+@example([37, 21, 4, 2, 1, 1], 2)
+def test_training_is_the_largest_part_and_has_the_largest_patient(sizes, seed):
+    groups = np.repeat([f"P{k}" for k in range(len(sizes))], sizes)
+    labels = np.repeat([0, 1], [len(groups), 60])
+    cells = dataset(labels, groups=(*groups, *np.repeat([f"Q{k}" for k in range(6)], 10)))
+    parts = split(cells, seed=seed)
+    held = {name: part.table["group"].value_counts() for name, part in parts.items()}
+    held = {name: own[own.index.str.startswith("P")] for name, own in held.items()}
+    assert held["train"].max() == max(sizes)
+    assert held["train"].sum() == max(own.sum() for own in held.values())
+    if sizes == [37, 21, 4, 2, 1, 1]:
+        assert sorted(own.sum() for own in held.values())[1] == 21 and held["train"].sum() >= 40
 
 
 def test_more_groups_move_few_of_the_old_images():

@@ -18,6 +18,7 @@ from cellaug.evaluation.expert_score import as_text, score_answers
 import browser
 import cv2
 import numpy as np
+import pandas as pd
 import pytest
 from scipy import stats
 
@@ -343,8 +344,22 @@ def none_at_all(real, fake):
 
 
 def mix(real, fake):
-    (real / "manifest.csv").write_text("file,label,origin\na.png,mono,real\nb.png,mono,synthetic\n")
-    return {}, r"hospital: its manifest\.csv lists images of origin synthetic"
+    name = next(real.glob("*/*.*")).relative_to(real)
+    (real / "manifest.csv").write_text(f"file,label,origin\na.png,m,real\n{name},m,synthetic\n")
+    return {}, r"hospital: .*hospital/manifest\.csv lists images of origin synthetic, not real"
+
+
+def generated_one_folder_too_deep(real, fake):
+    file = next(real.glob("*/*.*"))
+    table = pd.DataFrame({"path": [file.name], "origin": ["synthetic"]})
+    table.to_parquet(file.with_name("manifest.parquet"))
+    return {}, rf"hospital: .*{file.parent.name}/manifest\.parquet lists images of origin synthetic"
+
+
+def generated_by_a_manifest_above(real, fake):
+    name = next(real.glob("*/*.*")).relative_to(real.parent)
+    (real.parent / "manifest.csv").write_text(f"path,origin\n{name},synthetic\n")
+    return {}, r"hospital: .*/manifest\.csv lists images of origin synthetic"
 
 
 def unlisted_but_generated(real, fake):
@@ -353,8 +368,9 @@ def unlisted_but_generated(real, fake):
 
 
 def mix_the_other_way(real, fake):
-    (fake / "manifest.csv").write_text("file,origin\na.png,real\nb.png,synthetic\n")
-    return {}, r"network: its manifest\.csv lists images of origin real"
+    name = next(fake.glob("*.*")).name
+    (fake / "manifest.csv").write_text(f"file,origin\n{name},real\nb.png,synthetic\n")
+    return {}, r"network: .*network/manifest\.csv lists images of origin real"
 
 
 @pytest.mark.parametrize(
@@ -366,6 +382,8 @@ def mix_the_other_way(real, fake):
         none_usable,
         none_at_all,
         mix,
+        generated_one_folder_too_deep,
+        generated_by_a_manifest_above,
         unlisted_but_generated,
         mix_the_other_way,
     ],

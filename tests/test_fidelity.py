@@ -1,6 +1,7 @@
 """Tests of `cellaug evaluate`: each measure against a known answer or another implementation."""
 
 import json
+import re
 from dataclasses import replace
 
 from cellaug import cli, evaluation, figures
@@ -13,6 +14,7 @@ from cellaug.evaluation import (
     classifiers,
     evaluate,
     expected_seconds,
+    keep_finding,
     measures,
     read_generated,
     scorecard_table,
@@ -914,14 +916,15 @@ def test_own_features_are_learned_from_half_of_a_reference(real, training, monke
 
 
 def test_own_features_need_images_to_learn_from(real, monkeypatch):
-    with pytest.raises(DataError, match="they got 20 of red, 20 of green, 20 of blue"):
+    with pytest.raises(DataError, match=r"they got 20 of red, .*: 60 of each class are enough"):
         evaluate(cells(1, (40, 40, 40)), cells(3), features="own", cas=False)
     monkeypatch.setattr(
         extractors, "load_extractor", lambda: Misled(0, class_names=("x", "y", "z"))
     )
     found = evaluate(cells(1, (60, 60, 59)), cells(3), cas=False, resamples=20)
     assert found.extractor["source"] == "shipped" and found.scorecard["met"].notna().sum() <= 2
-    assert "Learn own features (--features own)" in " ".join(found.notes)
+    enough = r"Learn own features \(--features own\): they need at least 60 images of every class"
+    assert re.search(enough, " ".join(found.notes))
 
 
 # --- real, generated and training images are kept apart ------------------------------------------
@@ -935,6 +938,60 @@ def test_real_images_among_the_generated_ones_are_refused(real):
     words = "4 of the 180 generated images of cells are real images of held out, pixel by pixel"
     assert words in str(refused.value)
     assert "(image 7 is image 5, image 9 is image 5, image 30 is image 70, …)" in str(refused.value)
+
+
+@pytest.mark.parametrize(
+    "change",
+    [
+        lambda images: images[:, :, ::-1],
+        lambda images: np.rot90(images, axes=(1, 2)),
+        lambda images: images.clip(1) - 1,
+        lambda images: np.stack([cv2.GaussianBlur(image, (3, 3), 0) for image in images]),
+    ],
+)
+def test_real_images_that_are_hardly_changed_are_refused(real, change):
+    with pytest.raises(DataError, match=r"1\d\d of the 180 .* mirrored, .*image 0 is image 0"):
+        compare(real, changed(real, change(real.images)))
+
+
+def test_a_few_generated_images_that_are_real_cells_are_named(real):
+    images = cells(3).images.copy()
+    images[7] = np.flipud(real.images[5])
+    found = compare(real, changed(cells(3), images), resamples=20)
+    words = "1 of the 180 generated images of cells are real images of held out, at most mirrored"
+    assert any(words in note and "(image 7 is image 5)" in note for note in found.notes)
+
+
+def test_a_finding_is_kept_on_the_card_of_an_own_generator(good, real, tmp_path, monkeypatch):
+    folder = save_generator(network(NAMES), tmp_path / "gen", class_names=NAMES, dataset=real)
+    weights = (folder / "generator.npz").read_bytes()
+    assert "nobody has measured" in load_generator(folder).caution
+    assert keep_finding(folder, good.card()).startswith(f"kept in {folder / 'generator.json'}")
+    assert load_generator(folder).caution == ""
+    table = good.table.assign(
+        ratio=good.table["ratio"].where(good.table["measure"] != "frechet", 99)
+    )
+    keep_finding(folder, replace(good, table=table).card())
+    assert "is 99 times that" in load_generator(folder).caution
+    unknown = good.table.assign(reason="the features do not know these cells")
+    said = keep_finding(folder, replace(good, table=unknown).card())
+    assert "not judged (the features do not know these cells), so " in said
+    assert "is 99 times that" in load_generator(folder).caution  # the last that was judged
+    assert (folder / "generator.npz").read_bytes() == weights
+    assert keep_finding("pbc-fine-64", good.card()) == keep_finding(tmp_path, good.card()) == ""
+    monkeypatch.setattr(sources, "SHIPPED", tmp_path)
+    assert keep_finding(folder, good.card()) == ""
+
+
+def test_too_few_images_are_the_reason_why_no_class_is_named(real):
+    few = real.subset(np.concatenate([np.flatnonzero(real.labels == k)[:6] for k in range(3)]))
+    found = compare(few, cells(3), k=3, resamples=20)
+    assert (
+        row(found, "agreement")["reason"] == "no class that the extractor knows has enough images"
+    )
+    other = Projection(class_names=("a", "b", "c"))
+    found = compare(few, cells(3), k=3, resamples=20, extractor=other)
+    assert row(found, "agreement")["reason"] == "the extractor knows none of the classes"
 
 
 def test_training_images_among_the_real_ones_are_left_out(real, training):
@@ -983,9 +1040,7 @@ def test_class_names_that_differ_by_case_are_the_same(real, training):
     found = compare(real, loud, few, extractor=knows, resamples=20)
     expected = compare(real, cells(3), few, resamples=20)
     assert found.table.equals(expected.table)
-    assert "matched by name without case: Red as red, GREEN as green, blue  as blue" in as_text(
-        found
-    )
+    assert "matched by similar names: Red as red, GREEN as green, blue  as blue" in as_text(found)
     odd = compare(real, cells(3, names=("red", "greens", "pink")), resamples=20)
     assert odd.left_out["green"].endswith(
         "is it their class 'greens'? Then give both the same name"
@@ -1058,6 +1113,18 @@ def test_the_figure_draws_what_was_found(good, real):
         assert words in " ".join(other)
 
 
+def test_the_figure_says_why_a_panel_is_empty(good):
+    table, by_class = good.table.copy(), good.table["level"] == "class"
+    table.loc[by_class, ["value", "real", "ratio", "gap"]] = np.nan
+    table.loc[by_class, "reason"] = "it needs 12 images in either set"
+    with plt.rc_context({"backend": "agg"}):
+        fig = figures.fidelity(replace(good, table=table))
+        FigureCanvasAgg(fig).draw()
+    said = [text.get_text() for text in fig.findobj(plt.Text)]
+    assert "Not measured: it needs 12 images in either set" in said
+    assert any("not measured: coverage, recall" in text.replace("\n", " ") for text in said)
+
+
 # --- where generated images come from, and the command line ------------------------------------
 
 
@@ -1106,6 +1173,7 @@ def test_from_the_command_line(phantoms, tmp_path, capsys, monkeypatch):
     monkeypatch.setattr(evaluation, "expected_seconds", lambda *sizes: sum(sizes))
     assert cli.main(["evaluate", str(real), str(fake), *options[2:]]) == 0
     assert capsys.readouterr().err == "This takes about 3.2 minutes on two cores.\n"
+    assert expected_seconds(9, 9, own=True) == expected_seconds(9, 9) + 180
     for wrong in (["--count", "0"], ["--seed", "-1"], ["--figure", "x.gif"], ["--features", "x"]):
         assert cli.main(["evaluate", str(real), str(fake), *wrong]) == 2
 

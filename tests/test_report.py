@@ -89,7 +89,11 @@ def first_chapter() -> list[nbformat.NotebookNode]:
             " It fell by -3 points, `x-1` did not."
         ),
         new_code_cell("seed = 0", execution_count=1, metadata={"tags": ["parameters"]}),
-        new_code_cell("seed = 1", execution_count=2, metadata={"tags": ["injected-parameters"]}),
+        new_code_cell(
+            "# Parameters\nseed = 1",
+            execution_count=2,
+            metadata={"tags": ["injected-parameters"]},
+        ),
         new_markdown_cell("$$\n\\hat p_i = \\frac{p_i - 127.5}{127.5} \\tag{39}\n$$"),
         figure_cell("fig-grey"),
         new_code_cell(
@@ -219,6 +223,15 @@ def test_every_page_works_offline(built, chromium):
             assert visit.widest() <= screen["width"], name
             assert visit.smallest_letter() >= 9, name
         visit.close()
+
+
+def test_the_parameters_of_the_run_are_shown_after_the_defaults(built):
+    page = (built / "01_data.html").read_text()
+    shown = re.sub(r"<[^>]+>", "", page)
+    defaults = shown.index("# Defaults; the values of this run follow.\nseed = 0")
+    assert defaults < shown.index("# This run\nseed = 1")
+    cells = re.findall(r'<div class="cell[^"]*tag_injected-parameters[^"]*"', page)
+    assert len(cells) == 1 and "hide" not in cells[0]
 
 
 def test_nothing_is_wider_than_a_phone(built, chromium):

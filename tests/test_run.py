@@ -13,6 +13,8 @@ from cellaug.book import chapter as book
 from cellaug.book import run, source
 from cellaug.data import open_dataset, split
 from cellaug.data.images import write_png
+from cellaug.data.inspection import BOUNDS
+from cellaug.data.splits import measurable
 
 import jupytext
 import nbformat
@@ -291,6 +293,21 @@ def test_the_data_set_is_checked_before_anything_runs(tmp_path, monkeypatch):
         run.load_profile("smoke", given, data=True)
     write_cells(tmp_path / "cells" / "a", *range(200, 240))
     run.load_profile("smoke", given, data=True)
+    with pytest.MonkeyPatch.context() as patch:  # as after `cellaug run --chapter 1`
+        patch.setattr(run, "outdated", lambda *_: ["02_vanilla_gan"])
+        with pytest.raises(book.BookError, match="gan_batch_size: 5000 is more than the 56 train"):
+            run.load_profile("smoke", [*given, "gan_batch_size=5000"], data=True)
+        patch.setattr(run, "outdated", lambda *_: ["record/ladder"])
+        run.load_profile("smoke", [*given, "gan_batch_size=5000"], data=True)
+    for k in range(200, 240):
+        (tmp_path / "cells" / "a" / f"{k}.png").unlink()
+    write_cells(tmp_path / "cells" / "a", 200, 201, 202)
+    small = [*given, *(f"{net}_batch_size=8" for net in ("gan", "ac", "cgan", "recipe"))]
+    run.load_profile("smoke", small, data=True)
+    four = r'data: class "a" .* split "\w+" .*The protocol \'disjoint\' needs four splits'
+    with pytest.raises(book.BookError, match=four):
+        run.load_profile("smoke", [*small, "protocol=disjoint"], data=True)
+    write_cells(tmp_path / "cells" / "a", *range(200, 240))
     room = shutil.disk_usage(tmp_path)._replace(free=2**30)
     monkeypatch.setattr("shutil.disk_usage", lambda place: room)
     with pytest.raises(book.BookError) as error:
@@ -324,6 +341,32 @@ def test_a_path_of_data_is_from_the_profile_or_from_here(tiny, monkeypatch):
         book.BookError, match=f"there is no {place / 'gone'} and no {here / 'gone'}"
     ):
         run.load_profile(str(own))
+
+
+def test_sets_of_one_name_do_not_share_a_build(tiny):
+    for place in ("here", "there"):
+        (tiny / place / "lab").mkdir(parents=True)
+    first, profile = run.load_profile("tiny", [f"data={tiny}/here/lab"])
+    assert first == "tiny-lab" == run.load_profile("tiny", [f"data={tiny}/there/lab"])[0]
+    record = tiny / "build" / first / "artifacts" / "01_data" / "metrics.json"
+    record.parent.mkdir(parents=True)
+    record.write_text(json.dumps({"settings": {"data": profile["data"]}}))
+    assert run.load_profile("tiny", ["data=here/lab"])[0] == first
+    second, profile = run.load_profile("tiny", ["data=there/lab"])
+    assert re.fullmatch("tiny-lab-[0-9a-f]{6}", second) and profile["profile"] == second
+    (tiny / "build" / second).mkdir()
+    record.unlink()  # it keeps its name when the first one is gone
+    assert run.load_profile("tiny", ["data=there/lab"])[0] == second
+    (own := tiny / "tiny-lab.yaml").write_text("data: there/lab\n")  # a profile called so
+    assert run.load_profile(str(own))[0] == second
+
+
+@pytest.mark.parametrize("name", ["...yaml", "..yaml"])
+def test_a_profile_is_not_called_as_a_folder_above(tiny, name):
+    (tiny / name).write_text("seed: 8\n")
+    with pytest.raises(book.BookError, match=r"the name of the profile, '.*Give the file a name"):
+        run.run(*run.load_profile(str(tiny / name)))
+    assert not (tiny / "build").exists() and not (tiny / ".doit.json").exists()
 
 
 def test_a_second_run_of_a_profile_says_who_runs(tiny):
@@ -471,6 +514,24 @@ def test_the_first_chapter_says_whether_its_set_is_split_by_patient(tmp_path):
     assert said[2].startswith("0 of 60 images name their group") and "too optimistic" in said[2]
 
 
+def test_the_first_chapter_says_where_patients_or_images_are_too_few(tmp_path):
+    cells = jupytext.read(book.project_root() / "notebooks" / "01_data.py").cells
+    (code,) = [cell.source for cell in cells if "few = measurable(parts)" in cell.source]
+    write_cells(tmp_path, *range(200))
+    groups = [f"p{k % 4}" if k % 2 else f"q{k // 4}" for k in range(200)]  # of b: p1 and p3
+    groups = [f"p{k // 2 % 3}" if k % 2 else group for k, group in enumerate(groups)]
+    rows = [f"{k}.png,{'ab'[k % 2]},{groups[k]}" for k in range(200)]
+    (tmp_path / "m.csv").write_text("\n".join(["path,label,group", *rows]))
+    parts = split(open_dataset(tmp_path / "m.csv"))
+    said = []
+    exec(code, {"parts": parts, "measurable": measurable, "BOUNDS": BOUNDS, "np": np,
+                "Markdown": said.append})  # fmt: skip
+    _, _, one, two = said[0].splitlines()
+    assert one.startswith("| a | ") and "| 50 (" in one and "Too few patients" not in one
+    assert "Too few images to measure much." in one
+    assert "| 3 (1) | " in two and "Too few patients to say much about others." in two
+
+
 def test_a_record_of_other_data_is_not_replaced(tiny):
     write_record(tiny, data="0123", settings={"seed": 3, "data": "/somewhere/cells"})
     path = book.record_results("tiny")
@@ -497,6 +558,9 @@ def test_profiles(tiny):
         run.load_profile(str(own))
     own.write_text("seed: [\n")
     with pytest.raises(book.BookError, match=r"mine\.yaml is not YAML"):
+        run.load_profile(str(own))
+    own.write_bytes(b"data: \xff\n")
+    with pytest.raises(book.BookError, match=r"mine\.yaml is not UTF-8 .*: save it as"):
         run.load_profile(str(own))
     with pytest.raises(book.BookError, match="no profile 'huge': give one of tiny"):
         run.load_profile("huge")

@@ -18,7 +18,7 @@ from typing import TYPE_CHECKING, Any
 
 from cellaug.book.source import code_hash, code_of, commit
 from cellaug.errors import BookError
-from cellaug.files import interactive, write_json
+from cellaug.files import interactive, name_problem, write_json
 
 import pandas as pd
 import yaml
@@ -58,6 +58,9 @@ def build_folder(profile: str, book: bool = False) -> Path:
     What is run in JupyterLab goes to ``build/lab/<profile>``, unless that of the `book` is asked
     for, so that it never replaces what the book shows.
     """
+    if problem := name_problem(profile):
+        what = f"the name of the profile, {profile!r}, {problem}"
+        raise BookError(f"{what}. Give the file a name such as lab.yaml")
     build = project_root() / os.environ.get("CELLAUG_BUILD", "build")
     return build / "lab" / profile if interactive() and not book else build / profile
 
@@ -125,6 +128,7 @@ class Chapter:
         self.out.mkdir(parents=True)
         self._data: dict[str, str] = {}  # hashes of the data sets of earlier chapters, by chapter
         self._started = time.monotonic()
+        pd.set_option("display.max_colwidth", None)  # reasons are read to their end
         keras.utils.set_random_seed(self.parameters["seed"])
 
     def inputs(self, chapter: str) -> Path:

@@ -7,6 +7,7 @@ from typing import Any
 from cellaug.data import open_dataset, split
 from cellaug.data.dataset import Dataset
 from cellaug.data.published import NAMES
+from cellaug.data.splits import DISJOINT
 from cellaug.errors import DataError
 from cellaug.files import free_bytes
 
@@ -33,7 +34,6 @@ BOUNDS: dict[str, click.ParamType] = {
         ("batch_size", "depth", "epochs", "images", "steps", "seeds"), click.IntRange(1, 10**9)
     ),
 }
-HALVES = {"generator": 0.35, "classifier": 0.35, "validation": 0.15, "test": 0.15}  # chapter 01
 _SPARE_BYTES = 2**30  # of networks, checkpoints and notebooks
 
 
@@ -80,14 +80,17 @@ def data_problems(values: Mapping[str, Any], build: Path) -> list[str]:
     """
     drawing = {key: values[f"phantom_{key}"] for key in ("classes", "images", "size")}
     given = drawing | {"seed": values["seed"]} if values["data"] == "phantom" else {}
+    disjoint = False
     try:
         cells = open_dataset(values["data"], **given)
         parts = split(cells, seed=values["seed"])
-        if values["protocol"] == "disjoint":
-            parts = split(cells, HALVES, values["seed"])
+        if disjoint := values["protocol"] == "disjoint":
+            parts = split(cells, DISJOINT, values["seed"])
     except DataError as error:
-        return [f"data: {error}"]
+        four = ". The protocol 'disjoint' needs four splits, 'one pool' only three"
+        return [f"data: {error}{four * disjoint}"]
     training = next(iter(parts.values()))
+    training = training.subset(training.table["origin"] == "real")
     whole = ("gan_batch_size", "ac_batch_size", "cgan_batch_size", "recipe_batch_size")
     found = [
         f"{key}: {values[key]} is more than the {len(training)} training images of the generator."

@@ -63,7 +63,7 @@ def load_profile(
     `source`, a file in ``notebooks/profiles`` without its ending, or the path of a YAML file, may
     give keys of all studies; ``key=value`` `settings` only those of `study`, "studies/ladder". The
     path of one's own data becomes absolute: from the file's folder, else from this one. With `data`
-    the set is opened, too, if chapter 01 has to run (`check.data_problems`).
+    the set is opened, too, if a chapter has to run (`check.data_problems`).
     """
     folder = book.project_root() / "notebooks"
     own = source.endswith((".yaml", ".yml"))
@@ -71,7 +71,10 @@ def load_profile(
     if not path.is_file():
         names = ", ".join(sorted(p.stem for p in folder.glob("profiles/*.yaml")))
         raise BookError(f"no profile '{source}': give one of {names}, or the path of a YAML file")
-    profile = _yaml(path.read_text(), str(path)) or {}
+    try:
+        profile = _yaml(path.read_text("utf-8-sig"), str(path)) or {}
+    except UnicodeDecodeError as error:
+        raise BookError(f"{path} is not UTF-8 ({error}): save it as a text in UTF-8") from error
     if not isinstance(profile, dict):
         raise BookError(f"{path}: expected lines of the form 'key: value'")
     known = ChainMap(*map(declared_parameters, filter(None, (*pages(), study))))
@@ -82,8 +85,7 @@ def load_profile(
     name, places = path.stem, [Path.cwd()] if "data" in typed else [path.parent, Path.cwd()]
     if not study and typed.get("data", (usual := profile.get("data"))) != usual:
         name += "-" + re.sub(r"[^\w.-]+", "-", Path(str(typed["data"])).name)
-    profile |= typed | {"profile": name}
-    problems = []
+    profile, problems = profile | typed, []
     if unknown := ", ".join(sorted(set(profile) - accepted)):
         problems = [f"no chapter declares {unknown}: the keys are {', '.join(sorted(known))}"]
     right = {key: profile[key] for key in profile if key in every}
@@ -98,14 +100,24 @@ def load_profile(
     if "data" in right:
         try:
             profile["data"] = check.own_data(right["data"], places)
+            name = name if study else _own_name(name, profile["data"])
         except DataError as error:
             problems.append(str(error))
-    if data and not problems and CHAPTERS[0] in outdated(name, profile):
+    profile["profile"] = name
+    if data and not problems and set(CHAPTERS) & set(outdated(name, profile)):
         problems = check.data_problems({**known, **profile}, build_folder(name))
     if problems:
         several = f"{path} and --set: {len(problems)} problems\n  " * (len(problems) > 1)
         raise BookError(several + "\n  ".join(problems))
     return name, profile
+
+
+def _own_name(name: str, data: str) -> str:
+    """The name of a run on these data, with a hash of their place if another set has it already."""
+    other = f"{name}-{hashlib.sha256(data.encode()).hexdigest()[:6]}"
+    file = build_folder(name) / "artifacts" / CHAPTERS[0] / "metrics.json"
+    settings = json.loads(file.read_text())["settings"] if file.is_file() else {}
+    return other if settings.get("data", data) != data or build_folder(other).is_dir() else name
 
 
 def _setting(pair: str) -> tuple[str, Any]:

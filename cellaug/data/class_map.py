@@ -1,6 +1,7 @@
 """Which class of a generator is drawn for a class of a data set that calls it differently."""
 
-from collections.abc import Mapping, Sequence
+import re
+from collections.abc import Iterable, Mapping, Sequence
 from difflib import get_close_matches
 from pathlib import Path
 from typing import Any
@@ -29,18 +30,33 @@ def read_class_map(file: str | Path) -> dict[str, str]:
     return mapped
 
 
+def alike(names: Iterable[str], wanted: Iterable[str]) -> dict[str, str]:
+    """By name the one of `wanted` that differs at most by case, blanks and underscores, or itself.
+
+    All stay as they are where two names would become one.
+    """
+
+    def look(name: str) -> str:
+        return re.sub(r"[\s_-]+", " ", name.casefold()).strip()
+
+    names, looks = list(names), {look(name): name for name in wanted}
+    found = {name: looks.get(look(name), name) for name in names}
+    return found if len(set(found.values())) == len(found) else {name: name for name in names}
+
+
 def drawn_as(
     names: Sequence[str], known: Sequence[str], class_map: Mapping[str, str]
 ) -> dict[str, str]:
     """The generator's class (of `known`) for each class of a set that gets generated images.
 
-    A class is drawn as the one that the map names, else as the one of its own name. DataError for
-    one that the generator does not know, with a map to be completed, and for strange names in it.
+    A class is drawn as the one that the map names, else as the one of its own name (`alike`).
+    DataError for one that the generator does not know, with a map to be completed, and for strange
+    names in it.
     """
     if strange := ", ".join(name for name in class_map if name not in names):
         are = ", ".join(names)
         raise DataError(f"class map: the data set has no class {strange}; its classes are {are}")
-    given = {name: class_map.get(name, name) for name in names}
+    given = alike(names, known) | dict(class_map)
     drawn = {name: ours for name, ours in given.items() if ours != LEAVE}
     if unknown := {name: ours for name, ours in drawn.items() if ours not in known}:
         folded = {name.casefold(): name for name in known}

@@ -15,7 +15,8 @@ from typing import Any
 from cellaug.data.copies import HELD_OUT, THUMBNAIL, families, leaked, near_duplicates
 from cellaug.data.dataset import Dataset, printable
 from cellaug.data.images import decode, fit_square
-from cellaug.data.splits import measurable, plan, split
+from cellaug.data.sets import UNKNOWN
+from cellaug.data.splits import DEFAULT_FRACTIONS, DISJOINT, measurable, plan, split
 from cellaug.errors import DataError
 from cellaug.files import in_parallel
 
@@ -45,8 +46,9 @@ class Inspection:
     """The results of an inspection, as tables.
 
     Paths are relative to the root; `side` is "" if the set could not be divided, and `undivided`
-    says why. `counts` are the images by class (index), by side and in all (images). `statistics`
-    has one row per image: path, class, side, group, origin, width, height (pixels), the `MEASURES`,
+    says why, `not_in_four` why not for the protocol "disjoint". `counts` are the images by class
+    (index), by side and in all (images). `statistics` has one row per image: path, class, side,
+    group, origin, width, height (pixels), the `MEASURES`,
     background_l, background_a, background_b. `outliers`, the worst first: index, path, class, side,
     measure (the most unusual one), score (robust deviations) and reason (all that is unusual).
     `duplicates` are pairs: index, path, class, side, other_index, other, other_class, other_side,
@@ -64,6 +66,7 @@ class Inspection:
     duplicates: pd.DataFrame
     report: pd.DataFrame
     undivided: str = ""
+    not_in_four: str = ""
     division: dict[str, Any] | None = None
     recall: pd.DataFrame | None = None
 
@@ -117,12 +120,10 @@ class Inspection:
 
 def inspect(dataset: Dataset, splits: Mapping[str, Dataset] | None = None) -> Inspection:
     """Look at every image of a set and its `splits` (else `split`); `DataError` if one is bad."""
-    undivided, division = "", None if splits else plan(dataset)
+    division, undivided, not_in_four = None if splits else plan(dataset), "", ""
     if splits is None:
-        try:
-            splits = split(dataset)
-        except DataError as error:
-            splits, undivided = {}, printable(str(error))
+        splits, undivided = _attempt(dataset, DEFAULT_FRACTIONS)
+        not_in_four = _attempt(dataset, DISJOINT)[1] if splits else ""
     statistics, thumbnails = _measure_all(dataset)
     side_of = {path: side for side, part in splits.items() for path in part.paths}
     statistics.insert(2, "side", [side_of.get(path, "") for path in dataset.paths])
@@ -132,7 +133,15 @@ def inspect(dataset: Dataset, splits: Mapping[str, Dataset] | None = None) -> In
     found = statistics, _outliers(statistics), _pairs(dataset, statistics, thumbnails)
     recall = measurable(splits).rename(index=printable) if splits else None
     report = dataset.report.map(printable)
-    return Inspection(*facts, *found, report, undivided, division, recall)
+    return Inspection(*facts, *found, report, undivided, not_in_four, division, recall)
+
+
+def _attempt(dataset: Dataset, fractions: Mapping[str, float]) -> tuple[Mapping[str, Dataset], str]:
+    """The parts of a set, or none and the reason."""
+    try:
+        return split(dataset, fractions), ""
+    except DataError as error:
+        return {}, printable(str(error))
 
 
 def _measure_all(dataset: Dataset) -> tuple[pd.DataFrame, np.ndarray]:
@@ -241,6 +250,7 @@ def _judgements(found: Inspection) -> Iterator[tuple[str, int, int, dict[str, An
     statistics, pairs, images = found.statistics, found.duplicates, len(found.statistics)
     by_class, bad = found.counts["images"], found.unreadable
     yield "divided", bool(found.undivided), 1, {"error": found.undivided}
+    yield "not_in_four", bool(found.not_in_four), 1, {"error": found.not_in_four}
     yield "one_class", len(by_class) < BOUNDS["fewest_classes"], 1, {"only": by_class.index[0]}
     few = by_class[by_class < BOUNDS["fewest_images"]]
     yield "few_images", len(few), len(by_class), {"which": _listed(few)}
@@ -273,6 +283,8 @@ def _judgements(found: Inspection) -> Iterator[tuple[str, int, int, dict[str, An
         yield "stain", far > usual, 1, facts | {"shift": far, "usual": usual}
     yield from _origins(statistics)
     yield from _groups(statistics, found.recall)
+    names = found.report["reason"].str.extract(UNKNOWN + r": (.*)")[0].dropna()
+    yield "unknown_groups", len(names), images, {"which": _listed(names.value_counts())}
     torn = pairs["class"] != pairs["other_class"]
     contradicting = np.unique(pairs.loc[torn, ["index", "other_index"]])
     yield "contradicting", len(contradicting), images, {}
@@ -316,6 +328,7 @@ def _groups(
     real = statistics["origin"] != "synthetic"  # a generated image has none
     unknown = (real & (statistics["group"] == "")).sum() if len(grouped) else 0
     yield "no_group", unknown, real.sum(), {}
+    yield from _training(statistics[real & (statistics["side"] != "")])
     recall = pd.DataFrame() if recall is None else recall
     low = recall.query("0 < groups < @BOUNDS['fewest_groups']") if len(recall) else recall
     yield "few_groups", len(low), len(recall), {"which": _listed(low.get("groups", pd.Series()))}
@@ -325,6 +338,20 @@ def _groups(
     rows = few.itertuples()
     which = (f"{r.Index} ({r.images}: {r.low:.2f} to {r.high:.2f})" for r in rows)
     yield "few_tested", len(few), len(recall), {"which": ", ".join(which)}
+
+
+def _training(divided: pd.DataFrame) -> Iterator[tuple[str, int, int, dict[str, Any]]]:
+    """Classes of which another split has more images than training, or the one large group."""
+    images = divided.groupby(["class", "side"], sort=False).size().unstack(fill_value=0)
+    grouped = divided[divided["group"] != ""]
+    largest = grouped.groupby(["class", "side", "group"]).size().groupby(level=[0, 1]).max()
+    largest = largest.unstack(fill_value=0).reindex(images.index, fill_value=0)
+    heavy = largest.max(axis=1) > BOUNDS["heavy_group"] * images.sum(axis=1)
+    short = images.get("train", 0) < images.max(axis=1)
+    some = images[short | (heavy & (largest.get("train", 0) < largest.max(axis=1)))]
+    which = [f"{name} ({row.get('train', 0)} of {row.sum()})" for name, row in some.iterrows()]
+    known = "train" in images  # other splits have other names
+    yield "short_training", known * len(some), len(images), {"which": ", ".join(which)}
 
 
 def _listed(counts: pd.Series) -> str:

@@ -14,7 +14,7 @@ from functools import cache
 from pathlib import Path
 from typing import NamedTuple
 
-from cellaug.data.published import MANIFEST
+from cellaug.data.published import MANIFESTS
 from cellaug.data.store import INDEX
 from cellaug.errors import DataError
 from cellaug.files import name_problem
@@ -27,7 +27,7 @@ _INNER = "a folder inside a class folder; what it holds is not read"
 CLUTTER, OUTSIDE = "hidden or system clutter", "outside the class folders"
 _SIDE_OF = {name: name for name in SIDES.values()} | SIDES
 _CLUTTER = {"__macosx", "thumbs.db", "desktop.ini", "icon\r"}
-_OURS = {MANIFEST, "credit.txt", INDEX}
+_OURS = {*MANIFESTS, "credit.txt", INDEX}
 _NO_IMAGES = {".txt", ".csv", ".tsv", ".md", ".json", ".xml", ".html", ".pdf", ".xlsx", ".xls"}
 _NO_IMAGES |= {".docx", ".yaml", ".yml", ".ini", ".parquet", ".zip", ".py"}
 _BOXES = (".xml", ".txt", ".json")
@@ -83,13 +83,15 @@ def in_folders(root: Path, folders: Sequence[str], kinds: Mapping | None = None)
 def wrapped(root: Path) -> Path | None:
     """Return the one folder within `root` that holds the whole set, as unpacking may leave it."""
     files, folders = _looking(root)("")
-    if len(folders) != 1 or folders[0].lower() in _SIDE_OF or MANIFEST in files or _images(files):
+    if len(folders) != 1 or folders[0].lower() in _SIDE_OF or _images(files):
+        return None
+    if set(MANIFESTS) & set(files):
         return None
     inner = root / folders[0]
     if _CELLS.fullmatch(inner.name) or root.is_relative_to(inner.resolve()):  # a link upwards
         return None
     files, folders = _looking(inner)("")
-    whole = {INDEX, MANIFEST} & set(files) or (folders and not _images(files))
+    whole = {INDEX, *MANIFESTS} & set(files) or (folders and not _images(files))
     return inner if whole else None
 
 

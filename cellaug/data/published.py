@@ -9,6 +9,7 @@ import yaml
 _FACTS = yaml.safe_load(Path(__file__).with_suffix(".yaml").read_text("utf-8"))
 _PBC, _MNIST = _FACTS["pbc"], _FACTS["bloodmnist"]
 MANIFEST = "manifest.csv"  # lists a folder's images: path, label and more
+MANIFESTS = (MANIFEST, "manifest.parquet")
 PBC_TOP = "PBC_dataset_normal_DIB"
 PBC_FOLDERS: tuple[str, ...] = tuple(_PBC["folders"])
 PBC_FINE: dict[str, str] = _PBC["fine"]

@@ -3,12 +3,14 @@
 A manifest, `.csv` (comma, semicolon or tab; UTF-8, UTF-16 or Windows-1252) or `.parquet`, has one
 row per image: path (or file; below the manifest's folder), label, and if wanted split (train,
 validation, test), group (patient or slide), origin (real or synthetic) and other columns, which are
-kept as texts. A `manifest.csv` in a folder of classes adds all but the label to the files that it
-lists. An image whose text chunk says that it is generated (`images.generated_by`) is synthetic.
+kept as texts. A `manifest.csv` (or .parquet) in a folder of classes adds all but the label to the
+files that it lists; one in another folder, above the files that it lists, adds origin and group. An
+image whose text chunk says that it is generated (`images.generated_by`) is synthetic.
 """
 
 import inspect
 import json
+import os
 import unicodedata
 from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
@@ -21,10 +23,10 @@ from cellaug.data.dataset import REPORT_COLUMNS, Dataset, as_table, printable
 from cellaug.data.images import CHUNK
 from cellaug.data.layouts import check_label
 from cellaug.data.phantom import phantom
-from cellaug.data.published import MANIFEST, NAMES, PBC_FINE, PBC_FOLDERS, PBC_TOP
+from cellaug.data.published import MANIFEST, MANIFESTS, NAMES, PBC_FINE, PBC_FOLDERS, PBC_TOP
 from cellaug.data.scan import scan
 from cellaug.data.store import INDEX, Store
-from cellaug.data.tables import OriginError, explained, read_manifest, read_rows, read_table
+from cellaug.data.tables import OriginError, explained, read_manifest, read_rows
 from cellaug.errors import DataError
 from cellaug.files import cache_home, homes
 
@@ -32,6 +34,8 @@ import pandas as pd
 
 SMALLEST_SIDE = 8  # pixels; an image that is smaller on a side shows no cell and is dropped
 MANIFEST_SUFFIXES = (".csv", ".parquet")
+UNKNOWN = "group not known"  # how the report begins for these groups
+_NO_GROUP = "na n/a n.a. <na> nan none null nil unknown unk missing - -- ?".split()
 
 
 def open_dataset(source: str | Path, **options) -> Dataset:
@@ -91,15 +95,15 @@ def _open(source: str | Path, options: dict) -> Dataset:
 
 
 def _open_folder(root: Path, wanted: Sequence[str] | None, columns: Mapping[str, str]) -> Dataset:
-    found, file = layouts.read_layout(root), root / MANIFEST
-    if file.is_file() and (found is None or len(found.class_names) == 1):
+    found, file = layouts.read_layout(root), _manifest(root)
+    if file and (found is None or len(found.class_names) == 1):
         with suppress(DataError) if found else nullcontext():  # class folders need no labels
             return _open_manifest(file, root.name, wanted, columns)
     if found is None:
         raise DataError(f"{root}: no classes. Expected one subfolder of images per class")
     listed, folders, words = found
     tables = [file for file in root.iterdir() if file.suffix.lower() in MANIFEST_SUFFIXES]
-    if len(folders) == 1 and tables and root / MANIFEST not in tables:
+    if len(folders) == 1 and tables and not file:
         one = f"its images lie in one folder, {folders[0]}; {tables[0].name} may list their classes"
         raise DataError(f"{root}: {one}. Give the table itself: {tables[0]}")
     for name in folders:
@@ -184,7 +188,7 @@ def _in_order(source: str | Path, found: Iterable[str], wanted: Sequence[str] | 
 
 def _with_manifest(root: Path, listed: pd.DataFrame, columns: Mapping[str, str]) -> pd.DataFrame:
     """Add what the manifest in a folder says of the listed files: origin, split, group, others."""
-    if not (file := root / MANIFEST).is_file():
+    if not (file := _manifest(root)):
         if columns:
             raise DataError(f"{root}: columns are those of a table; give the table, not its folder")
         return listed
@@ -193,7 +197,7 @@ def _with_manifest(root: Path, listed: pd.DataFrame, columns: Mapping[str, str])
     except DataError as error:
         if columns or isinstance(error, OriginError):
             raise
-        listed.loc[listed["path"] == MANIFEST, "reason"] += f", and not used: {error}"
+        listed.loc[listed["path"] == file.name, "reason"] += f", and not used: {error}"
         return listed
     # Of several rows on a file the one that says "synthetic" is believed.
     rows = rows.sort_values("origin", kind="stable", ignore_index=True)
@@ -207,14 +211,46 @@ def _with_manifest(root: Path, listed: pd.DataFrame, columns: Mapping[str, str])
     usable = listed["reason"] == ""
     if listed["side"][usable].any():
         lacking = usable & (listed["side"] == "")
-        listed.loc[lacking, "reason"] = f"no split in {MANIFEST}, where other files have one"
+        listed.loc[lacking, "reason"] = f"no split in {file.name}, where other files have one"
     return listed
 
 
-def lists_origin(folder: Path, origin: str) -> bool:
-    """Whether a folder's `manifest.csv` lists an image of that origin, "real" or "synthetic"."""
-    file = folder / MANIFEST
-    return file.is_file() and origin in set(read_table(file).get("origin", ()))
+def _manifest(folder: Path) -> Path | None:
+    return next((folder / name for name in MANIFESTS if (folder / name).is_file()), None)
+
+
+def told(root: Path, names: Sequence[str], read: Path | None = None) -> pd.DataFrame:
+    """What manifests in all folders above the files `names` say of them, but for the one `read`.
+
+    A row for each: origin ("real", "synthetic", "" if none says), group, by (the manifest) and
+    said, of a synthetic one generator, seed and index as JSON. OriginError as `read_rows`.
+    """
+    folders = {os.path.dirname(name): "" for name in names}  # noqa: PTH120 - many
+    folders = {name: os.path.realpath(root / name) for name in folders}
+    above = {
+        place for folder in folders.values() for place in (Path(folder), *Path(folder).parents)
+    }
+    found = dict[str, dict[str, str]]()
+    for file in sorted(place / name for place in above for name in MANIFESTS):
+        if file == read or not os.path.isfile(file):  # noqa: PTH113 - no error without a right
+            continue
+        try:
+            rows = read_rows(file, ("path",), {})
+        except OriginError:
+            raise
+        except DataError:  # another table of that name
+            continue
+        rows = rows.reindex(columns=["path", "origin", "group", "generator", "seed", "index"])
+        for path, origin, group, *facts in rows.fillna("").itertuples(index=False, name=None):
+            row = found.setdefault(f"{file.parent}/{path}", {"origin": "", "group": "", "said": ""})
+            row["group"] = row["group"] or group
+            if origin > row["origin"]:  # of several the one that says "synthetic" is believed
+                row |= {"origin": origin, "by": str(file)}
+                said = dict(zip(("generator", "seed", "index"), facts, strict=True))
+                row["said"] = json.dumps(said) if origin == "synthetic" else ""
+    splits = (os.path.split(name) for name in names)
+    rows = [found.get(f"{folders[folder]}/{name}", {}) for folder, name in splits]
+    return pd.DataFrame(rows, columns=["origin", "group", "by", "said"], dtype=object).fillna("")
 
 
 def _collect(
@@ -242,7 +278,10 @@ def _collect(
     small = "too small: " + size + f" pixels, expected at least {SMALLEST_SIDE} on each side"
     fit = (seen["problem"] != "") | (seen[["height", "width"]].min(axis=1) >= SMALLEST_SIDE)
     table = leave_out(table.assign(digest=seen["digest"]), seen["problem"].where(fit, small))
-    table, belied = _with_chunks(table, seen["generated"][table.index])
+    other = told(root, table["path"].tolist(), file or _manifest(root)).set_index(table.index)
+    table, unknown = _with_groups(table, other["group"])
+    leave_out(table, unknown, "kept")
+    table, belied = _with_origins(table, seen["generated"][table.index], other)
     leave_out(table, belied, "kept")
     copies = _copies(table)
     # Copies that a generator made say something about it.
@@ -274,11 +313,23 @@ def _collect(
     return Dataset(name, root, tuple(classes), table, rows, credit)
 
 
-def _with_chunks(table: pd.DataFrame, said: pd.Series) -> tuple[pd.DataFrame, pd.Series]:
-    """Believe images that say themselves that they are generated; return which were listed as real.
+def _with_groups(table: pd.DataFrame, other: pd.Series) -> tuple[pd.DataFrame, pd.Series]:
+    """Take groups from `other` where there are none; return which are no names, and left out."""
+    group = table["group"].where(table["group"] != "", other)
+    unknown = group.str.strip().str.lower().isin(_NO_GROUP)
+    said = (f"{UNKNOWN}: " + group).where(unknown, "")
+    return table.assign(group=group.mask(unknown, "")), said
 
-    `said` holds for each row what `generated_by` found in the file, as JSON.
+
+def _with_origins(
+    table: pd.DataFrame, said: pd.Series, other: pd.DataFrame
+) -> tuple[pd.DataFrame, pd.Series]:
+    """Believe whatever says that images are generated; return which of them were listed as real.
+
+    `said` holds for each row what the file says (`generated_by`), `other` what a manifest (`told`).
     """
+    by = other["by"].where(said == "", f"the text chunk {CHUNK} of the file")
+    said = said.where(said != "", other["said"])
     said = said[said != ""]
     belied = (table["origin"] == "real") & table.index.isin(said.index)
     table = table.assign(origin=table["origin"].replace("", "real"))
@@ -288,8 +339,7 @@ def _with_chunks(table: pd.DataFrame, said: pd.Series) -> tuple[pd.DataFrame, pd
         for name in ("generator", "seed", "index"):
             told = table.get(name, pd.Series("", table.index, dtype=object))
             table[name] = told.where(told != "", facts[name].reindex(table.index, fill_value=""))
-    why = f"generated, though listed as real: the text chunk {CHUNK} of the file says so"
-    return table, pd.Series(why, table.index, dtype=object).where(belied, "")
+    return table, ("generated, though listed as real: " + by + " says so").where(belied, "")
 
 
 def _copies(table: pd.DataFrame) -> pd.Series:

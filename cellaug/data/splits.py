@@ -20,6 +20,8 @@ import numpy as np
 import pandas as pd
 
 DEFAULT_FRACTIONS: Mapping[str, float] = {"train": 0.7, "validation": 0.15, "test": 0.15}
+DISJOINT = {"generator": 0.35, "classifier": 0.35, "validation": 0.15, "test": 0.15}
+"""The fractions of chapter 01's protocol 'disjoint', the thesis's."""
 SEED = 1
 """The seed of a split where none is given: that of the chapters, the studies and `inspect`."""
 SPLITS = "splits.parquet"
@@ -63,7 +65,8 @@ def split(
     `seed` fix. Images without a group are put in this order within their class, which is cut at
     the fractions, so each part has one at least if there are enough. Groups begin where their
     positions put them; then they are moved, the one that gains most first, until the parts hold
-    the fractions of every class. An image near a cut may change its part if others come or go, and
+    the fractions of every class, and the largest part the largest group of every class, if groups
+    with several classes allow it. An image near a cut may change its part if others come or go, and
     so may a group: 5 % more images move about 1 % of the old ones, 5 % more groups (of about 100)
     a tenth of the old images, fewer if there are many groups.
     Sets that are divided `by_content` are cut at the positions themselves, and nothing ever moves.
@@ -159,7 +162,11 @@ def _by_rank(places: np.ndarray, shares: np.ndarray) -> np.ndarray:
 
 
 def _by_group(table: pd.DataFrame, shares: np.ndarray) -> np.ndarray:
-    """Move groups from where their positions put them until the classes have their fractions."""
+    """Move groups from where their positions put them until the classes have their fractions.
+
+    The largest group of a class begins in the largest part, and leaves it only for a part that has
+    none of a class.
+    """
     group, names = pd.factorize(table["group"], sort=True)
     counts = np.zeros((len(names), len(table["class"].cat.categories)))
     np.add.at(counts, (group, table["class"].cat.codes), 1)
@@ -169,6 +176,9 @@ def _by_group(table: pd.DataFrame, shares: np.ndarray) -> np.ndarray:
     enough = has.sum(axis=0) >= len(shares)  # classes that can be in every part
     places = table["place"].to_numpy()[np.unique(group, return_index=True)[1]]
     part = np.searchsorted(np.cumsum(shares)[:-1], places, side="right")
+    leads = np.bincount(held.argmax(axis=0), enough, len(held))  # of how many it is the largest
+    trained = np.isclose(shares, shares.max())
+    part[(leads > 0) & ~trained[part]] = shares.argmax()
     for _ in range(2 * len(held)):  # far more than are ever moved
         inside = np.eye(len(shares))[part].T  # (parts, groups)
         over = held @ (inside @ held - shares[:, None]).T  # (groups, parts)
@@ -176,6 +186,7 @@ def _by_group(table: pd.DataFrame, shares: np.ndarray) -> np.ndarray:
         many = inside @ has
         gain += has @ ((many == 0) & enough).T  # a part that has none of a class comes first
         gain -= (has * ((many == 1) & enough)[part]).sum(axis=1, keepdims=True)
+        gain -= 0.9 * leads[:, None] * (trained[part][:, None] & ~trained)
         gain[number, part] = 0
         one, to = np.unravel_index(gain.argmax(), gain.shape)
         if gain[one, to] < _WORTH:
@@ -200,10 +211,10 @@ def _why_none(dataset: Dataset, kind: str, part: str, divided: list[str]) -> tup
         some = "one patient or slide" if len(groups) == 1 else f"{len(groups)} patients or slides"
         why = f'all {images} of class "{kind}" come from {some} ({", ".join(groups)})'
         return why, f"A group is never divided: add images of others, {parts} splits need as many"
-    fix = "Add images, or choose other fractions or another seed"
+    fix = "Add images of it"
     if by_content(dataset):
-        why = "this set holds published images, which are divided by their content alone"
-        fix = f"{fix}; {why}, so that a small class can miss a part"
+        why = "the images of public sets and drawn cells are divided by their content alone"
+        fix = f"{fix}: {why}, so that a small class can miss a part"
     fix = f"Add images: {parts} splits need as many" if len(free) < parts else fix
     return f'class "{kind}" has only {images}', fix
 

@@ -23,6 +23,7 @@ _GENERATED = {"generated", "fake", "artificial", "augmented", "gan"}  # other wo
 _LIKE = {"path": ["filename", "file name", "filepath", "image", "image path", "image id", "images"]}
 _LIKE |= {"label": ["class", "cell type", "celltype", "category", "diagnosis", "labels"]}
 _MISSING = f"cannot be read ({os.strerror(errno.ENOENT)})"
+_CASE = ", which differs by case only"
 _CSV = {"sep": None, "engine": "python", "dtype": object, "keep_default_na": False}
 # A name that is not UTF-8 still finds its file this way.
 _CSV |= {"encoding": "utf-8-sig", "encoding_errors": "surrogateescape"}
@@ -146,7 +147,9 @@ def read_table(file: Path) -> pd.DataFrame:
             else:  # pandas needs the names of columns in UTF-8
                 head, end, rows = data.partition(b"\n")
                 text = _recoded(head.decode("utf-8", "surrogateescape"))
-                if "\0" in text or (text.encode() != head and not set(",;\t") & set(text)):
+                if "\0" in text:
+                    raise ValueError("it holds zero bytes, as UTF-16 without its mark does")
+                if text.encode() != head and not set(",;\t") & set(text):
                     raise ValueError("it does not begin with the names of columns")
                 data = text.encode() + end + rows
             table = pd.read_csv(BytesIO(data), **options)
@@ -179,14 +182,18 @@ def explained(file: Path, paths: pd.Series, problems: pd.Series) -> pd.Series:
     """Name files that nearly match a manifest's missing paths; `DataError` if most are missing."""
     gone = paths[problems == _MISSING]
     near = pd.Series(_near(file.parent, gone), gone.index, dtype=object)
+    case = (a.casefold() == b.casefold() for a, b in zip(near, gone, strict=True))
+    there = near + pd.Series(
+        [" is there" + _CASE * same for same in case], gone.index, dtype=object
+    )
     if 2 * len(gone) > len(paths):
         row = next(iter([*near.index[near != ""], *gone.index]))
         what = f"{len(gone):,} of {len(paths):,} paths name no file below {file.parent}"
-        like = f"; {near[row]} is there" if near[row] else ""
+        like = f"; {there[row]}" if near[row] else ""
         fix = "Expected paths from the table's folder on, with ending and case as there"
         raise DataError(f"{file}: {what}, such as {paths[row]!r} (row {row + 1}){like}. {fix}")
     near = near[near != ""]
-    problems[near.index] = f"{_MISSING}: " + near + " is there"
+    problems[near.index] = f"{_MISSING}: " + there[near.index]
     return problems
 
 

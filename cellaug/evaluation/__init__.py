@@ -7,4 +7,9 @@ from cellaug.evaluation.features import Extractor, load_extractor
 from cellaug.evaluation.fidelity import evaluate, expected_seconds
 from cellaug.evaluation.finding import Fidelity, as_json, as_text
 from cellaug.evaluation.scorecard import scorecard_table
-from cellaug.evaluation.sources import read_generated, refuse_generated, training_digests
+from cellaug.evaluation.sources import (
+    keep_finding,
+    read_generated,
+    refuse_generated,
+    training_digests,
+)

@@ -15,8 +15,9 @@ import cellaug
 from cellaug.data import DataError, open_dataset
 from cellaug.data.dataset import printable
 from cellaug.data.images import check_images, decode, fit_square
+from cellaug.data.published import MANIFEST, MANIFESTS
 from cellaug.data.scan import scan
-from cellaug.data.sets import MANIFEST, SMALLEST_SIDE, lists_origin
+from cellaug.data.sets import SMALLEST_SIDE, told
 from cellaug.evaluation import expert
 from cellaug.evaluation.expert_score import KEY, PAGE, power_statement
 from cellaug.files import atomic_folder, new_folder, write_json
@@ -150,9 +151,6 @@ def _look(kind: str, root: Path) -> pd.DataFrame:
     """The files of one kind: kind, path, name, side (pixels), digest and problem."""
     if not root.is_dir():
         raise DataError(f"{root}: no such folder; expected one with {kind} images")
-    unwanted = {"real": "synthetic", "fake": "real"}[kind]
-    if lists_origin(root, unwanted):
-        raise DataError(f"{root}: its {MANIFEST} lists images of origin {unwanted}, not {kind}")
 
     def stop(error: OSError) -> None:
         raise DataError(f"{error.filename}: cannot be read ({error.strerror})") from error
@@ -162,14 +160,19 @@ def _look(kind: str, root: Path) -> pd.DataFrame:
         folders[:] = sorted(name for name in folders if not name.startswith("."))
         links = [name for name in folders if Path(place, name).is_symlink()]  # not followed
         names += [Path(place, name).relative_to(root).as_posix() for name in links + sorted(files)]
-    names = [name for name in names if name not in (MANIFEST, CREDIT) and "/." not in f"/{name}"]
+    ours = (*MANIFESTS, CREDIT)
+    names = [name for name in names if Path(name).name not in ours and "/." not in f"/{name}"]
+    unwanted, listed = {"real": "synthetic", "fake": "real"}[kind], told(root, names)
+    if (wrong := listed["origin"] == unwanted).any():
+        by = printable(listed["by"][int(wrong.argmax())])
+        raise DataError(f"{root}: {by} lists images of origin {unwanted}, not {kind}")
     table = scan(root, names)
     if kind == "real" and (made := table["generated"] != "").any():
         many = f"{made.sum():,} of {len(made):,} images are generated"
         such = printable(names[int(made.argmax())])
         raise DataError(f"{root}: {many}, such as {such} (the files say so). Give real ones")
-    listed = _labels(root)
-    known = [listed.get(name, Path(name).parent.name) for name in names]
+    labels = _labels(root)
+    known = [labels.get(name, Path(name).parent.name) for name in names]
     table["class"] = pd.Series(known, dtype=object)
     table["kind"], table["side"] = kind, table[["height", "width"]].min(axis=1)
     table["path"] = pd.Series([root / name for name in names], dtype=object)

@@ -138,7 +138,7 @@ def learn_extractor(cells: Dataset, seed: int = 0) -> Extractor:
     if len(names) < 2:
         need = f"{ENOUGH} images to learn from in each of two classes, half of those that there are"
         have = ", ".join(f"{count} of {name}" for name, count in counts.items())
-        fix = "Add images, or take the shipped features"
+        fix = f"Add images: {2 * ENOUGH} of each class are enough"
         raise DataError(f"{cells.name}: own features need {need}; they got {have}. {fix}")
     size, classes = min(SIDE, images.shape[1]), cells.table["class"].to_numpy()
     members = [np.flatnonzero(classes == name) for name in names]

@@ -10,6 +10,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from typing import Any
 
+from cellaug.data.class_map import alike
 from cellaug.data.dataset import Dataset
 from cellaug.errors import DataError
 from cellaug.evaluation import classifiers, measures, scorecard
@@ -18,7 +19,7 @@ from cellaug.evaluation.features import Extractor
 from cellaug.evaluation.finding import Fidelity, notes
 from cellaug.evaluation.measures import COMPONENTS, LARGEST_HALF, Points, Rows
 from cellaug.evaluation.memorisation import NEIGHBOURS, Strata, look_for_copies
-from cellaug.evaluation.sources import alike, separated, suggestion
+from cellaug.evaluation.sources import separated, suggestion
 from cellaug.files import progress
 
 import numpy as np
@@ -49,6 +50,8 @@ def evaluate(
             reference, or without one from half of the real images, which are then not compared;
             "auto" takes the shipped ones if they know the real cells, else own ones if every class
             has enough images. Features that do not know the cells give values but no verdicts.
+            Own features are not cross-fitted: two networks have two feature spaces, and distances
+            within one cannot be taken together with those within the other.
         extractor: of features and class logits, in place of the package's own.
         trained_on: what `training_digests` knows of a generator.
         cas: train classifiers for the classification accuracy score (a minute or so).
@@ -73,13 +76,17 @@ def evaluate(
     return comparison.finding(said, **fields)
 
 
-def expected_seconds(real: int, fake: int, reference: int = 0, cas: bool = True) -> float:
-    """About how long `evaluate` takes for so many images with shipped features, on two cores.
+def expected_seconds(
+    real: int, fake: int, reference: int = 0, cas: bool = True, own: bool = False
+) -> float:
+    """About how long `evaluate` takes for so many images on two cores; `own` features take more.
 
-    As measured: features, 200 half-samples of half of the smaller set, a minute per classifier.
+    As measured: features, 200 half-samples of half of the smaller set, a minute per classifier,
+    three for learning features.
     """
     half = min(real // 2, fake // 2, LARGEST_HALF)
-    return (real + fake + reference) / 150 + 200 * 3e-7 * half**2 + 60 * cas * (1 + bool(reference))
+    seconds = (real + fake + reference) / 150 + 200 * 3e-7 * half**2 + 180 * own
+    return seconds + 60 * cas * (1 + bool(reference))
 
 
 def _in_features(
@@ -210,8 +217,11 @@ class _Comparison:
                 mean = np.average(parts, axis=0, weights=[self.weights[n] for n in self.spreads])
                 found[measure] = measures.estimate(mean)
         self.add("", found, compared=sum(self.sizes))
-        why = "generated images have no" if "" in self.strata else "extractor knows none of the"
-        row: dict[str, Any] = {"reason": f"the {why} classes"}
+        row: dict[str, Any] = {"reason": "the extractor knows none of the classes"}
+        if "" in self.strata:
+            row["reason"] = "the generated images have no classes"
+        elif set(self.strata) & set(self.extractor["classes"]):
+            row["reason"] = "no class that the extractor knows has enough images"
         if self.votes:
             row = measures.agreement(list(self.votes.values()), self.rng(0, 1))
             if self.trained is not None:

@@ -8,6 +8,7 @@ from typing import Any
 from cellaug.data.dataset import Dataset
 from cellaug.evaluation import scorecard
 from cellaug.evaluation.classifiers import STEPS
+from cellaug.evaluation.features import ENOUGH
 from cellaug.evaluation.memorisation import NEIGHBOURS
 
 import numpy as np
@@ -144,10 +145,8 @@ def _on_features(extractor: dict[str, Any]) -> list[str]:
             f"{known['chance']:.1%}, verdicts need {known['needed']:.1%}."
         ]
     if known["problem"]:
-        fix = (
-            "Learn own features (--features own)"
-            if not lesson
-            else "Give more images to learn from"
-        )
+        need = f"at least {2 * ENOUGH} images of every class, real ones or training images"
+        fix = "Own features need" if lesson else "Learn own features (--features own): they need"
+        fix = f"{fix} {need}"
         said += [f"Measures in features are not judged: {known['problem']}. {fix}."]
     return said

@@ -1,23 +1,33 @@
 """Read the images of an evaluation, match their classes, and keep real and generated ones apart."""
 
-from collections.abc import Iterable, Mapping, Sequence
+import json
+from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from difflib import get_close_matches
 from pathlib import Path
+from typing import Any
 
 from cellaug.data import Dataset, open_dataset
+from cellaug.data.class_map import alike
 from cellaug.data.dataset import printable
-from cellaug.data.images import decode
-from cellaug.data.published import MANIFEST, NAMES
-from cellaug.data.sets import lists_origin
+from cellaug.data.images import decode, fit_square
+from cellaug.data.published import NAMES
+from cellaug.data.sets import told
 from cellaug.errors import DataError
+from cellaug.evaluation.distances import reduced
 from cellaug.evaluation.features import pixels
-from cellaug.files import progress
-from cellaug.generators import CARD, Generator, read_generator, shipped_generators
+from cellaug.evaluation.measures import views
+from cellaug.evaluation.memorisation import nearest_training
+from cellaug.evaluation.scorecard import tidy
+from cellaug.files import progress, write_json
+from cellaug.generators import CARD, SHIPPED, Generator, read_generator, shipped_generators
 
 import numpy as np
 
 NAMED = 3  # images that a message names
+# Two images show the same cell if their grey levels at 16 pixels differ by less (root mean square,
+# of eight turns the nearest); two cells of 2,500 of PBC differ by 12 or more. So many are refused.
+SAME_CELL, MOST_SAME = 4, 0.05
 
 
 def read_generated(
@@ -46,8 +56,9 @@ def read_generated(
     cells = open_dataset(source)
     if (made := cells.table["origin"] == "synthetic").any():
         cells = cells.subset(made)
-    elif lists_origin(cells.root, "real"):
-        raise DataError(f"{cells.root / MANIFEST}: it lists no image of the origin synthetic")
+    elif (real := (listed := told(cells.root, cells.table["path"]))["origin"] == "real").any():
+        by = listed["by"][int(real.argmax())]
+        raise DataError(f"{by}: it lists no image of the origin synthetic")
     if size is None:
         size = cells.store.size if cells.store else min(decode(cells.paths[0])[0].shape[:2])
     return cells.in_memory(size)
@@ -66,6 +77,23 @@ def training_digests(source: str | Path) -> np.ndarray | None:
     return getattr(_generator(Path(source).expanduser()), "trained_on", None)
 
 
+def keep_finding(source: str | Path, found: Mapping[str, Any]) -> str:
+    """Write a finding (`Fidelity.card`) on the card of a generator of one's own; a sentence on it.
+
+    `Generator.caution` reads it. "" for what is no generator, or comes with the package.
+    """
+    file = Path(source).expanduser() / CARD
+    if not file.is_file() or file.resolve().is_relative_to(SHIPPED):
+        return ""
+    rows = tidy(found["table"]).set_index(["level", "measure"])
+    frechet = rows.loc[("overall", "frechet")]
+    if frechet["reason"] or not frechet["ratio"] > 0:
+        why = frechet["reason"] or "there is none between real images"
+        return f"the Fréchet distance was not judged ({why}), so {file} does not keep it"
+    write_json(file, json.loads(file.read_text("utf-8")) | {"fidelity": found})
+    return f"kept in {file}: augment warns where these images are far from real ones"
+
+
 def refuse_generated(dataset: Dataset) -> None:
     """Raise DataError if a set that should be real holds generated images."""
     if made := dataset.origins():
@@ -79,7 +107,7 @@ def separated(
 ) -> tuple[dict[str, Dataset], dict[str, str], list[str]]:
     """The sets of an evaluation in memory, kept apart: real, generated and perhaps reference.
 
-    Classes whose names differ only by case or spaces get the name among the real ones. Real images
+    Classes whose names are `alike` get the name among the real ones. Real images
     that are training images too, by their pixels at this `size` or by `trained_on` (see
     `training_digests`), are left out. Returns the sets, what was left out and why, and notes.
     Raises DataError for real images without classes, generated images among the real ones, real
@@ -98,9 +126,9 @@ def separated(
             names = tuple(column.cat.categories)
             cells = replace(cells, class_names=names, table=cells.table.assign(**{"class": column}))
             pairs = ", ".join(f"{old} as {new}" for old, new in changed.items())
-            notes.append(f"{cells.name}: classes were matched by name without case: {pairs}.")
+            notes.append(f"{cells.name}: classes were matched by similar names: {pairs}.")
         found[role] = cells.in_memory(size)
-    _refuse_real(found["real"], found["generated"])
+    notes += _refuse_real(found["real"], found["generated"])
     known = _first(found["reference"]) if "reference" in found else {}
     seen = [image.tobytes() in known for image in pixels(found["real"])]
     numbers = np.array([int(digest[:16], 16) for digest in real.digests], np.uint64)
@@ -119,13 +147,6 @@ def separated(
     return found, left_out, notes
 
 
-def alike(names: Iterable[str], wanted: Iterable[str]) -> dict[str, str]:
-    """By name the one of `wanted` that differs from it at most by case or spaces, else itself."""
-    looks = {name.casefold().strip(): name for name in wanted}
-    found = {name: looks.get(name.casefold().strip(), name) for name in names}
-    return found if len(set(found.values())) == len(found) else {name: name for name in found}
-
-
 def suggestion(name: str, others: Sequence[str]) -> str:
     """A question whether a class is one of the other set's, to put behind a reason, or ""."""
     looks = {other.casefold(): other for other in others}
@@ -133,7 +154,8 @@ def suggestion(name: str, others: Sequence[str]) -> str:
     return f"; is it their class '{looks[near[0]]}'? Then give both the same name" if near else ""
 
 
-def _refuse_real(real: Dataset, fake: Dataset) -> None:
+def _refuse_real(real: Dataset, fake: Dataset) -> list[str]:
+    """Raise DataError for real images among generated ones; a sentence if only a few are alike."""
     known = _first(real)
     content = [image.tobytes() for image in pixels(fake)]
     if pairs := [(known[each], k) for k, each in enumerate(content) if each in known]:
@@ -141,6 +163,21 @@ def _refuse_real(real: Dataset, fake: Dataset) -> None:
         same = f"{len(pairs):,} of the {len(fake):,} generated images of {fake.name} are real"
         give = "give images that a generator drew"
         raise DataError(f"{same} images of {real.name}, pixel by pixel ({which}): {give}")
+    small = [np.stack([fit_square(image, 16) for image in pixels(cells)]) for cells in (fake, real)]
+    rows = [reduced(images) / np.sqrt(3) / 16 for images in small]
+    own, near, _ = nearest_training(rows[0], rows[1], 1, views)
+    if not (same_cell := near < SAME_CELL).any():
+        return []
+    same_cells = np.flatnonzero(same_cell).tolist()
+    which = _listed([f"{_name(fake, k)} is {_name(real, int(own[k]))}" for k in same_cells])
+    what = (
+        f"{len(same_cells):,} of the {len(fake):,} generated images of {fake.name} are real images "
+    )
+    what += f"of {real.name}, at most mirrored, turned or changed by a few grey levels"
+    what = f"{what} ({which})"
+    if same_cell.mean() > MOST_SAME:
+        raise DataError(f"{what}: give images that a generator drew, and real ones it has not seen")
+    return [f"{what}."]
 
 
 def _first(cells: Dataset) -> dict[bytes, int]:

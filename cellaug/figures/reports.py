@@ -141,10 +141,12 @@ def fidelity(found: Fidelity) -> style.Described:
     verdicts = scorecard_table(found.table)[""]
     judged = verdicts[verdicts != ""]
     words = [word for word in ("missed", "undecided", "not judged") if word in set(judged)]
+    unmeasured = ", ".join(verdicts.index[verdicts == ""])
     real, made = found.sets["real"], found.sets["generated"]
     title = f"{made['name']}: {made['images']:,} generated images against {real['images']:,} real "
     title += f"ones of {real['name']}\n{judged.eq('met').sum()} of {len(judged)} targets met"
     title += "".join(f", {word}: {', '.join(judged.index[judged == word])}" for word in words)
+    title += f"; not measured: {unmeasured}" * bool(unmeasured)
     notes = ["Lines: 95 % intervals. Real halves: half of the real images against the other half."]
     notes += ["Grey: values that meet the target."]
     notes += dict.fromkeys(part["credit"] for part in found.sets.values())
@@ -166,6 +168,9 @@ def _by_class(part: SubFigure, rows: pd.DataFrame) -> None:
     halves = {"value": made["real"], "low": made["real_low"], "high": made["real_high"]}
     both = pd.concat([made.assign(kind="generated"), made.assign(kind="real halves", **halves)])
     both["measure"] = both["measure"].map(MEASURES).str.replace(" ", "\n", n=1)
+    if made["value"].isna().all():
+        part.text(0.5, 0.5, f"Not measured: {made['reason'].iloc[0]}", ha="center", va="center")
+        return
     axes = panels(part, both)
     for ax, (measure, of_real) in zip(axes, made.groupby("measure", sort=False), strict=True):
         lowest, highest = TARGETS.get(f"{measure}_ratio", (np.nan, np.nan))
