@@ -282,9 +282,9 @@ def _judgements(found: Inspection) -> Iterator[tuple[str, int, int, dict[str, An
         facts = {"name": name, "words": _words("background", far, shift.to_numpy())}
         yield "stain", far > usual, 1, facts | {"shift": far, "usual": usual}
     yield from _origins(statistics)
-    yield from _groups(statistics, found.recall)
     names = found.report["reason"].str.extract(UNKNOWN + r": (.*)")[0].dropna()
     yield "unknown_groups", len(names), images, {"which": _listed(names.value_counts())}
+    yield from _groups(statistics, found.recall)
     torn = pairs["class"] != pairs["other_class"]
     contradicting = np.unique(pairs.loc[torn, ["index", "other_index"]])
     yield "contradicting", len(contradicting), images, {}
