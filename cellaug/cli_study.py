@@ -70,7 +70,7 @@ map_words = "YAML: 'class of DATA: class of that generator', per line."
 @option("--scheduler ADDRESS", "A Dask cluster; by default one is started here.", default="")
 @option("--workers N", "Processes of that cluster [as many as this machine bears].")
 def advise(data: str, columns: dict, out: Path, class_map: str | None, **options: Any) -> None:
-    """Find out on your own cells whether and how to augment them, overnight.
+    """Find out overnight whether and how to augment your cells.
 
     Trains classifiers with and without generated cells on the training side of DATA and tests them
     on its test side. Writes advice.html, advice.json, the classifier of the best way, and its

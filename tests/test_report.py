@@ -450,8 +450,8 @@ def test_chapter_as_rendered(built, chromium):
     assert page.inner_text("figure#fig-grey figcaption").startswith(
         "Fig. 1.1 Drawn cells as a grey box, see Eq. 39."
     )
-    # Folded: the cell that draws, and the parameters that papermill put in. Open: all others.
-    assert page.locator("article details:not([open])").count() == 2
+    # Folded: the cell that draws. Open: all others, with the parameters of the run.
+    assert page.locator("article details:not([open])").count() == 1
     assert "draw_me" not in page.inner_text("article.bd-article")
     assert "seed = 0" in page.inner_text("article.bd-article")
     assert page.inner_text("div.cell_output div.highlight-python").strip() == "a = 1"
