@@ -66,11 +66,6 @@ def build_html(build: Path, run: Mapping[str, Any]) -> Path:
             (source / name).parent.mkdir(exist_ok=True)
             notebook = nbformat.read(build / "notebooks" / f"{name}.ipynb", as_version=4)
             for cell in notebook.cells:
-                tags = cell.metadata.get("tags", ())
-                if "parameters" in tags:
-                    cell.source = f"# Defaults; the values of this run follow.\n{cell.source}"
-                elif "injected-parameters" in tags:
-                    cell.source = cell.source.replace("# Parameters", "# This run", 1)
                 _prepare(cell, WORDS[name in CHAPTERS and drawn])
             pieces[name] = _pieces(name, notebook)
             for file, piece in pieces[name].items():
@@ -118,8 +113,11 @@ def _prepare(cell: Any, word: str) -> None:
 
     In a caption "real" means these cells, and in a text where ``<!-- run -->`` follows it.
     """
-    if "injected-parameters" in cell.metadata.get("tags", ()):
-        cell.metadata.tags.append("hide-input")
+    tags = cell.metadata.get("tags", ())
+    if "parameters" in tags:
+        cell.source = f"# Defaults; the values of this run follow.\n{cell.source}"
+    elif "injected-parameters" in tags:
+        cell.source = cell.source.replace("# Parameters", "# This run", 1)
     if cell.cell_type == "markdown":
         cell.source = re.sub(r"\breal<!-- run -->", word, cell.source)
     for output in cell.get("outputs", ()):
