@@ -97,7 +97,8 @@ ours = f"The largest class has **{imbalance:.1f} times** the images of the small
 ours = f"**All classes have {cells.counts().max():,} images.**" if equal else ours
 Markdown(
     f"{ours} In the thesis the largest class had "
-    f"{max(theirs['table_5']) / min(theirs['table_5']):.0f} times as many as the smallest "
+    f"{max(theirs['table_5']) / min(theirs['table_5']):.0f} times as many as the "
+    "smallest "
     f"for the generator (Table 5) and "
     f"{max(theirs['table_6']) / min(theirs['table_6']):.0f} times for the classifier "
     f"(Table 6), over {theirs['classes']} classes."
@@ -177,7 +178,8 @@ notes = np.where(
 alone = (few.groups > 0) & ((few.groups < BOUNDS["fewest_groups"]) | (few.tested < 2))
 notes = notes + np.where(alone, "Too few patients to say much about others.", "")
 Markdown(
-    "| class | test images | recall of 0.9: 95 % interval | patients (in the test) | |\n"
+    "| class | test images | recall of 0.9: 95 % interval | patients (in the test) | "
+    "|\n"
     "|---|---|---|---|---|\n"
     + "\n".join(
         f"| {row.Index} | {row.images:,} | {row.low:.2f} to {row.high:.2f} "

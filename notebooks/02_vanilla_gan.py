@@ -74,7 +74,7 @@ full_generator = networks.generator(
     256, table_1["generator_depth"], table_1["latent_dim"]
 )
 print(f"{full_generator.count_params():,} parameters")
-networks.layer_table(full_generator).style.hide(axis="index")
+networks.layer_table(full_generator).set_index("layer")
 
 # %% [markdown]
 # The discriminator goes the other way: 64 channels first, twice as many at each step, and dropout
@@ -88,7 +88,7 @@ show(networks.dcgan.discriminator_body)
 # %% tags=["nbval-check-output"]
 full_discriminator = networks.discriminator(256, table_1["discriminator_depth"])
 print(f"{full_discriminator.count_params():,} parameters")
-networks.layer_table(full_discriminator).style.hide(axis="index")
+networks.layer_table(full_discriminator).set_index("layer")
 
 # %% [markdown]
 # ## The networks of this run
@@ -341,9 +341,12 @@ if interactive():
 else:
     display(
         HTML(
-            f'<p><a href="expert-taste.html">Try {len(taste)} images</a>, with the answer at once, '
-            f'or <a href="expert-test.html">take the whole test</a> of {len(trial)} images. '
-            'A third page asks <a href="which-class.html">which class</a> generated cells belong '
+            f'<p><a href="expert-taste.html">Try {len(taste)} images</a>, with the '
+            "answer at once, "
+            f'or <a href="expert-test.html">take the whole test</a> of {len(trial)} '
+            "images. "
+            'A third page asks <a href="which-class.html">which class</a> generated '
+            "cells belong "
             "to.</p>"
         )
     )

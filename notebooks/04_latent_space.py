@@ -109,8 +109,10 @@ apart = distances.mean_pairwise_distance(walk[[0, 8]])
 
 # %% tags=["hide-input"]
 Markdown(
-    f"The largest step of chapter 2's generator is **{max(steps):.1f}** grey levels, the smallest "
-    f"{min(steps):.1f}; the two ends are {apart:.1f} apart. The steps of the shipped generator are "
+    f"The largest step of chapter 2's generator is **{max(steps):.1f}** grey levels, "
+    "the smallest "
+    f"{min(steps):.1f}; the two ends are {apart:.1f} apart. The steps of the shipped "
+    "generator are "
     f"between {min(shipped_steps):.1f} and {max(shipped_steps):.1f} grey levels."
 )
 

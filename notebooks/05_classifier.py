@@ -285,7 +285,10 @@ pd.DataFrame(
 ).T.fillna("")
 
 # %% tags=["hide-input"]
-one = "One seed: changes are in percentage points, and nothing says how much seeds differ."
+one = (
+    "One seed: changes are in percentage points, and nothing says how much seeds "
+    "differ."
+)
 spread = (
     f"Mean ± standard deviation over {len(seeds)} seeds; changes in percentage points "
     "with 95 % intervals, paired by seed. There is no interval from fewer than "
@@ -332,7 +335,8 @@ chance = 1 / len(names)
 below = [arm for arm, (_, high) in intervals.items() if high < chance]
 guessing = [arm for arm, (low, high) in intervals.items() if low <= chance <= high]
 said = {
-    "below chance, so its cells mostly show other classes than requested, and their labels teach the "
+    "below chance, so its cells mostly show other classes than requested, and their "
+    "labels teach the "
     "classifier errors": below,
     "no better than guessing, so its labels say nothing about its cells": guessing,
 }

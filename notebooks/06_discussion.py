@@ -130,7 +130,8 @@ few = [
     if run["05_classifier"]["seeds"] < FOR_A_VERDICT
 ]
 Markdown(
-    f"Too few seeds for a verdict: *{', '.join(few)}*. What such a run shows is a range that a larger "
+    f"Too few seeds for a verdict: *{', '.join(few)}*. What such a run shows is a "
+    "range that a larger "
     "study may narrow, not an answer."
     if few
     else "Every recorded run has seeds enough for a verdict."

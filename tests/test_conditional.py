@@ -374,7 +374,7 @@ def check_rates(recipe: Recipe) -> None:
 def test_the_learning_rates_fall_together():
     recipe = Recipe(**SMALL, learning_rate=3e-4, decay=0.5)
     check_rates(recipe)
-    with pytest.raises(ValueError, match="steps: a learning rate that falls needs"):
+    with pytest.raises(ValueError, match="steps: a learning rate that changes needs"):
         recipe.build(SIZE, CLASSES)
     with pytest.raises(ValueError, match="objective 'x': expected one of relativistic, cross-entr"):
         Recipe(objective="x").build(SIZE, CLASSES)

@@ -126,7 +126,7 @@ def test_only_what_changed_is_run_again(tiny, capsys, monkeypatch):
     weights.mkdir(parents=True)
     monkeypatch.setattr(run, "PACKAGE", tiny)
     (weights / "generator.json").write_text("{}")
-    assert run.outdated(name, profile) == ["04_latent_space", "05_classifier"]
+    assert run.outdated(name, profile) == ["03_ac_gan", "04_latent_space", "05_classifier"]
     monkeypatch.undo()
     monkeypatch.chdir(tiny)
 

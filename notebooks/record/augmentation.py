@@ -47,9 +47,12 @@ def shown(rows, draw, **options):
 # %% tags=["nbval-check-output", "hide-input"]
 first = results.runs.iloc[0]
 Markdown(
-    f"**{done} of the {planned} classifiers of the plan are finished**, after {results.hours:.1f} hours "
-    f"of computing ({first['device']}). Each was tested once, at its end, on {len(results.test):,} "
-    f"test images that no generator, selection or choice has seen. Arms are paired by seed, and "
+    f"**{done} of the {planned} classifiers of the plan are finished**, after "
+    f"{results.hours:.1f} hours "
+    f"of computing ({first['device']}). Each was tested once, at its end, on "
+    f"{len(results.test):,} "
+    "test images that no generator, selection or choice has seen. Arms are paired "
+    "by seed, and "
     f"nothing is called better or worse with fewer than {answers.DECIDING} seeds."
 )
 
@@ -134,8 +137,8 @@ differing = answers.only_one(
     results, "half synthetic, classical", "even, classical", "tail-20"
 )
 cells = answers.cells_of(results)
-(shown(differing, charts.differing_cells, cells=cells) if cells
- else Markdown("*The set is not at hand, so its images cannot be shown here.*"))  # fmt: skip
+missing = Markdown("*The set is not at hand, so its images cannot be shown here.*")
+shown(differing, charts.differing_cells, cells=cells) if cells else missing
 
 # %% [markdown]
 # ## 2. Was the thesis's gain augmentation or extra data?
@@ -188,8 +191,10 @@ elsewhere = [name for name in results.runs["tested_on"].unique()
 Markdown(
     " ".join(f"**{name}:** " + answers.in_words(answers.of_question(results, 1, name))
              for name in elsewhere)
-    or "No other laboratory's cells were at hand when the study was recorded. `cellaug study "
-    "augmentation --profile pbc --external SET` measures the finished classifiers on a set of yours."
+    or "No other laboratory's cells were at hand when the study was recorded. "
+    "`cellaug study "
+    "augmentation --profile pbc --external SET` measures the finished classifiers on "
+    "a set of yours."
 )  # fmt: skip
 
 # %% tags=["hide-input"]

@@ -107,21 +107,26 @@ figures.marked(cells)
 seen = {
     "promyelocyte": "Nucleus and cytoplasm run together; granules are noise, nucleoli "
     "are missing. Most of the cells with a coloured background are of this class.",
-    "myelocyte": "The most convincing of the immature cells. Chromatin is finer and more "
+    "myelocyte": "The most convincing of the immature cells. Chromatin is finer and "
+    "more "
     "even than it should be; primary granules are missing.",
-    "metamyelocyte": "The dent in the nucleus is often shallow or missing: by its shape "
+    "metamyelocyte": "The dent in the nucleus is often shallow or missing: by its "
+    "shape "
     "the cell is then a myelocyte.",
     "band neutrophil": "The nucleus may close to a ring, or part into lobes as in the "
     "next class; its width is uneven.",
-    "segmented neutrophil": "Often two lobes, seldom more. The thin bridges between lobes "
+    "segmented neutrophil": "Often two lobes, seldom more. The thin bridges between "
+    "lobes "
     "are missing, and lobes may dissolve.",
     "eosinophil": "The colour is right, but the granules flow into one wash.",
-    "basophil": "Granules cover everything, the outline is ragged, and the shape of the "
+    "basophil": "Granules cover everything, the outline is ragged, and the shape of "
+    "the "
     "nucleus cannot be seen.",
     "monocyte": "Vacuoles are rare; pieces of cytoplasm lie apart from the cell; the "
     "nucleus is seldom folded.",
     "lymphocyte": "Often a dark round nucleus with no cytoplasm around it.",
-    "erythroblast": "The chromatin has no coarse clumps, and the background is the worst "
+    "erythroblast": "The chromatin has no coarse clumps, and the background is the "
+    "worst "
     "of all classes.",
     "platelet": "Size and colour are right. Clumps and giant platelets are missing.",
 }
