@@ -164,9 +164,8 @@ Markdown(answers.in_words(answers.of_question(results, 3)))
 selection = results.selection.pivot_table(
     index="class", columns="reason", values="images", aggfunc="sum", fill_value=0
 )
-(100 * selection.div(selection.sum(axis=1), axis=0)).round(1).rename_axis(
-    columns="% of images"
-)
+share = 100 * selection.div(selection.sum(axis=1), axis=0)
+shown(share.round(1).rename_axis(columns="% of images"), pd.DataFrame)
 
 # %% mystnb={"figure": {"caption": "Macro F1 against the number of generated images, in per cent of the real ones, with 25 real images of each class. Marks are means over seeds, lines 95 % intervals. A curve that falls says that more is worse.", "name": "fig-augmentation-ratio"}} tags=["hide-input"]
 shown(
@@ -180,7 +179,7 @@ shown(
 # real ones, and its rank correlation with the gain of the arm that used them, over all runs.
 
 # %% tags=["hide-input"]
-answers.quality_and_gain(results).round(2)
+shown(answers.quality_and_gain(results).round(2), pd.DataFrame)
 
 # %% [markdown]
 # ## 4. Does it help on another laboratory's cells, and does the normalisation matter?
@@ -198,7 +197,7 @@ Markdown(
 )  # fmt: skip
 
 # %% tags=["hide-input"]
-answers.by_normalisation(results).round(3)
+shown(answers.by_normalisation(results).round(3), pd.DataFrame)
 
 # %% [markdown]
 # ## Can its probabilities be trusted?
