@@ -541,7 +541,7 @@ def test_the_smallest_study_records_its_tables(alone, tmp_path):
     pairs = [pd.read_parquet(where / "contrasts.parquet") for where in (kept, place)]
     pd.testing.assert_frame_equal(*pairs)
     with pytest.raises(DataError, match="no run is finished yet"):
-        record(read_plan(PLANS / "smoke.yaml"), tmp_path / "none", tmp_path)
+        record(read_plan(PLANS / "smoke.yaml"), tmp_path / "none", tmp_path / "nowhere")
 
 
 def test_other_laboratories_cells_are_scored_on_the_classes_that_they_have(alone, tmp_path):
