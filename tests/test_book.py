@@ -195,14 +195,13 @@ def test_code_is_not_cut(smoke):
 def test_the_book_holds_every_figure(smoke):
     for chapter in pages():
         notebook = nbformat.read(smoke / "notebooks" / f"{chapter}.ipynb", as_version=4)
-        captions = []
-        for cell in (c for c in notebook.cells if "mystnb" in c.metadata):
+        captions = [c for c in notebook.cells if "mystnb" in c.metadata]
+        for cell in captions:
             (output,) = cell.outputs
             if chapter == "record/augmentation" and "text/markdown" in output.data:
                 assert output.data["text/markdown"].endswith("finished yet.*")
                 continue  # of a study that is not finished
             assert "image/png" in output.data
-            captions.append(cell)
         parts = [smoke / "html" / f"{chapter}.html", *smoke.glob(f"html/{chapter}_?.html")]
         html = "".join(part.read_text() for part in parts)
         assert html.count("<figure") == len(captions) == html.count("<figcaption"), chapter

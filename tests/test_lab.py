@@ -262,7 +262,7 @@ explorer.live(load_generator("pbc-fine-64"))
 def test_the_explorer_s_pictures_follow_its_sliders(server, page):
     """The widgets of chapter 04, with a kernel behind them."""
     (server[0] / "notebooks" / "explore.py").write_text(EXPLORER)
-    page.goto(f"{server[1]}/lab/tree/notebooks/explore.py?token={server[2]}")
+    page.goto(f"{server[1]}/lab/tree/explore.py?token={server[2]}")
     page.locator(".jp-CodeCell .cm-content").first.click(timeout=60_000)
     page.locator("#jp-main-statusbar", has_text="Idle").wait_for(timeout=60_000)
     page.keyboard.press("Control+Enter")

@@ -266,7 +266,8 @@ def cells_html() -> str:
     """The picture of the first page: a labelled cell for each class, in as many rows as fit."""
     names = _card()["class_names"]
     cells = "\n".join(
-        f'<figure><img src="_static/{_file(name)}" alt="Generated {name}." width="64" height="64">'
+        f'<figure><img src="_static/{_file(name)}" alt="Generated {name}: the one latent '
+        'vector, drawn as this class." width="64" height="64">'
         f"<figcaption>{name}</figcaption></figure>"
         for name in names
     )

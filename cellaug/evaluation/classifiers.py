@@ -180,7 +180,7 @@ def train_classifier(
     adam = keras.optimizers.Adam(rate)
     right = keras.metrics.SparseCategoricalAccuracy("accuracy")
     model.compile(adam, loss, metrics=[right], jit_compile=training.use_xla())
-    adam.build(model.trainable_variables)  # by name, or not built, the first step compiles twice
+    adam.build(model.trainable_variables)  # else the first step compiles twice
     if isinstance(batches, Reader):
         (fit or training.fit)(model, batches, steps // len(batches), label=title)
         batches.seek(0)
