@@ -13,6 +13,7 @@ from pathlib import Path
 from cellaug import __version__, load_generator
 from cellaug.book import lab
 from cellaug.book.chapter import CHAPTERS, build_folder, pages, project_root
+from cellaug.book.report import EXPERT
 from cellaug.data import load_splits, open_dataset
 
 import browser
@@ -138,7 +139,8 @@ def test_nbval_finds_what_the_references_hold(smoke):
 def html_pages(html):
     """The names of all pages of the book, those of long chapters' parts too."""
     found = sorted([*html.glob("*.html"), *html.glob("record/*.html")])
-    return [str(p.relative_to(html))[:-5] for p in found if p.stem not in ("genindex", "search")]
+    others = {"genindex", "search", *(name.removesuffix(".html") for _, name in EXPERT)}
+    return [str(p.relative_to(html))[:-5] for p in found if p.stem not in others]
 
 
 def test_the_book_works_with_the_network_off(smoke):

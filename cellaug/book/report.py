@@ -199,7 +199,7 @@ def _recorded_changes(profile: str, found: Mapping[str, Any]) -> list[str]:
     table = pd.DataFrame(rows).T.to_html(border=0)
     said = f"Means over {found['seeds']} seeds, {found['test_images']:,} test images; changes in "
     said += "percentage points with 95 % intervals, paired by seed."
-    alt = "Forest plot of changes of F1 by arm: those of the table, beside the thesis's weighted F1."
+    alt = "Forest plot of changes of F1 by arm: those of the table, beside the thesis's."
     caption = FOREST.format(few=FOR_AN_INTERVAL)
     options = f":alt: {alt}\n:width: 100%\n:figclass: wide"
     figure = f":::{{figure}} recorded/{profile}.png\n{options}\n\n{caption}\n:::"
