@@ -584,7 +584,9 @@ def test_the_first_page_answers(built, chromium):
     names = visit.page.locator("div.one-vector figcaption").all_inner_texts()
     assert len(names) == 11 and names[0] == "promyelocyte"
     for name, picture in zip(names, visit.page.locator("div.one-vector img").all(), strict=True):
-        assert picture.get_attribute("alt") == f"Generated {name}."
+        assert picture.get_attribute("alt") == (
+            f"Generated {name}: the one latent vector, drawn as this class."
+        )
         assert picture.evaluate("i => i.naturalWidth") == 64
         assert picture.bounding_box()["width"] >= 64
     answers = visit.page.locator("table.answers tbody tr")
