@@ -3,7 +3,6 @@
 import errno
 import io
 import json
-import logging
 import os
 import shlex
 import signal
@@ -450,7 +449,6 @@ def main(argv: Sequence[str] | None = None) -> int:
     if threading.current_thread() is threading.main_thread():
         signal.signal(signal.SIGTERM, signal.default_int_handler)
     setattr(warnings, "formatwarning", lambda words, *_, **__: f"cellaug: {words}\n")  # noqa: B010 - mypy
-    logging.getLogger("tensorflow").setLevel(logging.ERROR)  # it warns of every new network
     given = columns_together(sys.argv[1:] if argv is None else argv)
     try:
         return commands.main(given, "cellaug", standalone_mode=False) or 0

@@ -13,6 +13,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from cellaug.data import DataError, Dataset, open_dataset, to_uint8
+from cellaug.data.dataset import digest_numbers
 from cellaug.data.images import check_images, fit_square
 from cellaug.generators import Generator
 from cellaug.latent import interpolate
@@ -68,9 +69,7 @@ def training_cells(generator: Generator) -> Dataset | None:
         return None
     if generator.trained_on is None:
         return cells
-    # `short_digests` would sort them.
-    short = np.array([int(digest[:16], 16) for digest in cells.digests], np.uint64)
-    return cells.subset(np.isin(short, generator.trained_on))
+    return cells.subset(np.isin(digest_numbers(cells.digests), generator.trained_on))
 
 
 class NearestCell:

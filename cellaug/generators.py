@@ -20,7 +20,7 @@ from typing import TYPE_CHECKING, Any
 
 import cellaug
 from cellaug.data import DataError, Dataset, to_uint8
-from cellaug.data.dataset import printable, relative
+from cellaug.data.dataset import digest_numbers, printable, relative
 from cellaug.files import (
     atomic_folder,
     write_atomically,
@@ -123,6 +123,18 @@ class Generator:
         image = np.dtype((np.uint8, (self.image_size, self.image_size, 3)))
         return np.fromiter(self.draw(each, total, seed), image, total)
 
+    def generate_each(
+        self, names: Sequence[str], counts: np.ndarray, seed: Sequence[int]
+    ) -> tuple[np.ndarray, np.ndarray]:
+        """So many images (classes,) of each class of `names`, in this order, and their numbers.
+
+        Each class has a seed of its own, `seed` and its number, so that its images do not depend on
+        how many others have.
+        """
+        none = np.zeros((0, self.image_size, self.image_size, 3), np.uint8)
+        made = [self.generate([names[k]], int(n), (*seed, k)) for k, n in enumerate(counts) if n]
+        return np.concatenate([none, *made]), np.repeat(np.arange(len(counts)), counts)
+
     def numbers(self, labels: Labels) -> np.ndarray | None:
         """The int32 numbers of classes that are given by name or number; None without classes."""
         names = ", ".join(self.class_names)
@@ -216,7 +228,7 @@ def save_weights(model: "keras.Model", file: Path) -> str:
 
 def short_digests(digests: Iterable[str]) -> np.ndarray:
     """The first 8 bytes of SHA-256 digests in hex as numbers, big-endian: uint64 (N,), sorted."""
-    return np.unique(np.array([int(digest[:16], 16) for digest in digests], np.uint64))
+    return np.unique(digest_numbers(digests))
 
 
 def load_weights(model: "keras.Model", file: Path, digest: str) -> None:

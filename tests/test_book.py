@@ -201,8 +201,10 @@ def test_the_book_holds_every_figure(smoke):
         for cell in captions:
             (output,) = cell.outputs
             if chapter == "record/augmentation" and "text/markdown" in output.data:
-                assert output.data["text/markdown"].endswith("finished yet.*")
-                continue  # of a study that is not finished
+                # Of a study that is not finished, or whose cells are not on this machine.
+                said = output.data["text/markdown"]
+                assert said.endswith(("finished yet.*", "cannot be shown here.*"))
+                continue
             assert "image/png" in output.data
         parts = [smoke / "html" / f"{chapter}.html", *smoke.glob(f"html/{chapter}_?.html")]
         html = "".join(part.read_text() for part in parts)

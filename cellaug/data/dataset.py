@@ -1,7 +1,7 @@
 """A set of labelled images: one table, with the pixels in files, in a store or in memory."""
 
 import hashlib
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, replace
 from functools import cached_property, partial
@@ -231,3 +231,8 @@ def printable(name: str) -> str:
 def relative(path: Path, root: Path) -> str:
     """The path from the root on, with forward slashes; the whole path if it lies elsewhere."""
     return path.as_posix().removeprefix(root.as_posix().rstrip("/") + "/")
+
+
+def digest_numbers(digests: Iterable[str]) -> np.ndarray:
+    """The first 8 bytes of SHA-256 digests in hex as numbers, uint64 (N,), in their order."""
+    return np.array([int(digest[:16], 16) for digest in digests], np.uint64)

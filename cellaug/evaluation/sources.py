@@ -9,7 +9,7 @@ from typing import Any
 
 from cellaug.data import Dataset, open_dataset
 from cellaug.data.class_map import alike
-from cellaug.data.dataset import printable
+from cellaug.data.dataset import digest_numbers, printable
 from cellaug.data.images import decode, fit_square
 from cellaug.data.published import NAMES
 from cellaug.data.sets import told
@@ -131,7 +131,7 @@ def separated(
     notes += _refuse_real(found["real"], found["generated"])
     known = _first(found["reference"]) if "reference" in found else {}
     seen = [image.tobytes() in known for image in pixels(found["real"])]
-    numbers = np.array([int(digest[:16], 16) for digest in real.digests], np.uint64)
+    numbers = digest_numbers(real.digests)
     shared = np.array(seen) | np.isin(
         numbers, np.array(() if trained_on is None else trained_on, "u8")
     )

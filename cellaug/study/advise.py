@@ -17,9 +17,8 @@ from cellaug.study import answers
 from cellaug.study.cluster import carry_out, workers_here
 from cellaug.study.page import render
 from cellaug.study.plan import CLASSIFIER, GENERATOR, Plan, Run, ordered, read_plan
-from cellaug.study.results import record
+from cellaug.study.results import read_run, record
 from cellaug.study.statistics import worth
-from cellaug.study.worker import RESULT
 from cellaug.training.progress import duration
 
 import numpy as np
@@ -69,7 +68,8 @@ def advise(
     Returns the content of `advice.json`. DataError for a set that cannot be divided, hours that are
     too few, and a folder that holds the study of another set or with other settings.
     """
-    cells = open_dataset(data, **({"columns": dict(columns)} if columns else {}))
+    options = {"columns": dict(columns)} if columns else {}
+    cells = open_dataset(data, **options)
     real = cells.subset(cells.table["origin"] == "real")
     document: dict[str, Any]
     try:
@@ -87,8 +87,7 @@ def advise(
         return written(out, document, None)
     chosen = {**CLASSIFIER, "steps": STEPS, **(classifier or {})}
     trained = {**{"images": GENERATOR["images"]}, **(generator or {})}
-    settings: dict[str, Any] = {"data": str(data)}
-    settings |= {"options": {"columns": dict(columns)} if columns else {}}
+    settings: dict[str, Any] = {"data": str(data), "options": options}
     settings |= {"hash": real.fingerprint, "image_size": size, "start_from": start_from}
     settings |= {"class_map": dict(class_map or {}), "classifier": chosen, "generator": trained}
     require_same(out / "study.json", settings)
@@ -153,7 +152,7 @@ def step_times(
     made |= {"task": "timing", "trained": settings["generator"]}
     runs = [Run({**made, "subset": {"scarcity": "all"}, "seed": k}) for k in range(1, abreast + 1)]
     carry_out(runs, folder, scheduler, workers)
-    found = [json.loads((folder / run.name / RESULT).read_text("utf-8"))["found"] for run in runs]
+    found = [known["found"] for run in runs if (known := read_run(folder, run))]
     return pd.DataFrame(found).max().to_dict()
 
 
@@ -279,11 +278,9 @@ def compared(
             continue
         generator = load_generator(folder / run.name / "generator")
         size, real = generator.image_size, parts["validation"]
-        names, counts = real.class_names, real.counts().to_numpy()
-        made = [generator.generate([name], int(n), (1, 9, k))
-                for k, (name, n) in enumerate(zip(names, counts, strict=True)) if n]  # fmt: skip
-        labels = np.repeat(np.arange(len(names)), counts)
-        fake = Dataset.of_images(np.concatenate(made), labels, names)
+        names = real.class_names
+        made, labels = generator.generate_each(names, real.counts().to_numpy(), (1, 9))
+        fake = Dataset.of_images(made, labels, names)
         name = (
             f"trained further from {start_from}" if run.settings["start_from"] else "from nothing"
         )

@@ -7,17 +7,16 @@ from typing import Any
 
 from cellaug.data import Dataset, open_dataset
 from cellaug.errors import DataError
-from cellaug.study.plan import FINE, Plan, choices, of_plan, read_plan
+from cellaug.evaluation import classifiers
+from cellaug.study.plan import FINE, OWN, VALIDATION, Plan, choices, of_plan, read_plan
 from cellaug.study.statistics import LEVEL, over_seeds, worth
 
 import numpy as np
 import pandas as pd
 from scipy import stats
 
-OWN, VALIDATION = "own test images", "validation images"
-
-DECIDING = 5
-"""Seeds below which nothing is called better or worse."""
+CALLED = {"gain": "better", "loss": "worse", "undecided": "undecided", "too few seeds": ""}
+"""The words of this page for what `evaluation.classifiers.verdict` says."""
 
 
 @dataclass(frozen=True)
@@ -205,10 +204,8 @@ def worths(results: Results) -> pd.DataFrame:
 
 
 def verdict(row: Mapping[str, Any]) -> str:
-    """better, worse or undecided, by the interval of a contrast; "" with fewer than five seeds."""
-    if row["n"] < DECIDING or np.isnan(row["low"]):
-        return ""
-    return "better" if row["low"] > 0 else "worse" if row["high"] < 0 else "undecided"
+    """better, worse or undecided, by the interval of a contrast; "" with too few seeds for it."""
+    return CALLED[classifiers.verdict(row)]
 
 
 def points(row: Mapping[str, Any]) -> str:
@@ -224,8 +221,6 @@ def points(row: Mapping[str, Any]) -> str:
 def of_question(results: Results, question: int, tested_on: str = OWN) -> pd.DataFrame:
     """The planned contrasts of one of the page's questions, over all classes of the set's own."""
     table = results.contrasts
-    if table.empty:
-        return table
     own = (table["question"] == question) & (table["class"] == "")
     own &= (table["taxonomy"] == FINE) & (table["tested_on"] == tested_on)
     return table[own].reset_index(drop=True)
@@ -360,7 +355,7 @@ def advice(results: Results) -> str:
             continue
         words = f"**{scarcity}**: of the arms without synthesis take *{real}*"
         words += f" (macro F1 {table.loc[(scarcity, real), 'mean']:.3f})"
-        rows = planned[planned["scarcity"] == scarcity] if len(planned) else planned
+        rows = planned[planned["scarcity"] == scarcity]
         called = {row["arm"]: verdict(row) for row in rows.to_dict("records")
                   if row["against"] == real}  # fmt: skip
         if better := [arm for arm, word in called.items() if word == "better"]:

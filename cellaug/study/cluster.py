@@ -92,7 +92,7 @@ def carry_out(
 
 
 def _wait(client: Client, todo: list[Run], folder: Path, hours: float | None) -> list[str]:
-    began, futures, waiting = time.monotonic(), dict[str, Future](), list(todo)
+    began, waiting = time.monotonic(), list(todo)
     done: list[str] = []
     seconds: dict[str, list[float]] = {}
     failures: dict[str, Any] = {}
@@ -103,15 +103,14 @@ def _wait(client: Client, todo: list[Run], folder: Path, hours: float | None) ->
         """Keep a little more than all workers busy, in the order of the plan."""
         late = hours is not None and time.monotonic() - began > 3600 * hours
         for run in list(waiting):
-            active = len(futures) - len(done) - len(failures)
-            if late or active >= abreast:
+            if late or len(running) >= abreast:
                 return
             names = [other.name for other in run.needs]
             if any(name in failures for name in names):
                 failures[run.name] = "what it needs has failed"
                 waiting.remove(run)
-            elif all(n in done or (n not in futures and _is_done(folder, n)) for n in names):
-                futures[run.name] = running[run.name] = client.submit(
+            elif all(n not in running and _is_done(folder, n) for n in names):
+                running[run.name] = client.submit(
                     apart, run.name, dict(run.settings), str(folder), needed(run),
                     key=run.name, pure=False,
                 )  # fmt: skip

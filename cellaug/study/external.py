@@ -8,10 +8,9 @@ from cellaug.classifiers import read_classifier
 from cellaug.data import Dataset, open_dataset
 from cellaug.data.class_map import LEAVE, read_class_map
 from cellaug.errors import DataError
-from cellaug.evaluation.calibration import probabilities
 from cellaug.evaluation.classifiers import predicted_logits
 from cellaug.files import write_npz
-from cellaug.study.plan import Plan
+from cellaug.study.plan import OWN, Plan
 
 import numpy as np
 
@@ -39,7 +38,7 @@ class HeldOut:
         places |= {name: int(k) for name, k in zip(fine, numbers, strict=True)}
         return np.array([places.get(name, -1) for name in self.named])
 
-    def probabilities(self, run: Path, temperature: float = 1.0) -> np.ndarray:
+    def logits(self, run: Path) -> np.ndarray:
         """What the classifier of a finished run says of the images, (N, classes)."""
         file = run / ("logits.npz" if self.own else f"logits-{self.cells.fingerprint[:12]}.npz")
         if not file.is_file():
@@ -47,13 +46,13 @@ class HeldOut:
             images = self.cells.read(classifier.image_size)
             write_npz(file, test=predicted_logits(classifier.network, images))
         with np.load(file, allow_pickle=False) as known:
-            return probabilities(known["test"], temperature)
+            return known["test"]
 
 
 def own_test(cells: Dataset) -> HeldOut:
     """A study's own test images."""
     names = np.array(cells.class_names, object)[cells.labels]
-    return HeldOut("own test images", cells, names, _groups(cells), own=True)
+    return HeldOut(OWN, cells, names, _groups(cells), own=True)
 
 
 def other_laboratory(data: str, class_map: str, plan: Plan) -> HeldOut:

@@ -58,6 +58,9 @@ SELECTS: Mapping[str, Any] = {"sampling": "balanced", "augment": "classical"}
 FINE = "fine"
 """The taxonomy of the set itself."""
 
+OWN, VALIDATION = "own test images", "validation images"
+"""What a study's classifiers are tested on besides other laboratories' cells, in its tables."""
+
 _MADE = ("generated", "selected", "reconstructions", "interpolations")
 _FROM_GENERATOR = {"selected": "select", "reconstructions": "vary", "interpolations": "vary"}
 

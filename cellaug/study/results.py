@@ -9,11 +9,11 @@ from typing import Any
 
 from cellaug.data import Dataset
 from cellaug.errors import DataError
-from cellaug.evaluation.calibration import calibration, temperature
+from cellaug.evaluation.calibration import calibration, probabilities, temperature
 from cellaug.evaluation.classifiers import classification_report
 from cellaug.files import write_atomically
 from cellaug.study.external import HeldOut, own_test
-from cellaug.study.plan import FINE, Contrast, Plan, Run, of_plan, ordered
+from cellaug.study.plan import FINE, VALIDATION, Contrast, Plan, Run, of_plan, ordered
 from cellaug.study.statistics import difference, holm, seeds_needed
 from cellaug.study.tasks import sides
 from cellaug.study.worker import RESULT
@@ -95,19 +95,19 @@ def gather(
             valued = file["validation"]
         warm = temperature(valued, validation.labels)
         for test in tests:
-            plain, scaled = (test.probabilities(folder / run.name, t) for t in (1.0, warm))
+            logits = test.logits(folder / run.name)
+            plain, scaled = (probabilities(logits, t) for t in (1.0, warm))
             for taxonomy, (names, numbers) in kinds.items():
                 truth = test.truth(names, validation.class_names, numbers)
                 if not (placed := truth >= 0).any():
                     continue
                 which = {"tested_on": test.name, "taxonomy": taxonomy}
-                found = measures(merged(plain, numbers)[placed], merged(scaled, numbers)[placed],
-                                 truth[placed], names)  # fmt: skip
+                p, calibrated = (merged(part, numbers)[placed] for part in (plain, scaled))
+                found = measures(p, calibrated, truth[placed], names)
                 rows += [made | which | {"measure": m, "class": k, "value": v} for m, k, v in found]
-                named = merged(plain, numbers)[placed].argmax(1).astype(np.uint8)
-                answers.append({"run": run.name, **which, "answers": named})
+                answers.append({"run": run.name, **which, "answers": p.argmax(1).astype(np.uint8)})
         score = classification_report(validation.labels, valued.argmax(1), validation.class_names)
-        rows.append(made | {"tested_on": "validation images", "taxonomy": FINE, "class": "",
+        rows.append(made | {"tested_on": VALIDATION, "taxonomy": FINE, "class": "",
                             "measure": "macro_f1", "value": score["macro_f1"]})  # fmt: skip
     return pd.DataFrame(rows), pd.DataFrame(answers)
 
@@ -115,20 +115,19 @@ def gather(
 def facts(run: Run, record: Mapping[str, Any], folder: Path) -> dict[str, Any]:
     """Everything that made a classifier, as columns of the table."""
     settings, found = run.settings, record["found"]
-    needed = {task: json.loads((folder / name / RESULT).read_text("utf-8"))
-              for task, name in record["needs"].items()}  # fmt: skip
-    before = sum(other["seconds"] for other in needed.values())
-    quality = needed["generator"]["found"]["quality"] if "generator" in needed else {}
+    needed = {other.settings["task"]: other for other in ordered(run.needs)}
+    known = {task: read_run(folder, other) or {} for task, other in needed.items()}
+    before = sum(other["seconds"] for other in known.values())
+    quality = known["generator"]["found"]["quality"] if "generator" in known else {}
     keys = ["data", "image_size", "seed", "arm", "sampling", "augment", "extra", "pool"]
     keys += ["generator", "pretrain"]
-    generator = next((r.settings for r in _all(run) if r.settings["task"] == "generator"), {})
     return {
         "run": run.name,
         "scarcity": settings["subset"]["scarcity"],
         **{key: settings[key] for key in keys},
         "ratio": str(settings["ratio"]),
         **settings["classifier"],
-        "generator_images": generator.get("images", 0),
+        "generator_images": needed["generator"].settings["images"] if "generator" in needed else 0,
         "real_images": sum(found["real"].values()),
         "extra_images": sum(found["extra"].values()),
         "seconds": record["seconds"],
@@ -136,10 +135,6 @@ def facts(run: Run, record: Mapping[str, Any], folder: Path) -> dict[str, Any]:
         **{f"generator_{key}": value for key, value in quality.items()},
         **{key: record[key] for key in ("commit", "device")},
     }
-
-
-def _all(run: Run) -> list[Run]:
-    return [run, *(each for other in run.needs for each in _all(other))]
 
 
 def contrasts(

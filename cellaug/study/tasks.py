@@ -179,10 +179,7 @@ def quality(generator: Generator, cells: Dataset, seed: int) -> dict[str, float 
                 for k in range(len(names))]  # fmt: skip
     rows = np.concatenate([rows for rows in by_class if len(rows) > 1])
     labels, real = cells.labels[rows], cells.subset(rows).read(size)
-    kinds = np.unique(labels)
-    made = np.concatenate(
-        [generator.generate([names[k]], int((labels == k).sum()), (seed, 8, k)) for k in kinds]
-    )
+    made, _ = generator.generate_each(names, np.bincount(labels, minlength=len(names)), (seed, 8))
     order = np.argsort(labels, kind="stable")
     labels, real = labels[order], real[order]
     extractor, strata = load_extractor(), (labels, labels)
@@ -348,11 +345,7 @@ def extra_images(
             _generator(places["generator"] / "generator", settings),
             seen.train.class_names,
         )
-        made = [
-            generator.generate([names[k]], int(n), (seed, k)) for k, n in enumerate(counts) if n
-        ]
-        numbers = np.repeat(np.arange(len(counts)), counts)
-        return np.concatenate([images[:0], *made]), numbers
+        return generator.generate_each(names, counts, (seed,))
     if kind == "none":
         return images[:0], np.zeros(0, int)
     (place,) = (places[task] for task in ("select", "vary") if task in places)

@@ -22,6 +22,7 @@
 # %% tags=["hide-input"]
 from cellaug import figures
 from cellaug.book import result_file
+from cellaug.evaluation.classifiers import FOR_A_VERDICT
 from cellaug.figures import study as charts
 from cellaug.study import answers
 
@@ -53,7 +54,7 @@ Markdown(
     f"{len(results.test):,} "
     "test images that no generator, selection or choice has seen. Arms are paired "
     "by seed, and "
-    f"nothing is called better or worse with fewer than {answers.DECIDING} seeds."
+    f"nothing is called better or worse with fewer than {FOR_A_VERDICT} seeds."
 )
 
 # %% [markdown]

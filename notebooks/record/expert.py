@@ -129,7 +129,7 @@ seen = {
     "platelet": "Size and colour are right. Clumps and giant platelets are missing.",
 }
 assert list(seen) == list(names)
-pd.DataFrame({"class": seen.keys(), "seen": seen.values()}).style.hide(axis="index")
+pd.Series(seen, name="seen").rename_axis("class").to_frame()
 
 # %% [markdown]
 # ## Recognised more often than real cells
