@@ -3,11 +3,18 @@ PYTHON ?= python3
 PROFILE ?= demo
 BIN := .venv/bin
 
-.PHONY: book test lab references readme bench-data bench-train lock format clean
+.PHONY: book pdf test lab references readme bench-data bench-train lock format clean
 
 book: .venv/installed
 	$(BIN)/cellaug run --profile $(PROFILE)
 	$(BIN)/cellaug book --profile $(PROFILE)
+
+# The whole book as build/$(PROFILE)/cellaug.pdf, printed by Chromium.
+pdf: .venv/tested
+	PATH="$(CURDIR)/$(BIN):$$PATH" sh tests/install_browser.sh
+	$(BIN)/cellaug run --profile $(PROFILE)
+	$(BIN)/cellaug book --profile $(PROFILE) --one-page
+	$(BIN)/python tests/make_pdf.py build/$(PROFILE)
 
 # Style, then all tests in three processes, with their coverage: one waits where two compute.
 test: .venv/tested

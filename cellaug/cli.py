@@ -113,12 +113,13 @@ def run(profile: str, set: Sequence[str], keys: bool, chapter: Sequence[str], fo
 
 @commands.command()
 @profile_options
-def book(profile: str, set: Sequence[str]) -> None:
+@option("--one-page", "All chapters on one page, for printing, in build/NAME/print.")
+def book(profile: str, set: Sequence[str], one_page: bool) -> None:
     """Build the HTML report from the chapters that were run."""
     from cellaug.book import run as runner
 
     loaded = runner.load_profile(profile, set)
-    print(runner.build_book(*loaded, typed("run", profile, set)))
+    print(runner.build_book(*loaded, typed("run", profile, set), one_page))
 
 
 @commands.command(context_settings={"ignore_unknown_options": True})
@@ -426,7 +427,7 @@ def expert_score(answers: Sequence[str], key: str, as_json: bool, figure: Path |
         draw("image_rows", figure, *expert.extremes(scores, key))
 
 
-for command in (cli_study.advise, cli_study.study):
+for command in (cli_study.train, cli_study.advise, cli_study.study):
     commands.add_command(command)
 
 
@@ -461,7 +462,8 @@ def main(argv: Sequence[str] | None = None) -> int:
         if not isinstance(error.__cause__, KeyboardInterrupt):
             raise
         resumes = "; the next run resumes from the last checkpoint, if there is one yet"
-        status, message = 130, "stopped" + resumes * (given[0] in ("run", "study", "advise"))
+        goes_on = given[0] in ("run", "study", "advise", "train")
+        status, message = 130, "stopped" + resumes * goes_on
     print(f"cellaug: {message}", file=sys.stderr)
     return status
 

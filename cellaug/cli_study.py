@@ -1,11 +1,19 @@
-"""The commands of ``cellaug`` that run studies; see `cellaug.cli`."""
+"""The commands of ``cellaug`` that train: generators, studies; see `cellaug.cli`."""
 
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
 from cellaug.errors import DataError
-from cellaug.options import COUNT, HOURS, columns_option, data_argument, option, profile_options
+from cellaug.options import (
+    COUNT,
+    HOURS,
+    columns_option,
+    data_argument,
+    new_folder_option,
+    option,
+    profile_options,
+)
 
 import click
 
@@ -53,6 +61,43 @@ def study(name: str, profile: str, set: Sequence[str], **options: Any) -> None:
         given |= {"images": None, "ladder_images": images, "seeds": options["seeds"]}
     given |= own
     print(runner.run_study(notebook, values | {k: v for k, v in given.items() if v}))
+
+
+@click.command()
+@data_argument
+@columns_option
+@new_folder_option
+@option("--size PIXELS", "Width and height of the images, a power of two.", default=64)
+@option("--start-from DIR", "A generator, or the name of a shipped one, to begin with.", type=str)
+@option("--class-map FILE", "YAML: 'class of DATA: class of that generator', per line.", type=str)
+@option("--images N", "Real images that it is shown, in whole epochs [850000].")
+@option("--hours H", "Instead, how long it may take; it is sized to that.", type=HOURS)
+@option("--seed S", "Random seed.", default=1)
+@option("--set choice=value", "Change a choice of cellaug.Recipe; repeatable.", multiple=True)
+@option("--coordinator HOST:PORT", "Address of process 0 of several that train together.", type=str)
+@option("--processes N", "How many there are.")
+@option("--process K", "Which of them this is, from 0.", type=click.IntRange(0))
+def train(
+    data: str, columns: dict, out: Path, size: int, start_from: str | None,
+    class_map: str | None, set: Sequence[str],
+    coordinator: str | None, processes: int | None, process: int | None, **options: Any,
+) -> None:  # fmt: skip
+    """Train a conditional generator on your cells.
+
+    Only the training side of DATA is used. Writes the generator's directory, with cells by epoch
+    and curves. The same command goes on where it was stopped. With KERAS_BACKEND=jax all devices of
+    the machine train together, and several processes do if SLURM, Open MPI or Kubernetes started
+    them, or if --coordinator, --processes and --process say so.
+    """
+    from cellaug.book.run import setting
+    from cellaug.data.class_map import read_class_map
+    from cellaug.train import train as work
+    from cellaug.training.devices import join
+
+    join(coordinator, processes, process)
+    options |= {"class_map": read_class_map(class_map) if class_map else None, **columns}
+    options |= {"choices": dict(map(setting, set)), "start_from": start_from or ""}
+    print(work(data, out, size=size, **options))
 
 
 words = "A generator, or the name of a shipped one, that is also trained further on DATA."

@@ -9,7 +9,7 @@ import sys
 import tempfile
 import threading
 import time
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import contextmanager, suppress
 from pathlib import Path, PureWindowsPath
 from typing import Any, TextIO, TypeVar
@@ -189,6 +189,26 @@ def _plain(value: Any) -> Any:
     if isinstance(value, Path):
         return value.name
     return value.to_dict() if hasattr(value, "to_dict") else value.tolist()
+
+
+def require_same(file: Path, settings: Mapping[str, Any], write: bool = True) -> dict[str, Any]:
+    """Write the settings of some work into a new folder, or check that it was begun with them.
+
+    Returns what the file holds, which may be more. DataError if it was begun with others, or if
+    the folder holds other files. Only where `write` is true anything is written.
+    """
+    text = json.loads(json.dumps(settings, default=_plain))
+    known = json.loads(file.read_text("utf-8")) if file.is_file() else {}
+    if known and (differ := [key for key in text if known.get(key, text[key]) != text[key]]):
+        what = "the images have" if {"hash", "data"} & {*differ} else f"{', '.join(differ)} has"
+        raise DataError(f"{file.parent} was begun before {what} changed: give another folder, or "
+                        "remove it")  # fmt: skip
+    if not known and file.parent.exists() and any(file.parent.iterdir()):
+        raise DataError(f"{file.parent} holds other files: give a new folder")
+    if write:
+        file.parent.mkdir(parents=True, exist_ok=True)
+        write_json(file, known | text)
+    return known | text
 
 
 def write_npz(path: Path, **arrays: np.ndarray) -> None:

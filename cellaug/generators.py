@@ -11,6 +11,7 @@ import json
 import math
 import zipfile
 from collections.abc import Iterable, Iterator, Mapping, Sequence
+from contextlib import suppress
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from difflib import get_close_matches
@@ -94,16 +95,22 @@ class Generator:
 
         That is a Fréchet distance to real cells of over `FAR` times that between real cells.
         """
-        try:
+        ratio, known = math.nan, isinstance(self.card.get("fidelity"), dict)
+        with suppress(LookupError, TypeError, ValueError):  # no table, or none that can be read
             table = pd.read_csv(io.StringIO("\n".join(self.card["fidelity"]["table"])))
             rows = table[(table["level"] == "overall") & (table["measure"] == "frechet")]
-            ratio = float(rows["ratio"].iloc[0])
-        except (LookupError, TypeError, ValueError):  # no table, or none that can be read
-            ratio = math.nan
+            judged = rows.get("reason", pd.Series(index=rows.index)).isna()
+            ratio = float(rows["ratio"].where(judged).iloc[0])
         if math.isnan(ratio):
-            place = relative(self.folder, Path.cwd())
-            how = f"run `cellaug evaluate REAL {place}` before you train on its images"
-            return f"nobody has measured how near this generator's images are to real cells: {how}"
+            how = f"run `cellaug evaluate REAL {relative(self.folder, Path.cwd())}`"
+            more = " with more of them, and without --split," * known
+            what = (
+                "the comparison that was made could not judge" if known else "nobody has measured"
+            )
+            what += f" how near this generator's images are to real cells: {how}{more} before you "
+            what += "train on its images"
+            missed = self.card["fidelity"].get("missed", "") if known else ""
+            return what + f". Targets that were missed: {missed}" * bool(missed)
         far = f"their Fréchet distance is {ratio:.3g} times that between real cells"
         words = f"this generator's images are far from real cells: {far}. Do not train on them"
         return words if ratio > FAR else ""

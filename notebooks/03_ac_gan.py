@@ -261,7 +261,7 @@ print("\n".join(f"{choice} = {value!r}" for choice, value in asdict(recipe).item
 # %%
 conditional = recipe.build(image_size, len(names))
 sample = cells.sample(min(1000, len(cells)), seed=seed)
-watch = Diversity(sample.read(image_size), sample.labels, latent_dim)
+watch = Diversity(sample.read(image_size), sample.labels)
 balanced = Reader(
     cells,
     image_size,

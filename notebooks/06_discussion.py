@@ -144,7 +144,7 @@ Markdown(
 kept = {"this run": ours} | {f"recorded: {name}": run for name, run in recorded.items()}
 pd.DataFrame(
     {name: run["03_ac_gan"]["diversity_of_real"] for name, run in kept.items()}
-).style.format("{:.0%}")
+).style.format("{:.0%}", na_rep="–")
 
 # %% [markdown]
 # ## Beyond the thesis

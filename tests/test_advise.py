@@ -72,7 +72,7 @@ def advised(lab, trained, tmp_path_factory):
             advise.advise(str(lab), out, **options)["arm"] == found["arm"]
         )  # nothing is done again
         assert changed == {path: path.stat().st_mtime_ns for path in (out / "runs").rglob("*")}
-        with pytest.raises(DataError, match="a study that was begun before classifier has changed"):
+        with pytest.raises(DataError, match="was begun before classifier has changed"):
             advise.advise(str(lab), out, **options | {"classifier": SMALL | {"steps": 7}})
     return found, out
 

@@ -10,7 +10,7 @@ import subprocess
 import sys
 from pathlib import Path
 
-from cellaug import __version__, load_generator
+from cellaug import __version__, cli, load_generator
 from cellaug.book import lab
 from cellaug.book.chapter import CHAPTERS, build_folder, pages, project_root
 from cellaug.book.report import EXPERT
@@ -18,6 +18,7 @@ from cellaug.data import load_splits, open_dataset
 
 import browser
 import cv2
+import make_pdf
 import nbformat
 import numpy as np
 import pytest
@@ -292,7 +293,7 @@ def test_help_names_every_command():
     listed = text.partition("Commands:")[2].partition("Examples:")[0]
     commands = re.findall(r"^  ([a-z-]+)  ", listed, re.MULTILINE)
     expected = {"run", "book", "record", "fetch", "inspect", "generate", "augment", "evaluate"}
-    expected |= {"predict", "advise", "lab"}
+    expected |= {"predict", "advise", "train", "lab"}
     assert expected | {"store", "study", "expert-test", "expert-score"} == set(commands)
     for command in commands:
         assert "Usage: cellaug " + command in cellaug(command, "--help")
@@ -317,3 +318,15 @@ def test_help_names_every_command():
 )
 def test_complaints_say_what_to_do(words, complaint):
     assert complaint in cellaug(*words, status=2)
+
+
+def test_the_whole_book_is_printed(smoke):
+    """On A4 with an outline of all pages, and no address of this machine in its links."""
+    assert cli.main(["book", "--profile", "smoke", "--one-page"]) == 0
+    pdf = make_pdf.print_book(smoke).read_bytes()
+    assert pdf.startswith(b"%PDF") and len(re.findall(rb"/Type\s*/Page\b", pdf)) > 100
+    assert b"/Outlines" in pdf and b"/StructTreeRoot" in pdf
+    assert b"https://doi.org/" in pdf and b"file://" not in pdf
+    html = (smoke / "print" / "index.html").read_text()
+    for page in (*pages(), "glossary", "references"):
+        assert f'id="document-{page}"' in html

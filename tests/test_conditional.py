@@ -446,7 +446,7 @@ def test_diversity_is_logged_and_a_collapsed_run_is_stopped(cells, capsys):
     gan = plain_gan(1)
     real = cells.read(SIZE)
     reader = Reader(cells, SIZE, 24, seed=0, drop_last=True)
-    watch = Diversity(real, cells.labels, LATENT, images=4, floor=0.0)
+    watch = Diversity(real, cells.labels, images=4, floor=0.0)
     history = fit(gan, reader, 2, callbacks=[watch])
     images = gan.generate(watch.latents, watch.which)
     from cellaug.evaluation import diversity
@@ -457,7 +457,7 @@ def test_diversity_is_logged_and_a_collapsed_run_is_stopped(cells, capsys):
     assert len(history) == 2
     # a floor that nothing reaches: after the first epoch, two low ones on end
     gan = plain_gan(1)
-    watch = Diversity(real, cells.labels, LATENT, images=4, floor=50.0, patience=2, after=1)
+    watch = Diversity(real, cells.labels, images=4, floor=50.0, patience=2, after=1)
     capsys.readouterr()
     history = fit(gan, reader, 9, callbacks=[watch])
     assert len(history) == 3
@@ -471,7 +471,7 @@ def test_a_run_that_was_stopped_stays_stopped(cells, tmp_path):
 
     def run():
         real = cells.read(SIZE)
-        watch = Diversity(real, cells.labels, LATENT, images=4, floor=50.0, patience=1, after=1)
+        watch = Diversity(real, cells.labels, images=4, floor=50.0, patience=1, after=1)
         gan = plain_gan(1)
         return fit(gan, reader, 6, checkpoint=tmp_path / "run.npz", callbacks=[watch]), gan
 
@@ -492,7 +492,7 @@ def test_a_generator_without_classes_is_compared_over_all(cells):
         0,
     )
     gan.compile(*(keras.optimizers.Adam(1e-3) for _ in range(2)))
-    watch = Diversity(cells.read(SIZE), cells.labels, LATENT, images=8)
+    watch = Diversity(cells.read(SIZE), cells.labels, images=8)
     history = fit(gan, Reader(cells, SIZE, 24, drop_last=True), 1, callbacks=[watch])
     assert len(watch.latents) == 8 and 0 < history["diversity"].iloc[0] < 2
 
@@ -538,9 +538,7 @@ def run_to_the_end(folder: str, kill: str = "", count: int = 0) -> None:
     cells = drawn_cells()
     reader = Reader(cells, SIZE, 24, seed=4, balance=True, drop_last=True)
     gan = everything_on(2)
-    watch = Diversity(
-        cells.read(SIZE), cells.labels, LATENT, images=4, floor=50.0, after=0, patience=3
-    )
+    watch = Diversity(cells.read(SIZE), cells.labels, images=4, floor=50.0, after=0, patience=3)
     history = fit(
         gan,
         reader,

@@ -593,14 +593,14 @@ def test_the_protocol_of_the_thesis_needs_four_splits(monkeypatch):
 
 
 def test_a_group_that_is_not_known_is_no_patient(cells):
-    words = ["NA", "nan", "-", "unknown", "P1", "P2", "P3", "P4", "NA2", "?"]
+    words = ["#N/A", "nan", "-", "k.A.", "P1", "P2", "P3", "P4", "NA2", "?"]
     rows = [f"{path}/{i:02}.png,{words[i % 10]}" for path in ("baso", "mono") for i in range(40)]
     (cells / "manifest.csv").write_text("\n".join(["path,group", *rows]))
     dataset = open_dataset(cells)
     assert set(dataset.table["group"]) == {"", "P1", "P2", "P3", "P4", "NA2"}
     found = inspect(dataset)
     text = only(found.warnings, "no patient's or slide's name: 40")
-    assert all(f"{word} (8)" in text for word in ("NA", "nan", "-", "unknown", "?"))
+    assert all(f"{word} (8)" in text for word in ("#N/A", "nan", "-", "k.A.", "?"))
     assert "where others have one: 40 of 80" in only(found.warnings, "without a patient")
     assert "kept, group not known: 40\n" in as_text(found)
 

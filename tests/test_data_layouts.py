@@ -62,6 +62,15 @@ def test_folders_of_a_published_split(tmp_path):
     }
 
 
+def test_sides_within_classes_are_a_published_split(tmp_path):
+    text = "a/train/0.png a/val/0.png a/test/0.png b/Train/0.png b/val/1.png b/test/2.png"
+    cells = open_dataset(tree(tmp_path / "set", text))
+    assert cells.class_names == ("a", "b") and set(cells.table["group"]) == {""}
+    sides = ["train", "validation", "test"]
+    assert table(cells, "side") == dict(zip(text.split(), sides * 2, strict=True))
+    assert report(cells) == [(".", "kept", "folders are read as CLASS/SPLIT")]
+
+
 @pytest.mark.parametrize(
     ("text", "message"),
     [

@@ -9,6 +9,7 @@ from cellaug.data import DataError, concat, load_splits, open_dataset, save_spli
 from cellaug.data.images import write_png
 from cellaug.data.published import BLOODMNIST_CLASSES
 
+import cv2
 import numpy as np
 import pandas as pd
 import pytest
@@ -402,6 +403,26 @@ def test_a_text_chunk_is_believed_against_the_manifest(root):
     assert cells.report.to_numpy().tolist() == [["p/00.png", "monocyte", "kept", why]]
 
 
+def test_origins_are_believed_of_converted_and_of_linked_files(root, tmp_path):
+    """A manifest names .png, the files are .bmp; a set of links leads into a generated one."""
+    in_folders(root)
+    names = sorted(path.relative_to(root).as_posix() for path in root.glob("*/*.png"))
+    rows = pd.DataFrame({"path": names, "origin": ["synthetic"] * 3 + ["real"] * (len(names) - 3)})
+    save(root, rows, "manifest.csv")
+    links = tmp_path / "links"
+    for name in names:
+        image = cv2.imread(str(root / name))
+        (root / name).unlink()
+        place = (root / name).with_suffix(".bmp")
+        cv2.imwrite(str(place), image)
+        (links / name).parent.mkdir(parents=True, exist_ok=True)
+        (links / name).with_suffix(".bmp").symlink_to(place)
+    for folder in (root, links):
+        table = open_dataset(folder).table
+        made = table["path"][table["origin"] == "synthetic"].tolist()
+        assert made == [name.replace(".png", ".bmp") for name in names[:3]]
+
+
 @pytest.mark.parametrize("name", ["manifest.csv", "manifest.parquet"])
 @pytest.mark.parametrize("place", ["", "train", "train/monocyte", ".."])
 def test_origins_are_believed_wherever_their_manifest_lies(root, tmp_path, place, name):
@@ -475,7 +496,7 @@ def test_columns_may_have_other_names(root):
     ("columns", "message"),
     [
         ({}, "no column 'path' .*; for another name columns={'path': 'image id'}, or --columns"),
-        ({"path": "image ID"}, r"no column 'label' .*, or --columns label=\"cell_type\"$"),
+        ({"path": "image ID"}, r"no column 'label' .*, or --columns label=\"cell_type\" \(run "),
         (
             {"path": "imageID"},
             r"no column 'imageid' for the path \(there are: .*, perhaps image id",

@@ -75,6 +75,10 @@ def test_shares_are_disjoint_complete_and_in_step(labels, processes, batch, epoc
     assert sorted(index for share in own for index in share) == sorted(whole)
     for share, part in zip(shares, own, strict=True):
         assert len(flat(share)) == longest and set(flat(share)) == set(part)
+    # Each whole batch is the one that a single process would read, cut into parts.
+    single = order(Reader(cells, 4, batch * processes, seed=7, balance=balance), epoch)
+    for k in range(len(whole) // (batch * processes)):
+        assert [i for share in shares for i in share[k]] == list(single[k])
 
 
 @FAST

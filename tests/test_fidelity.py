@@ -916,7 +916,7 @@ def test_own_features_are_learned_from_half_of_a_reference(real, training, monke
 
 
 def test_own_features_need_images_to_learn_from(real, monkeypatch):
-    with pytest.raises(DataError, match=r"they got 20 of red, .*: 60 of each class are enough"):
+    with pytest.raises(DataError, match=r"they got 20 of red, .* until 60 of each class are left"):
         evaluate(cells(1, (40, 40, 40)), cells(3), features="own", cas=False)
     monkeypatch.setattr(
         extractors, "load_extractor", lambda: Misled(0, class_names=("x", "y", "z"))
@@ -966,6 +966,10 @@ def test_a_finding_is_kept_on_the_card_of_an_own_generator(good, real, tmp_path,
     folder = save_generator(network(NAMES), tmp_path / "gen", class_names=NAMES, dataset=real)
     weights = (folder / "generator.npz").read_bytes()
     assert "nobody has measured" in load_generator(folder).caution
+    unknown = good.table.assign(reason="the features do not know these cells")
+    said = keep_finding(folder, replace(good, table=unknown).card())
+    assert "not judged (the features do not know these cells), so " in said
+    assert "the comparison that was made could not judge how near" in load_generator(folder).caution
     assert keep_finding(folder, good.card()).startswith(f"kept in {folder / 'generator.json'}")
     assert load_generator(folder).caution == ""
     table = good.table.assign(
@@ -973,9 +977,7 @@ def test_a_finding_is_kept_on_the_card_of_an_own_generator(good, real, tmp_path,
     )
     keep_finding(folder, replace(good, table=table).card())
     assert "is 99 times that" in load_generator(folder).caution
-    unknown = good.table.assign(reason="the features do not know these cells")
-    said = keep_finding(folder, replace(good, table=unknown).card())
-    assert "not judged (the features do not know these cells), so " in said
+    assert keep_finding(folder, replace(good, table=unknown).card()) == said
     assert "is 99 times that" in load_generator(folder).caution  # the last that was judged
     assert (folder / "generator.npz").read_bytes() == weights
     assert keep_finding("pbc-fine-64", good.card()) == keep_finding(tmp_path, good.card()) == ""

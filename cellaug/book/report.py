@@ -32,15 +32,16 @@ EXPERT = [("02_vanilla_gan", "expert-test.html"), ("02_vanilla_gan", "expert-tas
 EXPERT += [("04_latent_space", "which-class.html")]  # whole pages, and the chapters that make them
 
 
-def build_html(build: Path, run: Mapping[str, Any]) -> Path:
+def build_html(build: Path, run: Mapping[str, Any], one_page: bool = False) -> Path:
     """Build the HTML book in ``<build>/html``, whole or not at all, and return its first page.
 
-    `build` holds the executed notebooks, `run` is what `merge_metrics` returned. Raises ReportError
-    where Jupyter Book warns of anything, BookError for a recorded result that cannot be read.
+    `build` holds the executed notebooks, `run` is what `merge_metrics` returned. `one_page` puts
+    all chapters on one page, for paper, in ``<build>/print``. Raises ReportError where Jupyter Book
+    warns of anything, BookError for a recorded result that cannot be read.
     """
     from cellaug.book import front
 
-    html = build.absolute() / "html"
+    html = build.absolute() / ("print" if one_page else "html")
     generated = {"built_from.md": facts_page(run), "recorded_results.md": results_page()}
     config = yaml.safe_load((project_root() / "book" / "_config.yml").read_text(encoding="utf-8"))
     explorer = build / "artifacts" / CHAPTERS[3] / EXPLORER
@@ -71,7 +72,7 @@ def build_html(build: Path, run: Mapping[str, Any]) -> Path:
             for file, piece in pieces[name].items():
                 nbformat.write(piece, source / f"{file}.ipynb")
         _list_pieces(source / "_toc.yml", pieces)
-        rendered = _render(source)
+        rendered = _render(source, "singlehtml" if one_page else "html")
         unused = shutil.ignore_patterns("a11y", "localization", "MathML", "SVG")
         with atomic_folder(html) as target:
             shutil.copytree(rendered, target, dirs_exist_ok=True)
@@ -131,11 +132,12 @@ def _prepare(cell: Any, word: str) -> None:
         figure["caption"] = re.sub(r"\bReal\b", word.capitalize(), figure["caption"])
 
 
-def _render(source: Path) -> Path:
+def _render(source: Path, builder: str) -> Path:
     """Let Jupyter Book render a folder, every warning an error; returns the folder of its pages."""
-    # jupyter_book cannot be run with -m; this is what its console script does.
-    command = [sys.executable, "-c", "from jupyter_book.cli.main import main; main()"]
-    command += ["build", str(source), "-W", "--keep-going", "-n"]
+    # jupyter_book cannot be run with -m; this is what its console script does. -P: else a folder
+    # called cellaug, in which somebody stands, is taken for the package.
+    command = [sys.executable, "-P", "-c", "from jupyter_book.cli.main import main; main()"]
+    command += ["build", str(source), "-W", "--keep-going", "-n", "--builder", builder]
     environment = {**os.environ, "PYTHONUTF8": "1", "NO_COLOR": "1"}
     done = subprocess.run(command, env=environment, text=True, capture_output=True)
     log = re.sub(r"\x1b\[[0-9;]*m", "", done.stdout + done.stderr).replace(f"{source}/", "")
@@ -144,7 +146,7 @@ def _render(source: Path) -> Path:
     if done.returncode or found:
         reasons = "\n".join(dict.fromkeys(found)) or log[-4000:]
         raise ReportError(f"Jupyter Book did not build the book cleanly:\n{reasons}")
-    return source / "_build" / "html"
+    return source / "_build" / builder
 
 
 def facts_page(run: Mapping[str, Any]) -> str:

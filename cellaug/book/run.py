@@ -81,7 +81,7 @@ def load_profile(
     studies = (f"studies/{file.stem}" for file in folder.glob("studies/*.py"))
     every = ChainMap(*known.maps, *map(declared_parameters, studies))
     accepted = {*known, *(set(profile) & set(every))}
-    typed = dict(map(_setting, settings))
+    typed = dict(map(setting, settings))
     name, places = path.stem, [Path.cwd()] if "data" in typed else [path.parent, Path.cwd()]
     if not study and typed.get("data", (usual := profile.get("data"))) != usual:
         name += "-" + re.sub(r"[^\w.-]+", "-", Path(str(typed["data"])).name)
@@ -120,7 +120,8 @@ def _own_name(name: str, data: str) -> str:
     return other if settings.get("data", data) != data or build_folder(other).is_dir() else name
 
 
-def _setting(pair: str) -> tuple[str, Any]:
+def setting(pair: str) -> tuple[str, Any]:
+    """The key and the value, as YAML has it, of ``--set key=value``; BookError without both."""
     key, equals, value = pair.partition("=")
     if not equals:
         raise BookError(f"--set {pair}: expected key=value")
@@ -353,12 +354,17 @@ def _tidy(notebook: Any) -> None:
             cell.outputs = [o for o in cell.outputs if not _NOTHING.fullmatch(o.get("text", "-"))]
 
 
-def build_book(name: str, profile: Mapping[str, Any], command: str = "cellaug run") -> Path:
-    """Render the executed notebooks to ``build/<profile>/html``; returns its index page."""
+def build_book(
+    name: str, profile: Mapping[str, Any], command: str = "cellaug run", one_page: bool = False
+) -> Path:
+    """Render the executed notebooks to ``build/<profile>/html``; returns its index page.
+
+    With `one_page` to a single page for paper, in ``build/<profile>/print``.
+    """
     from cellaug.book.report import build_html
 
     require_current(name, profile, command)
-    return build_html(build_folder(name), book.merge_metrics(name))
+    return build_html(build_folder(name), book.merge_metrics(name), one_page)
 
 
 def require_current(name: str, profile: Mapping[str, Any], command: str = "cellaug run") -> None:

@@ -30,17 +30,18 @@ def read_class_map(file: str | Path) -> dict[str, str]:
     return mapped
 
 
+def folded(name: str) -> str:
+    """A class's name without the case, and with one blank for blanks, hyphens and underscores."""
+    return re.sub(r"[\s_-]+", " ", name.casefold()).strip()
+
+
 def alike(names: Iterable[str], wanted: Iterable[str]) -> dict[str, str]:
     """By name the one of `wanted` that differs at most by case, blanks and underscores, or itself.
 
     All stay as they are where two names would become one.
     """
-
-    def look(name: str) -> str:
-        return re.sub(r"[\s_-]+", " ", name.casefold()).strip()
-
-    names, looks = list(names), {look(name): name for name in wanted}
-    found = {name: looks.get(look(name), name) for name in names}
+    names, looks = list(names), {folded(name): name for name in wanted}
+    found = {name: looks.get(folded(name), name) for name in names}
     return found if len(set(found.values())) == len(found) else {name: name for name in names}
 
 

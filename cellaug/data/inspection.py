@@ -323,7 +323,8 @@ def _groups(
     look = names.str.casefold().replace(r"\s|(?<!\d)0+(?=\d)", "", regex=True)
     alike = names.groupby(look).agg(list)
     alike = alike[alike.map(len) > 1]
-    facts = {"which": "; ".join(" = ".join(spellings) for spellings in alike.head(5))}
+    more = f"; and {len(alike) - 20} more" * (len(alike) > 20)
+    facts = {"which": "; ".join(" = ".join(spellings) for spellings in alike.head(20)) + more}
     yield "alike_groups", len(alike), len(names), facts
     real = statistics["origin"] != "synthetic"  # a generated image has none
     unknown = (real & (statistics["group"] == "")).sum() if len(grouped) else 0

@@ -2,8 +2,8 @@
 
 These layouts are read: CLASS/, PATIENT/CLASS/ and CLASS/PATIENT/ (the patient, or slide, is the
 group), PART/CLASS/ (parts called fold1 or batch-2 are no groups), each also below the folders of a
-published split, as train/CLASS/; and a set that lies in one more folder. Segmentation masks and
-boxes beside the images are refused.
+published split, as train/CLASS/; CLASS/train/; and a set that lies in one more folder. Segmentation
+masks and boxes beside the images are refused.
 """
 
 import os
@@ -134,6 +134,12 @@ def read_layout(root: Path) -> Layout | None:
             rows += _stray([f"{path}/{file}" for file in look(path)[0]])
             rows += _rows(f"{path}/{inner}", look, name, side)
         return Layout(_table(rows), sorted(names), f"{words}CLASS/CLASS")
+    if not sides and all({x.lower() for x in inner} <= _SIDE_OF.keys() for inner in held.values()):
+        for path, name, _ in first:
+            rows += _stray(f"{path}/{file}" for file in look(path)[0])
+            for inner in look(path)[1]:
+                rows += _rows(f"{path}/{inner}", look, name, _SIDE_OF[inner.lower()])
+        return Layout(_table(rows), sorted(names), "CLASS/SPLIT")
     order = _order(root, held)
     if parts := order == "PATIENT/CLASS" and all(_PART.fullmatch(name) for name in held):
         words += "PART/CLASS"

@@ -29,7 +29,8 @@ class Reader(keras.utils.PyDataset, AbstractContextManager):
     `memory_mb` MiB are kept decoded. `workers` threads (one per core if None) read up to `ahead`
     batches in advance (one more than threads if None), until `close` or the end of a `with` block.
     Of processes that train together, number `process` of `processes` reads its own share, disjoint
-    (but one image may repeat), together complete, with the same number and sizes of batches. Raises
+    (but one image may repeat), together complete, with the same number and sizes of batches: its
+    part of each batch of `processes` times `batch_size` images that one process would read. Raises
     `ValueError` for an argument out of range, `DataError` if there is not one batch.
     """
 
@@ -183,8 +184,11 @@ class Reader(keras.utils.PyDataset, AbstractContextManager):
             rows = [self._stretch(k, epoch * count, count) for k in range(len(self._classes))]
             order = np.stack(rows, axis=1).ravel()
         order = self._permuted(order, epoch)
+        whole = len(order) - len(order) % (self.processes * self.batch_size)
+        parts = order[:whole].reshape(-1, self.processes, self.batch_size)[:, self.process]
+        rest = np.array_split(order[whole:], self.processes)[self.process]
         longest = -(-len(order) // self.processes) if len(order) >= self.processes else 0
-        return np.resize(order[self.process :: self.processes], longest)  # repeats the beginning
+        return np.resize(np.concatenate([parts.ravel(), rest]), longest)  # repeats the beginning
 
     def _stretch(self, k: int, start: int, length: int) -> np.ndarray:
         """`length` images of class k from `start` on in its endless row of permutations."""

@@ -13,10 +13,11 @@ import json
 import os
 import unicodedata
 from collections import Counter
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from contextlib import nullcontext, suppress
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 from cellaug.data import layouts, published
 from cellaug.data.dataset import REPORT_COLUMNS, Dataset, as_table, printable
@@ -36,6 +37,7 @@ SMALLEST_SIDE = 8  # pixels; an image that is smaller on a side shows no cell an
 MANIFEST_SUFFIXES = (".csv", ".parquet")
 UNKNOWN = "group not known"  # how the report begins for these groups
 _NO_GROUP = "na n/a n.a. <na> nan none null nil unknown unk missing - -- ?".split()
+_NO_GROUP += "#n/a #na #nv #value! #ref! -nan 1.#qnan 1.#ind -1.#ind k.a. n.v. unbekannt".split()
 
 
 def open_dataset(source: str | Path, **options) -> Dataset:
@@ -201,9 +203,11 @@ def _with_manifest(root: Path, listed: pd.DataFrame, columns: Mapping[str, str])
         return listed
     # Of several rows on a file the one that says "synthetic" is believed.
     rows = rows.sort_values("origin", kind="stable", ignore_index=True)
-    row_of = {path: row for row, path in enumerate(rows["path"])}  # no merge: not all are UTF-8
+    row_of = _by_path(
+        dict(zip(rows["path"], rows.index, strict=True))
+    )  # no merge: not all is UTF-8
     told = rows.drop(columns=["path", "class", "outside"], errors="ignore")
-    told = told.reindex([row_of.get(path, -1) for path in listed["path"]]).set_index(listed.index)
+    told = told.reindex([row_of(path, -1) for path in listed["path"]]).set_index(listed.index)
     told = told.fillna("")
     for name in ("side", "group"):
         told[name] = told[name].where(told[name] != "", listed[name])
@@ -213,6 +217,21 @@ def _with_manifest(root: Path, listed: pd.DataFrame, columns: Mapping[str, str])
         lacking = usable & (listed["side"] == "")
         listed.loc[lacking, "reason"] = f"no split in {file.name}, where other files have one"
     return listed
+
+
+def _by_path(known: Mapping[str, Any]) -> Callable[[str, Any], Any]:
+    """What a manifest says of a file, by its path; else of the one that differs in its ending.
+
+    Images are converted, as from .png to .jpg, and keep what was written about them.
+    """
+    stems = {os.path.splitext(path)[0]: path for path in known}  # noqa: PTH122 - many
+
+    def of(path: str, nothing: Any) -> Any:
+        if path in known:
+            return known[path]
+        return known.get(stems.get(os.path.splitext(path)[0], ""), nothing)  # noqa: PTH122
+
+    return of
 
 
 def _manifest(folder: Path) -> Path | None:
@@ -225,11 +244,12 @@ def told(root: Path, names: Sequence[str], read: Path | None = None) -> pd.DataF
     A row for each: origin ("real", "synthetic", "" if none says), group, by (the manifest) and
     said, of a synthetic one generator, seed and index as JSON. OriginError as `read_rows`.
     """
-    folders = {os.path.dirname(name): "" for name in names}  # noqa: PTH120 - many
-    folders = {name: os.path.realpath(root / name) for name in folders}
-    above = {
-        place for folder in folders.values() for place in (Path(folder), *Path(folder).parents)
-    }
+    parts = [os.path.split(name) for name in names]
+    folders = {folder: os.path.realpath(root / folder) for folder in {part for part, _ in parts}}
+    files = [f"{folders[folder]}/{name}" for folder, name in parts]
+    files = [os.path.realpath(x) if os.path.islink(x) else x for x in files]  # noqa: PTH114 - many
+    holding = {os.path.dirname(file) for file in files} | {*folders.values()}  # noqa: PTH120
+    above = {place for folder in holding for place in (Path(folder), *Path(folder).parents)}
     found = dict[str, dict[str, str]]()
     for file in sorted(place / name for place in above for name in MANIFESTS):
         if file == read or not os.path.isfile(file):  # noqa: PTH113 - no error without a right
@@ -248,8 +268,8 @@ def told(root: Path, names: Sequence[str], read: Path | None = None) -> pd.DataF
                 row |= {"origin": origin, "by": str(file)}
                 said = dict(zip(("generator", "seed", "index"), facts, strict=True))
                 row["said"] = json.dumps(said) if origin == "synthetic" else ""
-    splits = (os.path.split(name) for name in names)
-    rows = [found.get(f"{folders[folder]}/{name}", {}) for folder, name in splits]
+    of = _by_path(found)
+    rows = [of(file, {}) for file in files]
     return pd.DataFrame(rows, columns=["origin", "group", "by", "said"], dtype=object).fillna("")
 
 

@@ -102,6 +102,7 @@ def _named(
             like = [c for c in table if get_close_matches(c.replace("_", " "), _LIKE[name], 1, 0.8)]
             say = (like or ["NAME"])[0]
             how = f"columns={{'{name}': '{say}'}}, or --columns {name}=\"{say}\""
+            how += " (run and store have no such option: rename the column for them)"
             raise DataError(f"{file}: no column '{name}' {there}. {fix}; for another name {how}")
     # A row with too few fields leaves holes.
     return table.apply(lambda column: column.fillna("").str.strip()).astype(object)

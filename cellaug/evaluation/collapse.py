@@ -19,13 +19,12 @@ class Diversity(keras.callbacks.Callback):
     It is `evaluation.diversity` of generated over that of real images, averaged over the classes: 1
     is as varied as real cells, 0 one picture per class. `real` are uint8 images (N, H, W, 3) with
     `labels` (N,). Every epoch so many `images` of each class are generated from the same latent
-    vectors of length `latent_dim`. A run is stopped once the number was below `floor` for
-    `patience` epochs on end, after the first `after` epochs, in which every generator does that.
+    vectors. A run is stopped once the number was below `floor` for `patience` epochs on end, after
+    the first `after` epochs, in which every generator does that.
     """
 
     real: np.ndarray
     labels: np.ndarray
-    latent_dim: int
     images: int = 16
     floor: float = COLLAPSED
     patience: int = 3
@@ -50,7 +49,7 @@ class Diversity(keras.callbacks.Callback):
         self.names = [str(k) for k in range(self.labels.max() + 1)]
         self.expected = diversity(self.real, self.labels, self.names)
         self.which = np.repeat(np.arange(len(self.names)), self.images)
-        shape = (len(self.which), self.latent_dim)
+        shape = (len(self.which), self.model.latent_dim)
         self.latents = np.random.default_rng(0).standard_normal(shape).astype("float32")
 
     def on_epoch_end(self, epoch: int, logs: dict | None = None) -> None:

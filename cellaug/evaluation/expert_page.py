@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING
 
 import cellaug
 from cellaug.data import DataError, open_dataset
+from cellaug.data.class_map import folded
 from cellaug.data.dataset import printable
 from cellaug.data.images import check_images, decode, fit_square
 from cellaug.data.published import MANIFEST, MANIFESTS
@@ -68,7 +69,7 @@ def write_test(
     pixels = np.stack([fit_square(decode(path)[0], size) for path in both["path"]])
     _refuse_shared(both.assign(digest=[image.tobytes() for image in pixels]))
     images, practice = np.split(pixels, [len(drawn)])
-    classes = both["class"].str.casefold().map(names).fillna("").to_numpy()
+    classes = both["class"].map(folded).map(names).fillna("").to_numpy()
 
     # With the images in it, so that two trials of one seed have orders of their own.
     order = np.random.default_rng([seed, int(expert.trial_hash(images), 16)]).permutation(2 * count)
@@ -199,9 +200,9 @@ def _matched(
 ) -> tuple[dict[str, int], dict[str, str], str]:
     """How many images of each class to draw from both sides ("" for any), and a note on it.
 
-    Between them, the classes that both sides have: as they are spelled, by their case-folded name.
+    Between them, the classes that both sides have: as they are spelled, by their `folded` name.
     """
-    spare = pd.crosstab(usable["class"].str.casefold(), usable["kind"])
+    spare = pd.crosstab(usable["class"].map(folded), usable["kind"])
     spare = spare.reindex(columns=["real", "fake"], fill_value=0)
     known = spare[(spare > 0).any(axis=1)].drop("", errors="ignore")
     both = known.min(axis=1)
@@ -221,14 +222,17 @@ def _matched(
     pool = np.random.default_rng([seed, 2]).permutation(np.repeat(both.index.to_numpy(), both))
     wanted = pd.Series(pool[:count]).value_counts(sort=False).sort_index()
     many = ", ".join(f"{n} {name}" for name, n in wanted.items())
-    spelled = usable["class"].groupby(usable["class"].str.casefold()).first()
+    spelled = usable["class"].groupby(usable["class"].map(folded)).first()
     names = spelled[both.index].to_dict()
-    return wanted.to_dict(), names, f"Each side has the same number of images of a class: {many}."
+    note = f"Each side has the same number of images of a class: {many}."
+    if alone := ", ".join(spelled[known.index.difference(both.index)]):
+        note += f" Left out, since one side lacks them: {alone}."
+    return wanted.to_dict(), names, note
 
 
 def _practice(spare: pd.DataFrame, names: dict[str, str], seed: int) -> pd.DataFrame:
     """Images that the trial does not use, as many of each kind, up to `PRACTICE`, shuffled."""
-    spare = spare[spare["class"].str.casefold().isin(names)] if names else spare
+    spare = spare[spare["class"].map(folded).isin(names)] if names else spare
     rng = np.random.default_rng([seed, 3])
     mixed = spare.iloc[rng.permutation(len(spare))]
     few = min(PRACTICE, *((mixed["kind"] == kind).sum() for kind in ("real", "fake")))
@@ -246,7 +250,7 @@ def _draw(
         why = "; ".join(["", *(left_out["name"] + ": " + left_out["problem"])[:3]])
         raise DataError(f"{len(usable)} usable {kind} images, but {count} are asked for{why}")
     order = usable.iloc[np.random.default_rng(seed).permutation(len(usable))]
-    looks = order["class"].str.casefold()
+    looks = order["class"].map(folded)
     parts = [order[looks == name] if name else order for name in wanted]
     return pd.concat([part[:many] for part, many in zip(parts, wanted.values(), strict=True)])
 

@@ -136,9 +136,11 @@ def learn_extractor(cells: Dataset, seed: int = 0) -> Extractor:
     images, counts = pixels(cells), cells.counts()
     names = counts.index[counts >= ENOUGH].tolist()
     if len(names) < 2:
-        need = f"{ENOUGH} images to learn from in each of two classes, half of those that there are"
+        need = f"{ENOUGH} images to learn from in each of two classes: half of those that are no "
+        need += "training images of the generator"
         have = ", ".join(f"{count} of {name}" for name, count in counts.items())
-        fix = f"Add images: {2 * ENOUGH} of each class are enough"
+        fix = f"Add images until {2 * ENOUGH} of each class are left beside those of the training "
+        fix += f"({2 * ENOUGH / 0.7:.0f} with --split), or give more with --reference"
         raise DataError(f"{cells.name}: own features need {need}; they got {have}. {fix}")
     size, classes = min(SIDE, images.shape[1]), cells.table["class"].to_numpy()
     members = [np.flatnonzero(classes == name) for name in names]

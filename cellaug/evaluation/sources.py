@@ -18,7 +18,7 @@ from cellaug.evaluation.distances import reduced
 from cellaug.evaluation.features import pixels
 from cellaug.evaluation.measures import views
 from cellaug.evaluation.memorisation import nearest_training
-from cellaug.evaluation.scorecard import tidy
+from cellaug.evaluation.scorecard import ROWS, scorecard, tidy
 from cellaug.files import progress, write_json
 from cellaug.generators import CARD, SHIPPED, Generator, read_generator, shipped_generators
 
@@ -87,11 +87,18 @@ def keep_finding(source: str | Path, found: Mapping[str, Any]) -> str:
         return ""
     rows = tidy(found["table"]).set_index(["level", "measure"])
     frechet = rows.loc[("overall", "frechet")]
+    card = json.loads(file.read_text("utf-8"))
+    said = f"kept in {file}: augment warns where these images are far from real ones"
     if frechet["reason"] or not frechet["ratio"] > 0:
         why = frechet["reason"] or "there is none between real images"
-        return f"the Fréchet distance was not judged ({why}), so {file} does not keep it"
-    write_json(file, json.loads(file.read_text("utf-8")) | {"fidelity": found})
-    return f"kept in {file}: augment warns where these images are far from real ones"
+        said = f"the Fréchet distance was not judged ({why}), so {file} does not keep it"
+        if "fidelity" in card:  # of a comparison that may have judged it
+            return said
+        judged = scorecard(found["table"])
+        missed = ", ".join(ROWS[name] for name in judged.index[judged["met"].eq(False)].unique())
+        found = {**found, "missed": missed}
+    write_json(file, card | {"fidelity": found})
+    return said
 
 
 def refuse_generated(dataset: Dataset) -> None:

@@ -36,6 +36,8 @@ def bars(counts: pd.DataFrame) -> str:
     """Images by class (column) and split (row)."""
     total = counts.sum()
     text = f"Bar chart of the images of {len(total)} classes, in {listed(counts.index)}. "
+    if total.min() == total.max():
+        return text + f"All have {total.max():,} images."
     text += f"The largest class is {total.idxmax()} with {total.max():,} images, the smallest "
     return text + f"{total.idxmin()} with {total.min():,}."
 

@@ -108,6 +108,7 @@ def conditional_discriminator(
     projection: bool = True,
     deviation: str | layers.Layer = "class",
     every_label: bool = False,
+    bias: bool = True,
     convolution: type[layers.Layer] = layers.Conv2D,
     dense: type[layers.Layer] = layers.Dense,
 ) -> Model:
@@ -118,7 +119,8 @@ def conditional_discriminator(
     class beside the colours of every pixel. With `every_label` the logits with each of the labels
     (N, classes) are a second output, for `cellaug.training.WrongLabels`. `deviation` at 4×4 pixels
     is `ClassDeviation` ("class"), nothing ("none"), or a layer that takes ``[x, labels]``.
-    `convolution` and `dense` are the kinds of the hidden layers.
+    `convolution` and `dense` are the kinds of the hidden layers. The last layer has no `bias` for a
+    loss that compares two logits, where it cancels: only rounding would move it.
     """
     if every_label and not projection:
         raise ValueError("every_label needs the projection head")
@@ -142,7 +144,8 @@ def conditional_discriminator(
     x = layers.LeakyReLU(SLOPE, name="relu_mix")(x)
     x = dense(width, name="summary")(layers.Flatten(name="flat")(x))
     features = layers.LeakyReLU(SLOPE, name="features")(x)
-    logit = layers.Dense(1, dtype="float32", name="real_or_fake")(features)
+    last = layers.Dense(1, use_bias=bias, dtype="float32", name="real_or_fake")
+    logit = last(features)
     if projection:
         logit, every = projection_logits(features, logit, label, classes)
     out = [logit, every] if every_label else logit

@@ -1,6 +1,5 @@
 """What a laboratory should do with its own cells: the augmentation study, small, and its advice."""
 
-import json
 import shlex
 import shutil
 from collections.abc import Mapping
@@ -12,7 +11,7 @@ from cellaug.book.source import commit
 from cellaug.data import Dataset, open_dataset, split
 from cellaug.data.dataset import printable
 from cellaug.errors import DataError
-from cellaug.files import atomic_folder, write_atomically, write_json
+from cellaug.files import atomic_folder, require_same, write_atomically, write_json
 from cellaug.study import answers
 from cellaug.study.cluster import carry_out, workers_here
 from cellaug.study.page import render
@@ -126,21 +125,6 @@ def scarce(counts: pd.DataFrame) -> dict[str, str]:
         if lacks:
             found[str(name)] = f"{', '.join(lacks)} images"
     return found
-
-
-def require_same(file: Path, settings: Mapping[str, Any]) -> None:
-    """Write a study's settings, or DataError if another study has been begun in the folder."""
-    text = json.loads(json.dumps(settings))
-    if file.is_file():
-        known = json.loads(file.read_text("utf-8"))
-        if differ := [key for key in text if known.get(key) != text[key]]:
-            what = "the images have" if "hash" in differ else f"{', '.join(differ)} has"
-            raise DataError(f"{file.parent} holds a study that was begun before {what} changed: "
-                            "give another folder")  # fmt: skip
-    elif file.parent.exists() and any(file.parent.iterdir()):
-        raise DataError(f"{file.parent} holds other files: give a new folder")
-    file.parent.mkdir(parents=True, exist_ok=True)
-    write_json(file, text)
 
 
 def step_times(

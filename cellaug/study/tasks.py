@@ -9,7 +9,7 @@ import threading
 import traceback
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
-from functools import lru_cache
+from functools import lru_cache, partial
 from itertools import islice
 from pathlib import Path
 from time import monotonic
@@ -54,11 +54,11 @@ from cellaug.training import (
     AuxiliaryClassifier,
     CrossEntropy,
     Recipe,
-    fit,
     generate_images,
     use_xla,
 )
-from cellaug.training.finetune import choices_of, take_over
+from cellaug.training.finetune import RISE, begin, choices_of
+from cellaug.training.runs import train_on
 
 import keras
 import numpy as np
@@ -210,15 +210,14 @@ def _conditional(
         source = _generator(settings["start_from"], settings)
         choices = {"rise": RISE, **choices, **choices_of(source, size)}
     recipe = Recipe(**{"decay": 0.3, **choices})
-    batch = recipe.batch_size
-    with Reader(cells, size, batch, seed=recipe.seed, balance=True, drop_last=True) as reader:
-        epochs = max(1, round(settings["images"] / (len(reader) * batch)))
-        gan = recipe.build(size, len(cells.class_names), epochs * len(reader))
-        if source:
-            take_over(gan, source, cells.class_names, settings["class_map"])
-        fit(gan, reader, epochs, checkpoint=checkpoint, restart=True, label="generator",
-            settings={"data": cells.fingerprint, **settings}, save_seconds=60)  # fmt: skip
-        return gan.trained_generator, epochs * len(reader) * batch
+
+    given = {"source": source, "class_map": settings["class_map"]}
+    build = partial(begin, recipe, size, cells.class_names, **given)
+    done = train_on(
+        cells, build, size, recipe.batch_size, settings["images"], seed=recipe.seed, balance=True,
+        checkpoint=checkpoint, restart=True, label="generator", settings=settings, save_seconds=60,
+    )  # fmt: skip
+    return done.gan.trained_generator, done.images_seen
 
 
 def _ac_gan(
@@ -235,13 +234,18 @@ def _ac_gan(
                     networks.acgan_discriminator(pair[1], len(names)))  # fmt: skip
         gan = Adversarial(*pair, AuxiliaryClassifier() if stage else CrossEntropy(), 100, seed)
         gan.compile(*(keras.optimizers.Adam(2e-4, beta_1) for _ in range(2)))
-        with Reader(cells, size, batch, seed=seed, drop_last=True) as reader:
-            epochs = max(1, round(part * settings["images"] / (len(reader) * batch)))
-            fit(gan, reader, epochs, checkpoint=checkpoint.with_suffix(f".{stage}.npz"),
-                restart=True, label=f"AC-GAN, stage {stage + 1} of 2",
-                settings={"data": cells.fingerprint, **settings}, save_seconds=60)  # fmt: skip
-            seen += epochs * len(reader) * batch
+        done = train_on(
+            cells, partial(_same, gan), size, batch, part * settings["images"], seed=seed,
+            balance=False, checkpoint=checkpoint.with_suffix(f".{stage}.npz"), restart=True,
+            label=f"AC-GAN, stage {stage + 1} of 2", settings=settings, save_seconds=60,
+        )  # fmt: skip
+        seen += done.images_seen
     return gan.trained_generator, seen
+
+
+def _same(gan: Adversarial, steps: int) -> Adversarial:
+    """A GAN that is built already, however many steps it will be trained."""
+    return gan
 
 
 def selection_run(
@@ -299,9 +303,6 @@ def variation_run(
     write_npz(out / "images.npz", images=np.concatenate(made), labels=np.array(kinds, int))
     return {"images": len(kinds)}
 
-
-RISE = 0.05
-"""Of a training that starts from a trained generator: the fraction in which its rate rises."""
 
 VARIANCE, MOST_INVERTED, INVERSION_STEPS = 0.04, 100, 200
 """Of Eq. 42, as the thesis shows it; real images of a class that are looked for in latent space."""

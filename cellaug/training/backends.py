@@ -1,5 +1,7 @@
 """Everything that depends on the backend (TensorFlow or JAX) or the machine."""
 
+import resource
+import sys
 from collections.abc import Callable, Sequence
 from itertools import chain
 from typing import Any
@@ -28,6 +30,27 @@ def accelerators() -> list[str]:
     cards = tf.config.list_physical_devices("GPU")
     details = map(tf.config.experimental.get_device_details, cards)
     return [each["device_name"] for each in details if "device_name" in each] or found
+
+
+def leads() -> bool:
+    """Whether this process is the first of those that train together: it alone writes files."""
+    if keras.backend.backend() != "jax":
+        return True
+    import jax
+
+    return jax.process_index() == 0
+
+
+def peak_memory() -> int:
+    """Most bytes taken so far, of an accelerator that tells it (on JAX), else of this process."""
+    if keras.backend.backend() == "jax":
+        import jax
+
+        told = [device.memory_stats() or {} for device in jax.local_devices()]
+        if most := max(stats.get("peak_bytes_in_use", 0) for stats in told):
+            return most
+    unit = 1 if sys.platform == "darwin" else 1024
+    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * unit
 
 
 def differentiate(

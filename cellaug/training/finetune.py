@@ -5,6 +5,7 @@ from typing import TYPE_CHECKING, Any
 
 from cellaug.errors import DataError
 from cellaug.training.gan import Adversarial
+from cellaug.training.recipe import Recipe
 
 import numpy as np
 from keras import ops
@@ -15,6 +16,10 @@ if TYPE_CHECKING:
 OPTIONS = {"depth": "generator_depth", "latent_dim": "latent_dim", "kernel": "kernel",
            "modulation": "modulation", "resize": "resize", "narrowest": "narrowest"}  # fmt: skip
 """What `conditional_generator` calls its options, and `Recipe` its choices."""
+
+
+RISE = 0.05
+"""The fraction of such a training in which the generator's learning rate rises to its value."""
 
 
 def choices_of(source: "Generator", size: int) -> dict[str, Any]:
@@ -56,3 +61,14 @@ def take_over(
             else:
                 mine.assign(theirs)
     return begun
+
+
+def begin(
+    recipe: Recipe, size: int, class_names: Sequence[str], steps: int,
+    source: "Generator | None" = None, class_map: Mapping[str, str] | None = None,
+) -> Adversarial:  # fmt: skip
+    """A recipe's fresh GAN for a training of so many steps, with a source's weights if given."""
+    gan = recipe.build(size, len(class_names), steps)
+    if source:
+        take_over(gan, source, class_names, class_map or {})
+    return gan

@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from cellaug.files import write_npz
-from cellaug.training.backends import prompt
+from cellaug.training.backends import leads, prompt
 from cellaug.training.checkpoint import Mismatch, Position, fingerprint, restore, save
 from cellaug.training.progress import Progress
 
@@ -70,7 +70,7 @@ class _Keeper(keras.callbacks.Callback):
             self._save()
 
     def _save(self) -> None:
-        if self.checkpoint:
+        if self.checkpoint and leads():
             save(self.checkpoint, self.model, self.own, self.position)
         self.saved = time.monotonic()
 
@@ -126,10 +126,11 @@ def _train(model: keras.Model, validation: Any, callbacks: list, keeper: _Keeper
     reader.seek(position.epoch, 0)
     last = len(reader) - 1
     images = last * len(reader[0][0]) + len(reader[last][0])
+    images *= getattr(reader, "processes", 1)
     for callback in callbacks:
         if hasattr(callback, "resume"):
             callback.resume(position.history)
-    progress = Progress(keeper.label, position, epochs, last + 1, images, reader)
+    shown = [Progress(keeper.label, position, epochs, last + 1, images, reader)] if leads() else []
     # Keras asks for an epoch's length once: the rest of a broken-off one is a call of its own.
     for end in [position.epoch + 1, epochs] if position.batch else [epochs]:
         if position.epoch < end and not position.stopped:
@@ -137,7 +138,7 @@ def _train(model: keras.Model, validation: Any, callbacks: list, keeper: _Keeper
             model.fit(
                 prompt(reader), epochs=end, initial_epoch=position.epoch,
                 validation_data=None if validation is None else prompt(validation),
-                shuffle=False, verbose=0, callbacks=[*callbacks, keeper, progress],
+                shuffle=False, verbose=0, callbacks=[*callbacks, keeper, *shown],
             )  # fmt: skip
 
 
@@ -169,6 +170,8 @@ class SampleImages(keras.callbacks.Callback):
     def _take(self, epoch: int) -> None:
         if epoch in self.epochs:
             images = self.model.generate(self.latents, self.labels)
+            if not leads():
+                return
             write_npz(self.folder / f"epoch_{epoch:06d}.npz", images=images)
 
 

@@ -107,7 +107,9 @@ class Recipe:
 
     def networks(self, size: int, classes: int, **layers: Any) -> tuple[Model, Model]:
         """Generator and discriminator; `layers` are kinds of layers for the discriminator."""
-        layers = {"deviation": self.deviation, "every_label": self._asks_labels, **layers}
+        compares = getattr(self.objectives[self.objective], "paired", False)
+        layers = {"bias": not compares, "every_label": self._asks_labels, **layers}
+        layers = {"deviation": self.deviation, **layers}
         generator = conditional_generator(
             size, self.generator_depth, self.latent_dim, classes,
             self.kernel, self.modulation, self.resize, self.narrowest,

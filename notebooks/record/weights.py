@@ -19,6 +19,7 @@
 from cellaug import figures
 from cellaug.evaluation import scorecard_table
 from cellaug.generators import load_generator
+from cellaug.train import LARGER
 from cellaug.training.progress import duration
 from studies import weights
 from studies.common import measured_in, verdicts
@@ -129,9 +130,7 @@ pd.DataFrame(
             "images seen": f"{generator.card['training']['images_seen']:,}",
             "time": duration(generator.card["training"]["seconds"]),
             "machine": generator.card["training"]["device"],
-            "adapted": ", ".join(
-                f"{k} {v}" for k, v in weights.LARGER.get(size, {}).items()
-            )
+            "adapted": ", ".join(f"{k} {v}" for k, v in LARGER.get(size, {}).items())
             or "–",
             "by eye": generator.card["seen"],
         }

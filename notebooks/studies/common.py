@@ -1,20 +1,20 @@
 """Shared by the studies: the data, the vanilla GAN, the training run, and verdicts over seeds."""
 
 import json
-from collections.abc import Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from pathlib import Path
 from typing import Any
 
 from cellaug import networks
 from cellaug.book.source import code_hash
 from cellaug.data import Dataset, open_dataset, split, stored
-from cellaug.data.reader import Reader
 from cellaug.data.splits import SEED
 from cellaug.evaluation.collapse import Diversity
 from cellaug.evaluation.features import NAME
 from cellaug.evaluation.scorecard import ROWS, scorecard
 from cellaug.generators import SHIPPED
-from cellaug.training import Adversarial, CrossEntropy, Recipe, Symmetries, fit
+from cellaug.training import Adversarial, CrossEntropy, Recipe, Symmetries, runs
+from cellaug.training.runs import Trained
 
 import keras
 import pandas as pd
@@ -54,60 +54,21 @@ def vanilla(size: int, recipe: Recipe) -> Adversarial:
     return gan
 
 
-def epochs_and_steps(
-    cells: Dataset, size: int, batch_size: int, images: float, balance: bool
-) -> tuple[int, int]:
-    """Epochs, at least one, in which about `images` images are seen, and the steps of an epoch."""
-    with Reader(cells, size, batch_size, balance=balance, drop_last=True) as reader:
-        return max(1, round(images / (len(reader) * batch_size))), len(reader)
-
-
-def build(recipe: Recipe, cells: Dataset, size: int, images: float) -> Adversarial:
-    """A recipe's GAN for these cells; its learning rate is timed for about `images` images."""
-    taken = recipe.batch_size * recipe.d_steps
-    epochs, steps = epochs_and_steps(cells, size, taken, images, balance=True)
-    return recipe.build(size, len(cells.class_names), epochs * steps)
-
-
 def train_on(
-    cells: Dataset,
-    gan: Adversarial,
-    size: int,
-    batch_size: int,
-    images: float,
-    *,
-    seed: int,
-    balance: bool,
-    checkpoint: Path,
-    settings: Mapping[str, Any],
-    label: str,
-    restart: bool = False,
-) -> tuple[pd.DataFrame, int]:
-    """Train a compiled GAN on about `images` real images, in whole epochs and at least one.
+    cells: Dataset, build: Callable[[int], Adversarial], size: int, batch_size: int, images: float,
+    *, settings: Mapping[str, Any], **options: Any,
+) -> Trained:  # fmt: skip
+    """`cellaug.training.runs.train_on` with the diversity by epoch; a run that collapses ends early.
 
-    `batch_size` is that of one step of the discriminator; `balance` shows every class equally
-    often; for the others see `cellaug.training.fit`. A checkpoint of another code is another run.
-
-    Returns:
-        The history by epoch, with the diversity, and the number of images seen. A run that
-        collapses ends early.
+    A checkpoint of another code of the studies is another run.
     """
     real = cells.sample(COMPARED, seed=0)
-    taken = batch_size * gan.d_steps
-    epochs, steps = epochs_and_steps(cells, size, taken, images, balance)
-    with Reader(cells, size, taken, seed=seed, balance=balance, drop_last=True) as reader:
-        history = fit(
-            gan,
-            reader,
-            epochs,
-            checkpoint=checkpoint,
-            settings={**settings, "data": cells.fingerprint, "study": studies_hash()},
-            callbacks=[Diversity(real.read(size), real.labels, gan.latent_dim)],
-            label=label,
-            restart=restart,
-            save_seconds=60,
-        )
-    return history, len(history) * steps * taken
+    watch = Diversity(real.read(size), real.labels)
+    settings = {**settings, "study": studies_hash()}
+    return runs.train_on(
+        cells, build, size, batch_size, images,
+        settings=settings, callbacks=[watch], save_seconds=60, **options,
+    )  # fmt: skip
 
 
 def studies_hash() -> str:

@@ -27,7 +27,7 @@ ladder_discriminator_depth = 16
 # %%
 import json
 import re
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass, replace
 from datetime import date
 from pathlib import Path
@@ -44,7 +44,8 @@ from cellaug.evaluation.scorecard import compact, scorecard, summary, tidy
 from cellaug.files import write_json
 from cellaug.training import Adversarial, AuxiliaryClassifier, Symmetries
 from cellaug.training.checkpoint import source_hash
-from studies.common import build, stored_splits, studies_hash, train_on, vanilla
+from cellaug.training.runs import Trained
+from studies.common import stored_splits, studies_hash, train_on, vanilla
 from studies.variants import Variant
 
 import keras
@@ -153,21 +154,28 @@ def train(
     recipe = replace(recipe, **{d: round(recipe.width * getattr(recipe, d)) for d in depths})
     seed, histories = recipe.seed, {}
 
-    def run(gan: Adversarial, stage: str, batch: int, fraction: float, balance: bool) -> int:
-        histories[stage], seen = train_on(
-            cells, gan, size, batch, fraction * images, seed=seed, balance=balance,
+    classes = len(cells.class_names)
+
+    def run(
+        build: Callable[[int], Adversarial], stage: str, batch: int, fraction: float, balance: bool
+    ) -> Trained:
+        done = train_on(
+            cells, build, size, batch, fraction * images, seed=seed, balance=balance,
             checkpoint=folder / f"{stage}.npz", settings=settings,
             label=f"{label or stage}, seed {seed}", restart=True,
         )  # fmt: skip
-        return seen
+        histories[stage] = done.history
+        return done
 
     if recipe.joint:
-        gan = build(recipe, cells, size, images)
-        return gan, histories, run(gan, "conditional", recipe.batch_size, 1.0, True)
+        taken = recipe.batch_size * recipe.d_steps
+        done = run(lambda steps: recipe.build(size, classes, steps), "conditional", taken, 1, True)
+        return done.gan, histories, done.images_seen
 
-    first = vanilla(size, recipe)
-    seen = run(first, "vanilla", recipe.batch_size, 1 - AC_FRACTION, False)
-    classes = len(cells.class_names)
+    before = run(
+        lambda _: vanilla(size, recipe), "vanilla", recipe.batch_size, 1 - AC_FRACTION, False
+    )
+    first = before.gan
     symmetries = Symmetries() if recipe.symmetries else None
     gan = Adversarial(
         networks.acgan_generator(
@@ -178,7 +186,8 @@ def train(
         real_augmentation=symmetries, half_life=recipe.half_life,
     )  # fmt: skip
     gan.compile(*(keras.optimizers.Adam(2e-4) for _ in range(2)))
-    return gan, histories, seen + run(gan, "ac_gan", 32, AC_FRACTION, False)
+    after = run(lambda _: gan, "ac_gan", 32, AC_FRACTION, False)
+    return gan, histories, before.images_seen + after.images_seen
 
 
 # %% [markdown]

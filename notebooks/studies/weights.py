@@ -48,25 +48,14 @@ from cellaug.evaluation.scorecard import (
 from cellaug.evaluation.sources import read_generated
 from cellaug.files import write_atomically, write_json
 from cellaug.generators import CARD, SHIPPED, load_generator, save_generator
-from cellaug.training import Recipe
+from cellaug.train import recipe_for
+from cellaug.training import Adversarial, Recipe
 from cellaug.training.backends import accelerators
 from cellaug.training.progress import duration
-from studies.common import SPLIT_SEED, build, stored_splits, train_on, vanilla
+from studies.common import SPLIT_SEED, stored_splits, train_on, vanilla
 
 import numpy as np
 from PIL import Image, ImageDraw, ImageFont
-
-CONDITIONAL = Recipe(decay=0.3, seed=1)
-"""The recipe at 64 px."""
-
-LARGER: Mapping[int, Mapping[str, Any]] = {
-    128: {"latent_dim": 64, "narrowest": 32, "batch_size": 64, "gamma": 0.04},
-    256: {"latent_dim": 64, "narrowest": 32, "batch_size": 64, "gamma": 0.16,
-          "discriminator_depth": 16},
-}  # fmt: skip
-"""Other choices for larger images, by size in pixels. R1's weight grows with the pixels of an image
-and falls with the images of a batch (as in the published code of Karras et al. 2020); the others
-keep files small and steps fast."""
 
 VANILLA = (
     "generator_depth", "discriminator_depth", "latent_dim", "kernel", "symmetries", "half_life",
@@ -95,35 +84,41 @@ def train(
         size: height and width of the images in pixels.
         kind: "conditional" or "vanilla".
         measured: options of `measure`.
-        choices: of `cellaug.training.Recipe`, other than `CONDITIONAL`.
+        choices: of `cellaug.training.Recipe`, other than those of `cellaug.train.recipe_for`.
     """
-    recipe, cells, conditional = replace(CONDITIONAL, **choices), splits["train"], kind != "vanilla"
+    cells, conditional = splits["train"], kind != "vanilla"
+    seed = choices.pop("seed", 1)
+    recipe = recipe_for(size, seed, choices) if conditional else Recipe(seed=seed, **choices)
     if conditional:
         if recipe.mixed_precision is None:
             recipe = replace(recipe, mixed_precision=bool(accelerators()))
-        gan = build(recipe, cells, size, images)
         noted = {"recipe": "cellaug.training.Recipe", **asdict(recipe)}
     else:
-        gan = vanilla(size, recipe)
         noted = {"recipe": "the thesis's GAN without classes, with the first changes of the study"}
         noted |= {key: getattr(recipe, key) for key in VANILLA}
-    history, seen = train_on(
-        cells, gan, size, recipe.batch_size, images, seed=recipe.seed, balance=conditional,
+
+    def build(steps: int) -> Adversarial:
+        if conditional:
+            return recipe.build(size, len(cells.class_names), steps)
+        return vanilla(size, recipe)
+
+    done = train_on(
+        cells, build, size, recipe.batch_size, images, seed=recipe.seed, balance=conditional,
         checkpoint=out.with_name(f"{out.name}.checkpoint.npz"),
         settings={**noted, "images": images}, label=out.name,
     )  # fmt: skip
     save_generator(
-        gan.trained_generator,
+        done.gan.trained_generator,
         out,
         class_names=cells.class_names if conditional else (),
         dataset=cells,
-        discriminator=None if conditional else gan.discriminator,
+        discriminator=None if conditional else done.gan.discriminator,
         training={
             "recipe": noted,
-            "images_seen": seen,
+            "images_seen": done.images_seen,
             "training_images": len(cells),
             "split_seed": SPLIT_SEED,
-            "seconds": round(float(history["seconds"].sum())),
+            "seconds": round(float(done.history["seconds"].sum())),
             "device": device(),
             "versions": versions(),
         },
@@ -364,8 +359,7 @@ def run(
     kept, name = out, f"{data}-{size}"
     for seed in seeds if "conditional" in chosen else ():
         folder = out / (name if seed == 1 else f"{name}-seed-{seed}")
-        choices = {"seed": seed, **LARGER.get(size, {})}
-        train(folder, splits, images, size, measured=measured, **choices)
+        train(folder, splits, images, size, measured=measured, seed=seed)
         kept = record(folder, name)
     if "vanilla" in chosen:
         folder = out / f"{data.partition('-')[0]}-vanilla-{size}"
