@@ -503,7 +503,7 @@ def test_real_cells_have_no_banner_and_replace_the_old_book(tmp_path, monkeypatc
     monkeypatch.setattr(chapter, "result_file", lambda name: tmp_path / "none" / name)
     sources = {}
 
-    def render(source: Path) -> Path:
+    def render(source: Path, builder: str) -> Path:
         sources.update({path.name: path.read_text() for path in source.glob("*.*")})
         (source / "html").mkdir(parents=True)
         (source / "html" / "intro.html").write_text("new")

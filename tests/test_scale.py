@@ -2,17 +2,23 @@
 
 import json
 import os
+import re
 import signal
 import socket
 import subprocess
 import sys
 import time
 
+from cellaug import cli_study
+from cellaug.book.chapter import project_root
 from cellaug.data.images import write_png
+from cellaug.training import Recipe
 
 import numpy as np
 import pytest
+import yaml
 
+EXAMPLES = ("train.slurm", "train-job.yaml")
 TRAIN = """
 import os, sys, time
 from pathlib import Path
@@ -69,12 +75,12 @@ def cells(tmp_path_factory):
 class Job:
     """`cellaug train` on JAX, in double precision, by some processes of some devices each."""
 
-    def __init__(self, cells, out, processes=1, devices=1, **environment):
+    def __init__(self, cells, out, processes=1, devices=1, slurm=False, **environment):
         home = cells.parents[1]
         (home / "keras.json").write_text('{"floatx": "float64"}')
         with socket.socket() as free:
             free.bind(("127.0.0.1", 0))
-            address = f"127.0.0.1:{free.getsockname()[1]}"
+            port = str(free.getsockname()[1])
         command = [sys.executable, "-c", TRAIN, "train", str(cells), "--out", str(out)]
         command += ["--size", "16", "--images", str(STEPS * BATCH)]
         command += [word for key, value in CHOICES.items() for word in ("--set", f"{key}={value}")]
@@ -86,12 +92,17 @@ class Job:
         }  # fmt: skip
         self.parts = []
         for k in range(processes):
-            several = ["--coordinator", address, "--processes", str(processes), "--process", str(k)]
+            several = ["--coordinator", f"127.0.0.1:{port}"]
+            several += ["--processes", str(processes), "--process", str(k)]
             own = {key: f"{value}{k}" for key, value in environment.items()}
+            if slurm:  # what `srun` sets in each process
+                own |= {"SLURM_JOB_ID": "7", "SLURM_STEP_NODELIST": "localhost"}
+                own |= {"SLURM_NTASKS": str(processes), "SLURM_PROCID": str(k)}
+                own |= {"SLURM_LOCALID": str(k), "JAX_COORDINATOR_PORT": port}
             if "PAUSE" in own and k == 0 < processes - 1:
                 del own["PAUSE"]  # the first one waits for the others
             self.parts.append(subprocess.Popen(
-                command + several * (processes > 1), env=given | own, text=True,
+                command + several * (processes > 1 and not slurm), env=given | own, text=True,
                 stdout=subprocess.PIPE, stderr=subprocess.PIPE,
             ))  # fmt: skip
 
@@ -100,6 +111,28 @@ class Job:
         told = [part.communicate(timeout=300) for part in self.parts]
         assert [part.returncode for part in self.parts] == [status] * len(self.parts), told
         return told
+
+
+def test_the_examples_are_valid_and_their_options_exist():
+    """SLURM's script is bash; Kubernetes's file has an indexed job and the service of its pods."""
+    script, manifest = (project_root() / "book/examples" / name for name in EXAMPLES)
+    subprocess.run(["bash", "-n", str(script)], check=True)
+    service, job = yaml.safe_load_all(manifest.read_text())
+    spec = job["spec"]
+    pod = spec["template"]["spec"]
+    assert (service["kind"], job["kind"], spec["completionMode"]) == ("Service", "Job", "Indexed")
+    assert service["spec"]["clusterIP"] == "None"
+    assert service["spec"]["selector"] == {"job-name": job["metadata"]["name"]}
+    assert pod["subdomain"] == service["metadata"]["name"]
+    (command,) = pod["containers"][0]["args"]
+    assert f"--processes {spec['completions']} " in command
+    host = f"{job['metadata']['name']}-0.{pod['subdomain']}"
+    assert f"--coordinator {host}:" in command
+    known = {name for option in cli_study.train.params for name in option.opts}
+    for text in (command, script.read_text().partition("cellaug train")[2]):
+        assert set(re.findall(r" (--[a-z-]+)", text)) <= known
+        for choice in re.findall(r"--set (\w+)=", text):
+            assert hasattr(Recipe, choice)
 
 
 def state(out):
@@ -129,9 +162,12 @@ def single(cells, tmp_path_factory):
 
 @pytest.fixture(scope="module")
 def spread(cells, tmp_path_factory):
-    """The same by two processes of two devices each, with the images that each of them read."""
+    """The same by two processes of two devices each, which SLURM would have started.
+
+    The images that each of them reads are noted.
+    """
     folder = tmp_path_factory.mktemp("spread")
-    (told, _), (silent, _) = Job(cells, folder / "two", 2, 2, SEEN=f"{folder}/seen").end()
+    (told, _), (silent, _) = Job(cells, folder / "two", 2, 2, True, SEEN=f"{folder}/seen").end()
     assert "on 4 devices in 2 processes" in told and "two: 4 epochs, 320 images" in told
     assert silent.split("\n")[-2] == str(folder / "two")  # after what Gloo says
     return folder

@@ -91,9 +91,9 @@ def keep_finding(source: str | Path, found: Mapping[str, Any]) -> str:
     said = f"kept in {file}: augment warns where these images are far from real ones"
     if frechet["reason"] or not frechet["ratio"] > 0:
         why = frechet["reason"] or "there is none between real images"
-        said = f"the Fréchet distance was not judged ({why}), so {file} does not keep it"
+        said = f"the Fréchet distance was not judged ({why}), so {file} keeps only the rest"
         if "fidelity" in card:  # of a comparison that may have judged it
-            return said
+            return said.replace("only the rest", "what it held")
         judged = scorecard(found["table"])
         missed = ", ".join(ROWS[name] for name in judged.index[judged["met"].eq(False)].unique())
         found = {**found, "missed": missed}

@@ -64,7 +64,13 @@ def join(
         return
     if keras.backend.backend() != "jax":
         raise DataError(f"{launcher() or '--coordinator'}: {SINGLE}")
-    keras.distribution.initialize(coordinator, processes, process)
+    try:
+        keras.distribution.initialize(coordinator, processes, process)
+    except (RuntimeError, ValueError) as error:  # of JAX, which does not find the others
+        fix = "give --coordinator HOST:PORT, --processes N and --process K"
+        found = " ".join(str(error).split())
+        raise DataError(f"{launcher() or coordinator}: the processes do not find each other "
+                        f"({found}): {fix}") from error  # fmt: skip
 
 
 def agreed(number: float, team: Team) -> float:
