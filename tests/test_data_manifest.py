@@ -403,6 +403,20 @@ def test_a_text_chunk_is_believed_against_the_manifest(root):
     assert cells.report.to_numpy().tolist() == [["p/00.png", "monocyte", "kept", why]]
 
 
+def test_a_generated_image_below_a_patient_s_folder_has_no_patient(tmp_path):
+    root = tmp_path / "set"
+    for patient in ("P1", "P2", "P3"):
+        for i, name in enumerate(("monocyte", "lymphocyte")):
+            image = np.random.default_rng([i, int(patient[1])]).integers(0, 256, (16, 16, 3), "u1")
+            (root / patient / name).mkdir(parents=True)
+            write_png(root / patient / name / "0.png", image)
+            write_png(root / patient / name / "1.png", 255 - image)
+    (root / "manifest.csv").write_text("path,origin\nP1/monocyte/0.png,synthetic\n")
+    table = open_dataset(root).table.set_index("path")
+    assert table.loc["P1/monocyte/0.png", "group"] == ""
+    assert set(table["group"].drop("P1/monocyte/0.png")) == {"P1", "P2", "P3"}
+
+
 def test_origins_are_believed_of_converted_and_of_linked_files(root, tmp_path):
     """A manifest names .png, the files are .bmp; a set of links leads into a generated one."""
     in_folders(root)

@@ -303,6 +303,7 @@ def _collect(
     leave_out(table, unknown, "kept")
     table, belied = _with_origins(table, seen["generated"][table.index], other)
     leave_out(table, belied, "kept")
+    table["group"] = table["group"].mask(table["origin"] == "synthetic", "")  # it is no patient's
     copies = _copies(table)
     # Copies that a generator made say something about it.
     kept = (copies != "") & ((table["origin"] == "synthetic") | keep_copies)
