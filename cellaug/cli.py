@@ -456,7 +456,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     except click.UsageError as error:
         command = error.ctx.command_path if error.ctx else "cellaug"
         status, message = 2, f"{error.format_message()} See '{command} --help'."
-    except (ChapterFailed, BookError, DataError, ReportError, OSError) as error:
+    except (ChapterFailed, BookError, DataError, FloatingPointError, ReportError, OSError) as error:
         status, message = 1 if isinstance(error, ChapterFailed) else 2, in_words(error)
     except click.Abort as error:
         if not isinstance(error.__cause__, KeyboardInterrupt):

@@ -2,7 +2,9 @@
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from typing import Self
 
+from cellaug.data import Dataset
 from cellaug.evaluation.distances import diversity
 
 import keras
@@ -10,6 +12,9 @@ import numpy as np
 
 COLLAPSED = 0.1
 """The `diversity` below which a run counts as collapsed."""
+
+COMPARED = 2000
+"""Most real images with which the diversity of generated ones is compared."""
 
 
 @dataclass(eq=False, repr=False)
@@ -29,6 +34,12 @@ class Diversity(keras.callbacks.Callback):
     floor: float = COLLAPSED
     patience: int = 3
     after: int = 5
+
+    @classmethod
+    def beside(cls, cells: Dataset, size: int) -> Self:
+        """For a training on these cells at `size` pixels; of many some stand for all."""
+        real = cells.sample(COMPARED, seed=0)
+        return cls(real.read(size), real.labels)
 
     def __post_init__(self) -> None:
         """Begin with no low epoch."""

@@ -8,6 +8,7 @@ from itertools import chain
 from pathlib import Path
 from typing import Any
 
+from cellaug.errors import DataError
 from cellaug.files import write_npz
 from cellaug.training.backends import without
 
@@ -17,7 +18,7 @@ import numpy as np
 PACKAGE = Path(__file__).parents[1]
 
 
-class Mismatch(ValueError):
+class Mismatch(DataError):
     """The checkpoint belongs to a run with other settings; `keys` names those that differ."""
 
     def __init__(self, path: Path, keys: list[str]):

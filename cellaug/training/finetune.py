@@ -67,8 +67,14 @@ def begin(
     recipe: Recipe, size: int, class_names: Sequence[str], steps: int,
     source: "Generator | None" = None, class_map: Mapping[str, str] | None = None,
 ) -> Adversarial:  # fmt: skip
-    """A recipe's fresh GAN for a training of so many steps, with a source's weights if given."""
-    gan = recipe.build(size, len(class_names), steps)
+    """A recipe's fresh GAN for a training of so many steps, with a source's weights if given.
+
+    DataError for choices of which no network can be built.
+    """
+    try:
+        gan = recipe.build(size, len(class_names), steps)
+    except ValueError as error:
+        raise DataError(f"this recipe cannot be built: {error}") from error
     if source:
         take_over(gan, source, class_names, class_map or {})
     return gan

@@ -54,13 +54,8 @@ def train_on(
         process=team.process, processes=team.processes,
     ) as reader:  # fmt: skip
         steps = len(reader)
-        epochs = epochs_for(images, steps * batch_size)
+        epochs = max(1, round(images / (steps * batch_size)))
         gan = build(epochs * steps)
         settings = {"data": cells.fingerprint, **options.pop("settings", {})}
         history = fit(gan, reader, epochs, settings=settings, **options)
     return Trained(gan, history, len(history) * steps * batch_size)
-
-
-def epochs_for(images: float, of_one: int) -> int:
-    """Whole epochs, at least one, in which about `images` images are seen, `of_one` in each."""
-    return max(1, round(images / of_one))

@@ -22,9 +22,6 @@ import pandas as pd
 SPLIT_SEED = SEED
 """The chapters' own, so that their test images were never trained on."""
 
-COMPARED = 2000
-"""Maximum number of real images that the diversity during training is compared with."""
-
 
 def stored_splits(data: str, size: int) -> dict[str, Dataset]:
     """Training, validation and test split of the real images of a set, read from a store.
@@ -62,8 +59,7 @@ def train_on(
 
     A checkpoint of another code of the studies is another run.
     """
-    real = cells.sample(COMPARED, seed=0)
-    watch = Diversity(real.read(size), real.labels)
+    watch = Diversity.beside(cells, size)
     settings = {**settings, "study": studies_hash()}
     return runs.train_on(
         cells, build, size, batch_size, images,
