@@ -205,7 +205,7 @@ def inspect(data: str, columns: dict, everything: bool, as_json: bool, figure: P
     "--features",
     type=click.Choice(("auto", "shipped", "own")),
     default="auto",
-    help="Of the package, or own ones learned from half of TRAIN, else of REAL (some minutes); "
+    help="Of the package, or own ones learned from each half of TRAIN, else of REAL (minutes); "
     "auto learns own ones if the package's do not know these cells and there are enough images.",
 )
 @seed_option

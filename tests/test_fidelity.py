@@ -30,6 +30,7 @@ from cellaug.evaluation.distances import (
     pairwise_distances,
     precision_recall_density_coverage,
 )
+from cellaug.evaluation.finding import crossed
 from cellaug.evaluation.memorisation import copying_statistic, excess_of_copies, nearest_training
 from cellaug.evaluation.scorecard import alarms, compact, scorecard, summary, tidy
 from cellaug.generators import load_generator, save_generator
@@ -882,16 +883,17 @@ def test_own_features_are_learned_where_the_shipped_ones_fail(strangers, tmp_pat
     assert shipped.scorecard.at["coverage_ratio", "met"] is None
     found = evaluate(real, fake, **options)
     assert found.extractor["source"] == "own" and not found.extractor["recognition"]["problem"]
-    assert found.extractor["learned_from"] == {"set": "real", "images": 240}
+    assert found.extractor["learned_from"] == {"set": "real", "images": 480}
     assert found.extractor["accuracy"] == found.extractor["recognition"]["value"] > 0.6
-    assert (
-        found.sets["real"]["images"] == 240 and found.scorecard.at["coverage_ratio", "reason"] == ""
-    )
-    assert "learned from 240 of the real images, which are not compared" in as_text(found)
+    assert found.sets["real"]["classes"] == real.counts().to_dict()
+    assert found.sets["real"]["images"] == 480
+    assert found.scorecard.at["coverage_ratio", "reason"] == ""
+    assert "from half of the 480 real images, while the other half was compared" in as_text(found)
     learned = extractors.halves_to_learn(real.labels, 4)
     assert np.bincount(real.labels[learned]).tolist() == [60] * 4
     files = list((tmp_path / "cache" / "extractors").iterdir())
-    assert len(files) == 1
+    assert len(files) == 2
+    assert len(set(found.extractor["digest"].split(" and "))) == 2
     monkeypatch.setattr(extractors, "_train", None)  # from now on it is in the cache
     again = evaluate(real, fake, features="own", **options)
     assert again.table.equals(found.table)
@@ -906,13 +908,39 @@ def test_own_features_are_learned_from_half_of_a_reference(real, training, monke
 
     monkeypatch.setattr(extractors, "learn_extractor", learn)
     found = evaluate(real, cells(3), training, features="own", cas=False, resamples=20)
-    assert lessons[0].counts().tolist() == [60, 60, 60]
-    assert set(lessons[0].digests) < set(training.digests)
-    assert found.extractor["learned_from"] == {"set": "reference", "images": 180}
+    assert [each.counts().tolist() for each in lessons] == [[60, 60, 60]] * 2
+    one, other = (set(each.digests) for each in lessons)
+    assert one | other == set(training.digests) and not one & other
+    assert found.extractor["learned_from"] == {"set": "reference", "images": 360}
     assert found.extractor["accuracy"] == 1 and found.memorisation
     expected = compare(real, cells(3), training, resamples=20)
-    assert found.table.equals(expected.table) and found.sets == expected.sets
-    assert "Features were learned from 180 of the training images" in " ".join(found.notes)
+    pd.testing.assert_frame_equal(found.table, expected.table, rtol=1e-12)
+    assert found.sets == expected.sets
+    assert "Features were learned from half of the 360 training images" in " ".join(found.notes)
+
+
+def test_two_folds_are_joined_by_their_means(good):
+    known = good.extractor["recognition"] | {"value": 0.8, "problem": ""}
+    one = good.extractor | {
+        "digest": "aa", "accuracy": 0.9, "recognition": known,
+        "learned_from": {"set": "real", "images": 30},
+    }  # fmt: skip
+    other = one | {"digest": "bb", "accuracy": 0.7, "recognition": known | {"value": 0.6}}
+    table = good.table.assign(value=good.table["value"] + 2, low=good.table["low"] - 1, p=0.5)
+    unmeasured = (table["level"] == "overall") & (table["measure"] == "kernel")
+    table.loc[unmeasured, ["value", "reason"]] = np.nan, "too few"
+    found = crossed([replace(good, extractor=one), replace(good, extractor=other, table=table)])
+    kernel, rest = found.table[unmeasured], found.table[~unmeasured]
+    assert kernel["value"].isna().all() and kernel["reason"].tolist() == ["too few"]
+    before = good.table[~unmeasured]
+    assert rest["value"].to_numpy() == pytest.approx(before["value"] + 1, nan_ok=True)
+    assert rest["low"].to_numpy() == pytest.approx(before["low"] - 0.5, nan_ok=True)
+    assert (rest["p"] >= 0.5).all() and rest["reason"].equals(before["reason"])
+    assert found.sets["real"]["images"] == 2 * good.sets["real"]["images"]
+    assert found.extractor["accuracy"] == pytest.approx(0.8)
+    assert found.extractor["recognition"]["value"] == pytest.approx(0.7)
+    assert found.extractor["digest"] == "aa and bb"
+    assert found.extractor["learned_from"]["images"] == 60
 
 
 def test_own_features_need_images_to_learn_from(real, monkeypatch):
@@ -1176,7 +1204,7 @@ def test_from_the_command_line(phantoms, tmp_path, capsys, monkeypatch):
     monkeypatch.setattr(evaluation, "expected_seconds", lambda *sizes: sum(sizes))
     assert cli.main(["evaluate", str(real), str(fake), *options[2:]]) == 0
     assert capsys.readouterr().err == "This takes about 3.2 minutes on two cores.\n"
-    assert expected_seconds(9, 9, own=True) == expected_seconds(9, 9) + 180
+    assert expected_seconds(9, 9, own=True) == 2 * (expected_seconds(9, 9) + 180)
     for wrong in (["--count", "0"], ["--seed", "-1"], ["--figure", "x.gif"], ["--features", "x"]):
         assert cli.main(["evaluate", str(real), str(fake), *wrong]) == 2
 

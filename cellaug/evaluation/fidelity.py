@@ -6,7 +6,7 @@ second half. A value is the mean, its interval the middle 95 %: half of a sample
 whole as the whole does about the truth (delete-half jackknife, Shao & Wu 1989).
 """
 
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, replace
 from typing import Any
 
@@ -16,7 +16,7 @@ from cellaug.errors import DataError
 from cellaug.evaluation import classifiers, measures, scorecard
 from cellaug.evaluation import features as extractors
 from cellaug.evaluation.features import Extractor
-from cellaug.evaluation.finding import Fidelity, notes
+from cellaug.evaluation.finding import Fidelity, crossed, notes
 from cellaug.evaluation.measures import COMPONENTS, LARGEST_HALF, Points, Rows
 from cellaug.evaluation.memorisation import NEIGHBOURS, Strata, look_for_copies
 from cellaug.evaluation.sources import separated, suggestion
@@ -47,11 +47,11 @@ def evaluate(
         fake: generated images in memory (`Dataset.in_memory`); classes are matched by name.
         reference: the generator's training images, for memorisation and the real accuracy score.
         features: those of the package ("shipped"), "own" ones that are learned from half of the
-            reference, or without one from half of the real images, which are then not compared;
+            reference, or without one from half of the real images, and the other half compared;
             "auto" takes the shipped ones if they know the real cells, else own ones if every class
             has enough images. Features that do not know the cells give values but no verdicts.
-            Own features are not cross-fitted: two networks have two feature spaces, and distances
-            within one cannot be taken together with those within the other.
+            Own features are cross-fitted: all is measured twice, with the halves exchanged, and
+            the findings are joined by `crossed`.
         extractor: of features and class logits, in place of the package's own.
         trained_on: what `training_digests` knows of a generator.
         cas: train classifiers for the classification accuracy score (a minute or so).
@@ -67,13 +67,16 @@ def evaluate(
         raise ValueError(f"expected {wanted}; got {resamples}, {k} and {features}")
     sets = {"real": real, "generated": fake} | ({"reference": reference} if reference else {})
     sets, left_out, said = separated(sets, fake.images.shape[1], trained_on)
-    described = _in_features(sets, features, seed, extractor)
-    comparison = _Comparison(*described, left_out, resamples, seed, k)
-    comparison.by_class()
-    fields = {"spectra": comparison.over_all(), **comparison.copies()}
-    if cas:
-        comparison.accuracy()
-    return comparison.finding(said, **fields)
+    findings: list[Fidelity] = []
+    for described in _in_features(sets, features, seed, extractor):
+        comparison = _Comparison(*described, left_out, resamples, seed, k)
+        comparison.by_class()
+        fields = {"spectra": comparison.over_all(), **comparison.copies()}
+        if cas:
+            comparison.accuracy()
+        findings.append(comparison.finding(**fields))
+    found = crossed(findings)
+    return replace(found, notes=notes(found, sets.values()) + said)
 
 
 def expected_seconds(
@@ -82,17 +85,17 @@ def expected_seconds(
     """About how long `evaluate` takes for so many images on two cores; `own` features take more.
 
     As measured: features, 200 half-samples of half of the smaller set, a minute per classifier,
-    three for learning features.
+    three for learning features; all of it twice with own ones.
     """
     half = min(real // 2, fake // 2, LARGEST_HALF)
     seconds = (real + fake + reference) / 150 + 200 * 3e-7 * half**2 + 180 * own
-    return seconds + 60 * cas * (1 + bool(reference))
+    return (seconds + 60 * cas * (1 + bool(reference))) * (1 + own)
 
 
 def _in_features(
     sets: dict[str, Dataset], choice: str, seed: int, given: Extractor | None
-) -> tuple[dict[str, Dataset], dict[str, Points], dict[str, Any]]:
-    """The sets to compare, their points, and facts of the features; see `evaluate`."""
+) -> Iterator[tuple[dict[str, Dataset], dict[str, Points], dict[str, Any]]]:
+    """The sets to compare, their points, and facts of the features, once or twice: `evaluate`."""
     own, points = choice == "own" and given is None, {}
     if not own:
         extractor = given or extractors.load_extractor()
@@ -101,23 +104,32 @@ def _in_features(
         facts = _facts("given" if given else "shipped", sets, points, extractor, names, seed)
         unfit = bool(facts["recognition"]["problem"])
         own = unfit and given is None and choice == "auto" and _teachable(sets, seed)
-    if own:
-        role = "reference" if "reference" in sets else "real"
-        learned = extractors.halves_to_learn(sets[role].labels, seed)
-        lesson, points = sets[role].subset(learned), {}
-        sets = sets if role == "reference" else sets | {"real": sets["real"].subset(~learned)}
-        extractor = extractors.learn_extractor(lesson, seed)
-        names = extractor.class_names
-    for each in progress([name for name in sets if name not in points], "features"):
-        points[each] = Points.of(sets[each], extractor, names)
-    if own:
-        others = np.ones(len(sets["real"]), bool) if role == "real" else ~learned
-        truth = sets[role].table["class"].astype(object).to_numpy()
-        tested = others & np.isin(truth, names)
-        extractor.accuracy = float((points[role].seen == truth)[tested].mean())
-        facts = _facts("own", sets, points, extractor, names, seed)
-        facts["learned_from"] = {"set": role, "images": len(lesson)}
-    return sets, points, facts
+    if not own:
+        for each in progress([name for name in sets if name not in points], "features"):
+            points[each] = Points.of(sets[each], extractor, names)
+        yield sets, points, facts
+        return
+    role = "reference" if "reference" in sets else "real"
+    half = extractors.halves_to_learn(sets[role].labels, seed)
+    for learned in (half, ~half):
+        yield _in_own_features(sets, role, learned, seed)
+
+
+def _in_own_features(
+    sets: dict[str, Dataset], role: str, learned: np.ndarray, seed: int
+) -> tuple[dict[str, Dataset], dict[str, Points], dict[str, Any]]:
+    """The same in features that were learned from these images (bool) of the set in that role."""
+    extractor = extractors.learn_extractor(sets[role].subset(learned), seed)
+    names, others = extractor.class_names, ~learned
+    if role == "real":
+        sets = sets | {"real": sets["real"].subset(~learned)}
+        others = np.ones(len(sets["real"]), bool)
+    points = {e: Points.of(sets[e], extractor, names) for e in progress([*sets], "features")}
+    truth = sets[role].table["class"].astype(object).to_numpy()
+    tested = others & np.isin(truth, names)
+    extractor.accuracy = float((points[role].seen == truth)[tested].mean())
+    facts = _facts("own", sets, points, extractor, names, seed)
+    return sets, points, facts | {"learned_from": {"set": role, "images": int(learned.sum())}}
 
 
 def _facts(
@@ -300,7 +312,7 @@ class _Comparison:
         kind = {"generated": "value", "reference": "real"}[role]
         return found.set_axis([kind, *scorecard.ENDS[kind]], axis=1)
 
-    def finding(self, said: list[str], **fields: Any) -> Fidelity:
+    def finding(self, **fields: Any) -> Fidelity:
         rows = []
         for group, found in self.rows.items():
             place = {"level": "class" if group else "overall", "group": group}
@@ -319,8 +331,7 @@ class _Comparison:
         if problem := self.extractor["recognition"]["problem"]:
             unfit = table["measure"].isin(scorecard.IN_FEATURES) & (table["reason"] == "")
             table.loc[unfit, "reason"] = problem
-        finding = Fidelity(table, sets, self.extractor, settings, self.left_out, **fields)
-        return replace(finding, notes=notes(finding, self.sets.values()) + said)
+        return Fidelity(table, sets, self.extractor, settings, self.left_out, **fields)
 
 
 def _members(cells: Dataset, name: str) -> np.ndarray:

@@ -1,8 +1,8 @@
 """The finding of an evaluation, and its views: text, JSON, model card, notes."""
 
 import json
-from collections.abc import Iterable
-from dataclasses import dataclass, field
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 from cellaug.data.dataset import Dataset
@@ -45,6 +45,61 @@ class Fidelity:
         names = ("sets", "extractor", "settings", "memorisation", "left_out", "notes")
         card = {"format": FORMAT} | {name: getattr(self, name) for name in names}
         return card | {"closest": _records(self.closest), "table": scorecard.compact(self.table)}
+
+
+def crossed(findings: Sequence[Fidelity]) -> Fidelity:
+    """The finding of one or of several folds, each with features learned from the other's images.
+
+    Distances in two feature spaces cannot be pooled, so a number is the mean of those of the folds,
+    and so are the ends of its interval: the mean of several estimates varies no more than they do,
+    so that the interval is rather too wide. Of tests for copies the largest p counts. What a fold
+    could not measure or judge is not judged. The closest pairs are those of the first fold.
+    """
+    first, *others = findings
+    if not others:
+        return first
+    tables = [found.table.set_index(["level", "group", "measure"]) for found in findings]
+    rows = pd.concat(tables).groupby(level=[0, 1, 2], sort=False)
+    table = rows[scorecard.NUMBERS].agg(lambda column: column.mean(skipna=False))
+    table["p"] = rows["p"].max()
+    reasons = rows["reason"].agg(lambda reasons: next(filter(None, reasons), ""))
+    table["reason"] = reasons.astype(first.table["reason"].dtype)
+    extractors = [found.extractor for found in findings]
+    known = [each["recognition"] for each in extractors]
+    means = {key: _mean(known, key) for key in ("value", "low", "high", "images", "needed")}
+    recognition = known[0] | means | {"problem": next(filter(None, _each(known, "problem")), "")}
+    lessons = _each(extractors, "learned_from")
+    extractor = extractors[0] | {
+        "digest": " and ".join(_each(extractors, "digest")),
+        "accuracy": _mean(extractors, "accuracy"), "recognition": recognition,
+        "learned_from": lessons[0] | {"images": sum(_each(lessons, "images"))},
+    }  # fmt: skip
+    sets = first.sets
+    if lessons[0]["set"] == "real":  # every fold has compared others of them
+        parts = [found.sets["real"] for found in findings]
+        counts = pd.DataFrame(_each(parts, "classes")).fillna(0).sum().astype(int).to_dict()
+        whole = parts[0] | {"images": sum(_each(parts, "images")), "classes": counts}
+        sets = sets | {"real": whole}
+    facts = {
+        space: {key: float(np.mean([f.memorisation[space][key] for f in findings])) for key in part}
+        for space, part in first.memorisation.items()
+    }
+    left_out = {name: why for found in findings for name, why in found.left_out.items()}
+    mine, theirs = (np.mean(both, 0) for both in zip(*(f.spectra for f in findings), strict=True))
+    return replace(
+        first, table=scorecard.tidy(table.reset_index()), sets=sets, extractor=extractor,
+        left_out=left_out, spectra=(mine, theirs), memorisation=facts,
+    )  # fmt: skip
+
+
+def _each(parts: Sequence[dict[str, Any]], key: str) -> list[Any]:
+    return [part[key] for part in parts]
+
+
+def _mean(parts: Sequence[dict[str, Any]], key: str) -> float | None:
+    """The mean of a number in several parts; None if one lacks it."""
+    numbers = _each(parts, key)
+    return None if None in numbers else float(np.mean(numbers))
 
 
 def as_json(found: Fidelity) -> str:
@@ -134,9 +189,13 @@ def _on_features(extractor: dict[str, Any]) -> list[str]:
     right = f"right on {extractor['accuracy']:.1%} of its own test images"
     said = [f"Features are those of extractor {extractor['digest']}, {right}."]
     if lesson:
-        whose = {"real": "real images, which are not compared", "reference": "training images"}
-        of = f"{lesson['images']:,} of the {whose[lesson['set']]}"
-        said = [f"Features were learned from {of} (extractor {extractor['digest']}, {right})."]
+        whose = {"real": "real images, while the other half was compared", "reference":
+                 "training images"}  # fmt: skip
+        of = f"half of the {lesson['images']:,} {whose[lesson['set']]}"
+        said = [
+            f"Features were learned from {of} (extractors {extractor['digest']}, {right}); then "
+            "the halves were exchanged. Values and intervals are the means of both."
+        ]
     if known["value"] is not None:
         classes = f"{len(known['classes'])} of the {known['of']} classes"
         said += [
