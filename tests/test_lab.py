@@ -204,6 +204,27 @@ def test_references_are_readable_in_jupyterlab(server, page):
     page.locator(".jp-NotebookPanel:visible h1", has_text="Benchmarks").wait_for(timeout=60_000)
 
 
+def test_a_run_on_drawings_says_so_in_jupyterlab(server, page):
+    root, _, _ = server
+    first = root / "build/lab/demo/artifacts/01_data/metrics.json"
+    first.parent.mkdir(parents=True, exist_ok=True)
+    first.write_text(json.dumps({"settings": {"data": "phantom"}}))
+    before = (root / "notebooks/02_vanilla_gan.py").read_text()
+    panel = open_chapter(page, "02_vanilla_gan.py", "Vanilla GAN")
+    assert panel.get_by_text("an expert test with real and generated").count() == 1
+    cells = panel.locator(".jp-CodeCell")
+    cells.nth(0).locator(".cm-line", has_text="gan_epochs").click()
+    for _ in range(2):
+        page.keyboard.press("Shift+Enter")
+    panel.get_by_text("are computer drawings.").wait_for(timeout=120_000)
+    named = panel.locator(".cellaug-run")
+    named.first.wait_for(timeout=10_000)
+    assert set(named.all_text_contents()) == {"drawn"}
+    assert named.count() == before.count("real<!-- run -->")
+    assert panel.get_by_text("an expert test with drawn and generated").count() == 1
+    assert (root / "notebooks/02_vanilla_gan.py").read_text() == before
+
+
 def test_every_reference_of_a_chapter_is_known():
     """What a chapter cites, links or calls by its term stands in what JupyterLab gets."""
     known = lab.book_facts()

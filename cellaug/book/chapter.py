@@ -28,6 +28,7 @@ if TYPE_CHECKING:
 
 CHAPTERS: tuple[str, ...] = ("01_data", "02_vanilla_gan", "03_ac_gan", "04_latent_space")
 CHAPTERS += ("05_classifier", "06_discussion")
+DEMO = 'Demo. The "cells" in this copy are computer drawings.'
 WORDS = ("real", "drawn")  # what cells of a set are, and what phantoms are
 VERSIONED = "cellaug keras tensorflow tensorflow-cpu jax numpy opencv-python scikit-learn".split()
 
@@ -130,6 +131,19 @@ class Chapter:
         self._started = time.monotonic()
         pd.set_option("display.max_colwidth", None)  # reasons are read to their end
         keras.utils.set_random_seed(self.parameters["seed"])
+        if interactive():
+            self._say_what_is_drawn()
+
+    def _say_what_is_drawn(self) -> None:
+        """In JupyterLab, where no banner stands above the page: that the cells are no real ones.
+
+        The metadata tell ``lab.js`` the word that texts and captions have for them.
+        """
+        from IPython.display import Markdown, display
+
+        with suppress(BookError):  # chapter 01 has not been run, as will be said where it is needed
+            if self.real != WORDS[0]:
+                display(Markdown(f"**{DEMO}**"), metadata={"cellaug": {"word": self.real}})
 
     def inputs(self, chapter: str) -> Path:
         """The folder with an earlier chapter's artifacts; in JupyterLab one's own, else the book's.

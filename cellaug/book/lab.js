@@ -1,6 +1,7 @@
 // A JupyterLab extension: chapters read in JupyterLab as they do in the HTML book.
 // It changes what is shown, never a notebook: captions with numbers stand below the figures,
-// citations, equations and terms become links, and cells that the book hides are folded.
+// citations, equations and terms become links, cells that the book hides are folded, and "real"
+// cells are called "drawn" in a run on drawings.
 "use strict";
 (() => {
   const PLUMBING = ["hide-input", "hide-cell", "remove-input", "remove-cell"];
@@ -84,14 +85,52 @@
     }
   }
 
-  function decorateFigure(cell, known) {
+  /** The word for the cells of the set, as the chapter has said it in an output; "real" at first. */
+  function wordFor(notebook) {
+    for (const cell of notebook.widgets) {
+      const outputs = cell.model.type === "code" ? cell.model.outputs : { length: 0 };
+      for (let k = 0; k < outputs.length; k++) {
+        const word = outputs.get(k).metadata.cellaug?.word;
+        if (word) return word;
+      }
+    }
+    return "real";
+  }
+
+  /** Put the word where the text says real<!-- run -->, as the HTML does. */
+  function nameCells(cell, word) {
+    const node = cell.rendered && cell.node.querySelector(".jp-RenderedMarkdown");
+    if (!node) return;
+    const old = [...node.querySelectorAll(".cellaug-run")];
+    if (old.length) {
+      for (const span of old) span.textContent !== word && (span.textContent = word);
+      return;
+    }
+    const words = [...cell.model.sharedModel.getSource().matchAll(/\breal\b(<!-- run -->)?/g)];
+    if (word === "real" || !words.some(found => found[1])) return;
+    const texts = document.createTreeWalker(node, NodeFilter.SHOW_TEXT);
+    const places = [];
+    for (let text = texts.nextNode(); text; text = texts.nextNode()) {
+      for (const found of text.data.matchAll(/\breal\b/g)) places.push([text, found.index]);
+    }
+    if (places.length !== words.length) return; // it is not clear which is which
+    for (const [text, start] of places.filter((_, k) => words[k][1]).reverse()) {
+      const named = text.splitText(start);
+      named.splitText("real".length);
+      named.replaceWith(element("span", { className: "cellaug-run" }, word));
+    }
+  }
+
+  function decorateFigure(cell, known, word) {
     const figure = cell.model.getMetadata("mystnb")?.figure;
     const area = figure && cell.node.querySelector(".jp-Cell-outputArea");
     const old = cell.node.querySelector(".cellaug-caption");
     const drawn = area?.querySelector(".jp-RenderedImage, .jp-RenderedSVG");
     if (drawn && !old) {
       const number = known.figures[figure.name];
-      const caption = element("div", { className: "cellaug-caption" }, ` ${figure.caption}`);
+      const capital = word[0].toUpperCase() + word.slice(1);
+      const text = figure.caption.replace(/\breal\b/g, word).replace(/\bReal\b/g, capital);
+      const caption = element("div", { className: "cellaug-caption" }, ` ${text}`);
       caption.prepend(element("b", {}, number || "Figure."));
       area.append(caption);
     } else if (old && !drawn) {
@@ -121,8 +160,10 @@
       function decorate() {
         due = 0;
         if (panel.isDisposed) return;
+        const word = wordFor(panel.content);
         for (const cell of panel.content.widgets) {
-          if (cell.model.type === "code") decorateFigure(cell, known);
+          if (cell.model.type === "code") decorateFigure(cell, known, word);
+          if (cell.model.type === "markdown") nameCells(cell, word);
         }
         for (const node of panel.content.node.querySelectorAll(".jp-RenderedMarkdown")) {
           decorateText(node, known, typeset, open);

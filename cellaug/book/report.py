@@ -11,7 +11,7 @@ from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import Any
 
-from cellaug.book.chapter import CHAPTERS, WORDS, pages, project_root, recorded_results
+from cellaug.book.chapter import CHAPTERS, DEMO, WORDS, pages, project_root, recorded_results
 from cellaug.errors import ReportError
 from cellaug.files import atomic_folder, write_json
 
@@ -19,8 +19,7 @@ import nbformat
 import pandas as pd
 import yaml
 
-BANNER = 'Demo. The "cells" in this copy are computer drawings. '
-BANNER += "Only results marked recorded or trained on PBC are about real blood."
+BANNER = f"{DEMO} Only results marked recorded or trained on PBC are about real blood."
 CHANGED = "The chapters, or code that they use, have changed since this run was recorded."
 RECORDED = """Runs of the chapters that were kept, as they were recorded. They are not of this
 build; [](built_from.md) says what that was. [Chapter 6](06_discussion.ipynb) compares them with the
