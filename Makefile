@@ -3,7 +3,7 @@ PYTHON ?= python3
 PROFILE ?= demo
 BIN := .venv/bin
 
-.PHONY: book pdf test lab references readme bench-data bench-train lock format clean
+.PHONY: book pdf test lab references readme bench-data bench-train bench-scale lock format clean
 
 book: .venv/installed
 	$(BIN)/cellaug run --profile $(PROFILE)
@@ -45,6 +45,11 @@ bench-data: .venv/tested
 bench-train: .venv/tested
 	$(BIN)/python -m pip install --quiet --constraint requirements.lock 'torch>=2.6' psutil
 	PYTHONPATH="$(CURDIR)/notebooks" $(BIN)/python tests/bench_train.py
+
+# What several devices cost, and what a training step computes and exchanges, on noise.
+bench-scale: .venv/tested
+	$(BIN)/python -m pip install --quiet --constraint requirements.lock psutil
+	PYTHONPATH="$(CURDIR)/notebooks" $(BIN)/python tests/bench_scale.py
 
 lock:
 	uv pip compile --universal --python-version 3.11 --fork-strategy fewest --extra test \

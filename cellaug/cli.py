@@ -234,11 +234,13 @@ def evaluate(
     assert made.images is not None
     size = made.images.shape[1]
     known = trained and trained.in_memory(size)
-    counts = len(compared), len(made), len(trained or ())
-    seconds = evaluation.expected_seconds(*counts, cas, options["features"] == "own")
-    if seconds > 20:
-        more = ", 3 more if features must be learned" * (options["features"] == "auto")
-        click.echo(f"This takes about {seconds / 60:.1f} minutes on two cores{more}.", err=True)
+    counts = len(compared), len(made), len(trained or ()), cas
+    seconds, longer = (evaluation.expected_seconds(*counts, own) / 60 for own in (False, True))
+    if options["features"] == "own":
+        seconds = longer
+    more = f", {longer:.1f} if features must be learned" * (options["features"] == "auto")
+    if seconds > 1 / 3 or more:
+        click.echo(f"This takes about {seconds:.1f} minutes on two cores{more}.", err=True)
     told = {"features": options["features"], "trained_on": evaluation.training_digests(fake)}
     found = evaluation.evaluate(compared.in_memory(size), made, known, cas=cas, seed=seed, **told)
     width = found.extractor["features"]

@@ -268,20 +268,20 @@ def building(cells: Dataset, size: int, folder: Path) -> dict[str, float]:
     }
 
 
-def many_in_a_store(folder: Path) -> Path:
-    """A store of 250,000 images of 256 pixels, an array that is a hole but for the first ones."""
-    small = open_dataset(folder / "store-256")
-    many = folder / "many"
+def many_in_a_store(store: Path, count: int = MANY) -> Path:
+    """A store of so many images beside a small one; its array is a hole but for the first ones."""
+    small, many = open_dataset(store), store.with_name("many")
     many.mkdir()
-    (array,) = (folder / "store-256").glob("*.npy")
+    (array,) = store.glob("*.npy")
+    first = np.load(array, mmap_mode="r")
     with (many / array.name).open("wb") as file:
-        header = {"descr": "|u1", "fortran_order": False, "shape": (MANY, 256, 256, 3)}
+        header = {"descr": "|u1", "fortran_order": False, "shape": (count, *first.shape[1:])}
         np.lib.format.write_array_header_1_0(file, header)
-        file.write(np.load(array, mmap_mode="r").tobytes())
-        file.truncate(file.tell() + (MANY - len(small)) * 256 * 256 * 3)
-    table = small.table.iloc[np.arange(MANY) % len(small)].reset_index(drop=True)
-    whole = replace(small, table=table.assign(digest=[f"{k:064x}" for k in range(MANY)]))
-    whole.save(many / INDEX, **Dataset.load(folder / "store-256" / INDEX)[1])
+        file.write(first.tobytes())
+        file.truncate(file.tell() + (count - len(small)) * first[0].size)
+    table = small.table.iloc[np.arange(count) % len(small)].reset_index(drop=True)
+    whole = replace(small, table=table.assign(digest=[f"{k:064x}" for k in range(count)]))
+    whole.save(many / INDEX, **Dataset.load(store / INDEX)[1])
     assert small.class_names == open_dataset(many).class_names
     return many
 
@@ -308,15 +308,15 @@ def memory_curve(store: Path) -> list[tuple[int, float]]:
     return [(int(images), float(mib)) for images, mib in rows]
 
 
-def start_up(folder: Path) -> dict[str, float]:
-    """Opening a folder of 250,000 small files, for the first and for the second time."""
+def start_up(folder: Path, count: int = MANY) -> dict[str, float]:
+    """Opening a folder of so many small files, for the first and for the second time."""
     import cv2
 
     many = folder / "many-files"
     rng = np.random.default_rng(0)
     for k in range(8):
         (many / f"class {k}").mkdir(parents=True)
-    for i in tqdm(range(MANY), "writing small files"):
+    for i in tqdm(range(count), "writing small files"):
         image = rng.integers(0, 256, (8, 8, 3), dtype=np.uint8)
         (many / f"class {i % 8}" / f"{i}.png").write_bytes(cv2.imencode(".png", image)[1].tobytes())
     code = (
@@ -327,8 +327,8 @@ def start_up(folder: Path) -> dict[str, float]:
     for _ in range(2):
         command = [sys.executable, "-c", code, many]
         answer = subprocess.run(command, text=True, check=True, stdout=subprocess.PIPE).stdout
-        took, count = answer.split()
-        assert int(count) == MANY
+        took, found = answer.split()
+        assert int(found) == count
         seconds.append(float(took))
     shutil.rmtree(many)
     return {"first_seconds": seconds[0], "second_seconds": seconds[1]}
@@ -415,7 +415,7 @@ def main() -> None:
             "rates": {str(size): rates(size, folder, names) for size in SIZES},
             "built_images": len(every),
             "building": {str(size): building(every, size, folder) for size in SIZES},
-            "memory_mib": memory_curve(many_in_a_store(folder)),
+            "memory_mib": memory_curve(many_in_a_store(folder / "store-256")),
             "start_up": start_up(folder),
         }
     print(table(result))

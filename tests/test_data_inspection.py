@@ -552,6 +552,12 @@ def test_groups_that_are_written_in_two_ways(monkeypatch):
     names = ["P01", "p1", "P 01", "P10", "P100", "Q7", "q007", "R0", "R00", "S"]
     text = only(inspect(listed(group=names * 20)).warnings, "differ only by")
     assert ": 3, P 01 = P01 = p1; Q7 = q007; R0 = R00." in text
+    many = [f"{name}{k}" for k in range(1, 26) for name in "pP"]
+    found = inspect(listed(group=many * 4))
+    assert "; and 5 more, which '--all' lists" in only(found.warnings, "differ only by")
+    assert "\npatients or slides that may be one: 25\n" in as_text(found)
+    assert all(f"\n  P{k} = p{k}\n" in as_text(found, everything=True) for k in range(1, 26))
+    assert len(json.loads(as_json(found))["alike_groups"]) == 25
 
 
 def test_groups_that_are_unknown_or_few(monkeypatch):

@@ -62,12 +62,13 @@ def test_folders_of_a_published_split(tmp_path):
     }
 
 
-def test_sides_within_classes_are_a_published_split(tmp_path):
-    text = "a/train/0.png a/val/0.png a/test/0.png b/Train/0.png b/val/1.png b/test/2.png"
-    cells = open_dataset(tree(tmp_path / "set", text))
+@pytest.mark.parametrize("names", [("train", "val", "test"), ("Train_set", "dev", "test-images")])
+def test_sides_within_classes_are_a_published_split(tmp_path, names):
+    paths = [f"{kind}/{name}/0.png" for kind in "ab" for name in names]
+    cells = open_dataset(tree(tmp_path / "set", " ".join(paths)))
     assert cells.class_names == ("a", "b") and set(cells.table["group"]) == {""}
     sides = ["train", "validation", "test"]
-    assert table(cells, "side") == dict(zip(text.split(), sides * 2, strict=True))
+    assert table(cells, "side") == dict(zip(paths, sides * 2, strict=True))
     assert report(cells) == [(".", "kept", "folders are read as CLASS/SPLIT")]
 
 
@@ -80,6 +81,10 @@ def test_sides_within_classes_are_a_published_split(tmp_path):
         ),
         ("train/0.png test/1.png", "no classes. Expected one subfolder of images per class"),
         ("0.png 1.png", "no classes"),
+        (
+            "a/train/0.png a/test/1.png a/old/2.png b/train/3.png",
+            "test, train below its folders are sides of a published split, but old is none",
+        ),
     ],
 )
 def test_what_is_no_split(tmp_path, text, message):

@@ -345,7 +345,7 @@ def test_a_folder_with_a_manifest_knows_origin_split_and_group(root):
 
 
 def test_a_manifest_needs_no_label_where_folders_give_it(root):
-    rows = "file,origin\nmonocyte/00.png,synthetic\nmonocyte/00.png,real\ngone.png,synthetic\n"
+    rows = "file,origin\nmonocyte/00.png,synthetic\nmonocyte/00.png,real\ngone.png,real\n"
     (in_folders(root) / "manifest.csv").write_text(rows)
     cells = open_dataset(root)
     made = cells.table["path"][cells.table["origin"] == "synthetic"]
@@ -708,3 +708,32 @@ def test_a_class_whose_paths_are_all_wrong_names_the_table(root):
     assert said.startswith(f'{root / "cells.csv"}: class "monocyte" has no usable image (20 × cann')
     assert "such as p/00.PNG: " in said and "p/00.png is there" in said
     assert said.endswith("Correct the paths in cells.csv, or remove the class from it")
+
+
+@pytest.mark.parametrize("place", [".", ".."])
+def test_renamed_generated_images_are_not_taken_for_real_ones(root, place):
+    """Converted and renamed files lose their text chunk and their row in the manifest."""
+    in_folders(root)
+    folder = (root / place).resolve()
+    paths = sorted(path.relative_to(folder).as_posix() for path in root.glob("*/*.png"))
+    rows = pd.DataFrame({"path": paths, "origin": ["synthetic"] * 3 + ["real"] * (len(paths) - 3)})
+    save(folder, rows)
+    assert (open_dataset(root).table["origin"] == "synthetic").sum() == 3
+    new = [(folder / path).with_name(f"cell {k}.png") for k, path in enumerate(paths[:2])]
+    for path, other in zip(paths, new, strict=False):
+        (folder / path).rename(other)
+    said = r"manifest\.csv: 2 of the 3 generated images that it names are not there, and 2 images"
+    with pytest.raises(DataError, match=said):
+        open_dataset(root)
+    for path in new:  # somebody has sorted them out
+        path.unlink()
+    assert (open_dataset(root).table["origin"] == "synthetic").sum() == 1
+
+
+@pytest.mark.parametrize(
+    "word", ["#N/A N/A", "-1.#QNAN", "#DIV/0!", "#NAME?", "#NV", "NULL", "k.A."]
+)
+def test_what_spreadsheets_write_for_nothing_is_no_patient(root, word):
+    table = plain().assign(group=[word if i < 10 else f"P{i % 3}" for i in range(40)])
+    cells = open_dataset(save(root, table))
+    assert sorted(set(cells.table["group"])) == ["", "P0", "P1", "P2"]

@@ -1205,6 +1205,8 @@ def test_from_the_command_line(phantoms, tmp_path, capsys, monkeypatch):
     assert cli.main(["evaluate", str(real), str(fake), *options[2:]]) == 0
     assert capsys.readouterr().err == "This takes about 3.2 minutes on two cores.\n"
     assert expected_seconds(9, 9, own=True) == 2 * (expected_seconds(9, 9) + 180)
+    more = expected_seconds(9, 9, 9, own=True) - expected_seconds(9, 9, 9)
+    assert more == pytest.approx(expected_seconds(9, 9, 9, cas=False) + 360)
     for wrong in (["--count", "0"], ["--seed", "-1"], ["--figure", "x.gif"], ["--features", "x"]):
         assert cli.main(["evaluate", str(real), str(fake), *wrong]) == 2
 

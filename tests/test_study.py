@@ -403,13 +403,22 @@ def test_an_extractor_is_trained_measured_and_written(tmp_path, monkeypatch):
 
 
 def test_an_extractor_knows_the_phantoms_of_another_laboratory(tmp_path, monkeypatch):
-    """No change costs a tenth; with BatchNorm and symmetries alone paler cells cost two tenths."""
+    """No change costs a tenth; with BatchNorm and symmetries alone paler cells cost two tenths.
+
+    Of phantom-2, another laboratory in all at once, it knows 0.56, and such a network 0.38.
+    """
     monkeypatch.setenv("CELLAUG_CACHE", str(tmp_path / "cache"))
     drawn = cells_of(classes=6, images=1200, size=32, imbalance=1)
     splits = stored_splits(str(drawn.root), 32)
     card = extractor.train(tmp_path, splits, size=32, width=8, epochs=14, batch_size=32)
     assert card["accuracy"] > 0.7 and len(card["elsewhere"]) == 9
     assert min(card["elsewhere"].values()) > card["accuracy"] - 0.1
+    network = blood_extractor(6, 32, 8)
+    load_weights(network, tmp_path / "blood-extractor.npz", card["sha256"])
+    other = open_dataset("phantom-2", classes=6, images=360, size=32, imbalance=1, seed=8)
+    seen = Extractor(network, card, "")(other.read(32))[1].argmax(1)
+    truth = other.table["class"].astype(str).to_numpy()
+    assert (np.array(card["class_names"])[seen] == truth).mean() > 0.48
 
 
 def test_seeds_are_recorded_one_after_the_other(cells, tmp_path, monkeypatch):

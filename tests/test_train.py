@@ -2,7 +2,7 @@
 
 import json
 import shutil
-from dataclasses import asdict
+from dataclasses import asdict, replace
 
 import cellaug.train as work
 from cellaug import cli
@@ -65,6 +65,16 @@ def test_no_test_image_is_trained_on(trained, cells):
     assert np.isin(short_digests(parts["train"].digests), known).all()
     for side in ("validation", "test"):
         assert not np.isin(short_digests(parts[side].digests), known).any()
+
+
+def test_published_test_images_are_not_trained_on_where_a_class_has_none(cells, capsys):
+    opened = open_dataset(cells)
+    first = opened.class_names[0]
+    held = (np.arange(len(opened)) % 3 == 0) & (opened.table["class"] != first).to_numpy()
+    sides = np.where(held, "test", "train")
+    given = replace(opened, table=opened.table.assign(side=sides))
+    assert set(work.training_side(given).digests) == set(opened.subset(~held).digests)
+    assert "and no other is kept for tests" in capsys.readouterr().out
 
 
 def test_generated_images_of_a_set_are_not_trained_on(trained, cells, tmp_path, capsys):

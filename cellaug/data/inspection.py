@@ -88,6 +88,13 @@ class Inspection:
         return self.report[self.report["reason"].str.startswith((_COPY, _TWIN))]
 
     @cached_property
+    def alike_groups(self) -> list[list[str]]:
+        """Groups whose names differ only by case, blanks or leading zeros: perhaps one patient."""
+        names = pd.Series(sorted(set(self.statistics["group"]) - {""}), dtype=object)
+        look = names.str.casefold().replace(r"\s|(?<!\d)0+(?=\d)", "", regex=True)
+        return [spellings for spellings in names.groupby(look).agg(list) if len(spellings) > 1]
+
+    @cached_property
     def findings(self) -> pd.DataFrame:
         """The judgements of `inspection.yaml` that apply: columns severity and sentence."""
         rows = []
@@ -284,7 +291,7 @@ def _judgements(found: Inspection) -> Iterator[tuple[str, int, int, dict[str, An
     yield from _origins(statistics)
     names = found.report["reason"].str.extract(UNKNOWN + r": (.*)")[0].dropna()
     yield "unknown_groups", len(names), images, {"which": _listed(names.value_counts())}
-    yield from _groups(statistics, found.recall)
+    yield from _groups(statistics, found.recall, found.alike_groups)
     torn = pairs["class"] != pairs["other_class"]
     contradicting = np.unique(pairs.loc[torn, ["index", "other_index"]])
     yield "contradicting", len(contradicting), images, {}
@@ -311,7 +318,7 @@ def _origins(statistics: pd.DataFrame) -> Iterator[tuple[str, int, int, dict[str
 
 
 def _groups(
-    statistics: pd.DataFrame, recall: pd.DataFrame | None
+    statistics: pd.DataFrame, recall: pd.DataFrame | None, alike: Sequence[Sequence[str]]
 ) -> Iterator[tuple[str, int, int, dict[str, Any]]]:
     """Patients or slides that are divided, unknown or written in two ways, and what is too few."""
     grouped = statistics[statistics["group"] != ""]
@@ -319,13 +326,9 @@ def _groups(
     torn = sides[sides.map(len) > 1]
     which = (f"{group} ({', '.join(parts)})" for group, parts in torn.head(3).items())
     yield "torn_groups", len(torn), len(sides), {"which": ", ".join(which)}
-    names = pd.Series(sorted(set(grouped["group"])), dtype=object)
-    look = names.str.casefold().replace(r"\s|(?<!\d)0+(?=\d)", "", regex=True)
-    alike = names.groupby(look).agg(list)
-    alike = alike[alike.map(len) > 1]
-    more = f"; and {len(alike) - 20} more" * (len(alike) > 20)
-    facts = {"which": "; ".join(" = ".join(spellings) for spellings in alike.head(20)) + more}
-    yield "alike_groups", len(alike), len(names), facts
+    more = f"; and {len(alike) - 20} more, which '--all' lists" * (len(alike) > 20)
+    facts = {"which": "; ".join(" = ".join(spellings) for spellings in alike[:20]) + more}
+    yield "alike_groups", len(alike), grouped["group"].nunique(), facts
     real = statistics["origin"] != "synthetic"  # a generated image has none
     unknown = (real & (statistics["group"] == "")).sum() if len(grouped) else 0
     yield "no_group", unknown, real.sum(), {}
@@ -390,7 +393,7 @@ def _split_words(division: Mapping[str, Any]) -> str:
 
 def as_json(found: Inspection) -> str:
     """What was found as JSON (ASCII); statistics are the 5, 50 and 95 % quantiles by class."""
-    names = "name credit fit problems warnings sizes unreadable copies report".split()
+    names = "name credit fit problems warnings sizes unreadable copies alike_groups report".split()
     document: dict[str, Any] = {name: getattr(found, name) for name in names}
     document |= {"hash": found.fingerprint, "images": len(found.statistics), "bounds": BOUNDS}
     document |= {"generated": int((found.statistics["origin"] == "synthetic").sum())}
@@ -441,6 +444,9 @@ def as_text(found: Inspection, everything: bool = False) -> str:
         words = ": " + rows["likeness"].map("{:.3f}".format) + ", " + rows["turn"]
         alike = "in the set more than once" if kind == "same file" else "nearly the same"
         section(f"pairs {alike}, with likeness", both + words.str.removesuffix(", "))
+    if len(found.alike_groups) > 20:
+        spelled = pd.Series([" = ".join(names) for names in found.alike_groups])
+        section("patients or slides that may be one", spelled)
     text += ["no file was dropped or converted"] if found.report.empty else []
     kinds = ["outcome", _kinds(found.report)]
     for (outcome, kind), rows in found.report.groupby(kinds, sort=False):

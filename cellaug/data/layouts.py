@@ -22,10 +22,12 @@ from cellaug.files import name_problem
 import pandas as pd
 
 SIDES = {"training": "train", "val": "validation", "valid": "validation", "testing": "test"}
+SIDES |= {"dev": "validation", "development": "validation"}
 """Other names of the sides of a published split."""
 _INNER = "a folder inside a class folder; what it holds is not read"
 CLUTTER, OUTSIDE = "hidden or system clutter", "outside the class folders"
 _SIDE_OF = {name: name for name in SIDES.values()} | SIDES
+_SIDE = re.compile(rf"({'|'.join(_SIDE_OF)})([ _-]?(set|split|data|images?|imgs|cells))?")
 _CLUTTER = {"__macosx", "thumbs.db", "desktop.ini", "icon\r"}
 _OURS = {*MANIFESTS, "credit.txt", INDEX}
 _NO_IMAGES = {".txt", ".csv", ".tsv", ".md", ".json", ".xml", ".html", ".pdf", ".xlsx", ".xls"}
@@ -49,6 +51,12 @@ class Layout(NamedTuple):
     listed: pd.DataFrame
     class_names: list[str]
     words: str  # how folders are read, "" if each is a class
+
+
+def side_of(name: str) -> str:
+    """The side of a published split that is called so, as in Train_set; "" for none."""
+    found = _SIDE.fullmatch(name.strip().lower())
+    return _SIDE_OF[found[1]] if found else ""
 
 
 def clutter(name: str) -> bool:
@@ -83,7 +91,7 @@ def in_folders(root: Path, folders: Sequence[str], kinds: Mapping | None = None)
 def wrapped(root: Path) -> Path | None:
     """Return the one folder within `root` that holds the whole set, as unpacking may leave it."""
     files, folders = _looking(root)("")
-    if len(folders) != 1 or folders[0].lower() in _SIDE_OF or _images(files):
+    if len(folders) != 1 or side_of(folders[0]) or _images(files):
         return None
     if set(MANIFESTS) & set(files):
         return None
@@ -100,7 +108,7 @@ def read_layout(root: Path) -> Layout | None:
     look = _looking(root)
     files, top = look("")
     _refuse_annotated(root, look, ["", *top])
-    sides = [name for name in top if name.lower() in _SIDE_OF]
+    sides = [name for name in top if side_of(name)]
     if any(look(side)[1] for side in sides):
         if odd := [name for name in top if name not in sides]:
             what = f"{', '.join(sides)} hold a published split, but {', '.join(odd)}"
@@ -110,7 +118,7 @@ def read_layout(root: Path) -> Layout | None:
         return None
     else:
         sides = []
-    parents = [(f"{side}/", _SIDE_OF[side.lower()]) for side in sides] or [("", "")]
+    parents = [(f"{side}/", side_of(side)) for side in sides] or [("", "")]
     rows = _stray([*files, *(side + name for side, _ in parents if side for name in look(side)[0])])
     first = [(parent + name, name, side) for parent, side in parents for name in look(parent)[1]]
     if not first:
@@ -134,12 +142,8 @@ def read_layout(root: Path) -> Layout | None:
             rows += _stray([f"{path}/{file}" for file in look(path)[0]])
             rows += _rows(f"{path}/{inner}", look, name, side)
         return Layout(_table(rows), sorted(names), f"{words}CLASS/CLASS")
-    if not sides and all({x.lower() for x in inner} <= _SIDE_OF.keys() for inner in held.values()):
-        for path, name, _ in first:
-            rows += _stray(f"{path}/{file}" for file in look(path)[0])
-            for inner in look(path)[1]:
-                rows += _rows(f"{path}/{inner}", look, name, _SIDE_OF[inner.lower()])
-        return Layout(_table(rows), sorted(names), "CLASS/SPLIT")
+    if not sides and (split := _splits_of_classes(root, look, held)):
+        return Layout(_table(rows + split), sorted(names), "CLASS/SPLIT")
     order = _order(root, held)
     if parts := order == "PATIENT/CLASS" and all(_PART.fullmatch(name) for name in held):
         words += "PART/CLASS"
@@ -151,6 +155,23 @@ def read_layout(root: Path) -> Layout | None:
     if order == "PATIENT/CLASS":
         names = set().union(*held.values())
     return Layout(_table(rows), sorted(names), words + order * (not parts))
+
+
+def _splits_of_classes(root: Path, look: _Look, held: Mapping[str, set[str]]) -> list[tuple]:
+    """The rows of a set whose class folders hold the sides of a split; `DataError` if only some."""
+    inners = sorted({name for inner in held.values() for name in inner})
+    if not (published := [name for name in inners if side_of(name)]):
+        return []
+    if odd := [name for name in inners if not side_of(name)]:
+        what = f"{', '.join(published)} below its folders are sides of a published split, but "
+        fix = "Expected train, validation (or val) and test in each class. Rename or move them"
+        raise DataError(f"{root}: {what}{', '.join(odd[:9])} is none. {fix}")
+    rows = []
+    for kind in held:
+        rows += _stray(f"{kind}/{file}" for file in look(kind)[0])
+        for inner in look(kind)[1]:
+            rows += _rows(f"{kind}/{inner}", look, kind, side_of(inner))
+    return rows
 
 
 def files_in(place: str | Path) -> list[Path]:

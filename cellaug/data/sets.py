@@ -32,12 +32,36 @@ from cellaug.errors import DataError
 from cellaug.files import cache_home, homes
 
 import pandas as pd
+from pandas._libs.parsers import STR_NA_VALUES
 
 SMALLEST_SIDE = 8  # pixels; an image that is smaller on a side shows no cell and is dropped
 MANIFEST_SUFFIXES = (".csv", ".parquet")
 UNKNOWN = "group not known"  # how the report begins for these groups
-_NO_GROUP = "na n/a n.a. <na> nan none null nil unknown unk missing - -- ?".split()
-_NO_GROUP += "#n/a #na #nv #value! #ref! -nan 1.#qnan 1.#ind -1.#ind k.a. n.v. unbekannt".split()
+_NO_GROUP = {
+    "n.a.",
+    "nil",
+    "unknown",
+    "unk",
+    "missing",
+    "-",
+    "--",
+    "?",
+    "k.a.",
+    "n.v.",
+    "unbekannt",
+}
+_NO_GROUP |= {
+    "#nv",
+    "#value!",
+    "#ref!",
+    "#name?",
+    "#div/0!",
+    "#null!",
+    "#num!",
+    "#wert!",
+    "#bezug!",
+}
+_NO_GROUP |= {word.lower() for word in STR_NA_VALUES if word}
 
 
 def open_dataset(source: str | Path, **options) -> Dataset:
@@ -206,6 +230,8 @@ def _with_manifest(root: Path, listed: pd.DataFrame, columns: Mapping[str, str])
     row_of = _by_path(
         dict(zip(rows["path"], rows.index, strict=True))
     )  # no merge: not all is UTF-8
+    there = listed["path"][listed["reason"] == ""].tolist()
+    _refuse_renamed(file, rows["path"].tolist(), rows["origin"] == "synthetic", there)
     told = rows.drop(columns=["path", "class", "outside"], errors="ignore")
     told = told.reindex([row_of(path, -1) for path in listed["path"]]).set_index(listed.index)
     told = told.fillna("")
@@ -234,6 +260,25 @@ def _by_path(known: Mapping[str, Any]) -> Callable[[str, Any], Any]:
     return of
 
 
+def _refuse_renamed(
+    file: Path, named: Sequence[str], generated: Sequence[bool], there: Sequence[str]
+) -> None:
+    """DataError if generated images of a manifest are gone, and there are others that it lacks.
+
+    These may be the same under other names, and would pass as real. `named` are its paths,
+    `generated` says which of them are so, `there` are the images.
+    """
+    known, found = ({os.path.splitext(path)[0] for path in paths} for paths in (named, there))  # noqa: PTH122
+    made = {os.path.splitext(p)[0] for p, flag in zip(named, generated, strict=True) if flag}  # noqa: PTH122
+    gone, others = made - found, sorted(found - known)
+    if gone and others:
+        what = f"{len(gone):,} of the {len(made):,} generated images that it names are not there"
+        both = f"{len(others):,} images are that it does not name, such as {others[0]}"
+        fix = "Write their names into its column path, or remove the rows of images that are gone"
+        raise DataError(f"{file}: {what}, and {both}: nobody can tell whether these are the "
+                        f"generated ones under other names. {fix}")  # fmt: skip
+
+
 def _manifest(folder: Path) -> Path | None:
     return next((folder / name for name in MANIFESTS if (folder / name).is_file()), None)
 
@@ -250,7 +295,7 @@ def told(root: Path, names: Sequence[str], read: Path | None = None) -> pd.DataF
     files = [os.path.realpath(x) if os.path.islink(x) else x for x in files]  # noqa: PTH114 - many
     holding = {os.path.dirname(file) for file in files} | {*folders.values()}  # noqa: PTH120
     above = {place for folder in holding for place in (Path(folder), *Path(folder).parents)}
-    found = dict[str, dict[str, str]]()
+    found, inside = dict[str, dict[str, str]](), os.path.realpath(root)
     for file in sorted(place / name for place in above for name in MANIFESTS):
         if file == read or not os.path.isfile(file):  # noqa: PTH113 - no error without a right
             continue
@@ -261,6 +306,11 @@ def told(root: Path, names: Sequence[str], read: Path | None = None) -> pd.DataF
         except DataError:  # another table of that name
             continue
         rows = rows.reindex(columns=["path", "origin", "group", "generator", "seed", "index"])
+        below = [f"{file.parent}/{path}".startswith(f"{inside}/") for path in rows["path"]]
+        if any(below):
+            mine, start = rows[below], f"{file.parent}/"
+            there = [path.removeprefix(start) for path in files if path.startswith(start)]
+            _refuse_renamed(file, mine["path"].tolist(), mine["origin"] == "synthetic", there)
         for path, origin, group, *facts in rows.fillna("").itertuples(index=False, name=None):
             row = found.setdefault(f"{file.parent}/{path}", {"origin": "", "group": "", "said": ""})
             row["group"] = row["group"] or group

@@ -12,7 +12,7 @@ from io import BytesIO
 from pathlib import Path
 
 from cellaug.data.dataset import printable
-from cellaug.data.layouts import SIDES, check_label
+from cellaug.data.layouts import check_label, side_of
 from cellaug.errors import DataError
 
 import pandas as pd
@@ -54,7 +54,7 @@ def read_rows(file: Path, needed: Sequence[str], columns: Mapping[str, str]) -> 
     names = {name: f"{name} (manifest)" for name in ours}
     table = table.rename(columns=names | {"label": "class", "split": "side"})
     table = table.assign(**dict.fromkeys({"side", "group", "origin"}.difference(table), ""))
-    table["side"] = table["side"].str.lower().replace(SIDES)
+    table["side"] = table["side"].str.lower().map(lambda name: side_of(name) or name)
     table["origin"] = table["origin"].str.lower()
     root = file.parent.as_posix()
     places = pd.Series([_within(path, root) for path in table["path"]], dtype=object)
@@ -102,7 +102,7 @@ def _named(
             like = [c for c in table if get_close_matches(c.replace("_", " "), _LIKE[name], 1, 0.8)]
             say = (like or ["NAME"])[0]
             how = f"columns={{'{name}': '{say}'}}, or --columns {name}=\"{say}\""
-            how += " (run and store have no such option: rename the column for them)"
+            how += " (run and book have no such option: rename the column for them)"
             raise DataError(f"{file}: no column '{name}' {there}. {fix}; for another name {how}")
     # A row with too few fields leaves holes.
     return table.apply(lambda column: column.fillna("").str.strip()).astype(object)

@@ -63,6 +63,8 @@ def crossed(findings: Sequence[Fidelity]) -> Fidelity:
     table = rows[scorecard.NUMBERS].agg(lambda column: column.mean(skipna=False))
     table["p"] = rows["p"].max()
     reasons = rows["reason"].agg(lambda reasons: next(filter(None, reasons), ""))
+    counted = reasons.str.contains("images") & (first.extractor["learned_from"]["set"] == "real")
+    reasons = reasons.mask(counted, reasons + " (of each half of the real images)")
     table["reason"] = reasons.astype(first.table["reason"].dtype)
     extractors = [found.extractor for found in findings]
     known = [each["recognition"] for each in extractors]
