@@ -188,7 +188,7 @@ Markdown(
     )
 )
 
-# %% [markdown]
+# %% [markdown] tags=["new-page"]
 # ## From bytes to numbers
 #
 # Networks work on $[-1, 1]$. With $p_i$ a pixel value from 0 to 255 the transformation is

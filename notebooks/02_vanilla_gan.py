@@ -225,7 +225,7 @@ history = chapter.fit(gan, reader, gan_epochs, label="vanilla GAN", callbacks=[s
 # %% mystnb={"figure": {"caption": "Loss of generator and discriminator by epoch.", "name": "fig-gan-losses"}}
 figures.loss_curves(history, {"g_loss": "generator", "d_loss": "discriminator"})
 
-# %% mystnb={"figure": {"caption": "Mean probability of being real that the discriminator gives to real and to generated images. The closer the curves, the harder it is to tell them apart.", "name": "fig-gan-probabilities"}} tags=["hide-input"]
+# %% mystnb={"figure": {"caption": "Mean of D(x) for real and for generated images: the probability, in the eyes of the discriminator, that an image is not generated. The closer the curves, the harder it is to tell them apart.", "name": "fig-gan-probabilities"}} tags=["hide-input"]
 figures.loss_curves(
     history,
     {"d_real": f"{chapter.real} images", "d_fake": "generated images"},

@@ -223,7 +223,8 @@ figures.confusion_matrix(matrices["AC-GAN"], names)
 # ## The change in each class
 #
 # The thesis reports its gain class by class, in percentage points of recall. A class with twenty
-# test images moves by five points for a single cell; the lines show the spread over the seeds.
+# test images moves by five points for a single cell; the lines show the spread over the seeds, if
+# there are at least three.
 
 # %%
 others = [arm for arm in arms if arm != "original"]
@@ -234,7 +235,7 @@ changes = {
     for arm in others
 }
 
-# %% mystnb={"figure": {"caption": "Change of recall in percentage points compared with training on the original images, mean over the seeds; lines show one standard deviation.", "name": "fig-class-change"}}
+# %% mystnb={"figure": {"caption": "Change of recall in percentage points compared with training on the original images, mean over the seeds; lines, from three seeds on, show one standard deviation.", "name": "fig-class-change"}}
 figures.per_class_change(changes)
 
 # %% [markdown]
@@ -262,7 +263,8 @@ differences = {
 # %% tags=["hide-input"]
 def percent(value):
     mean = f"{100 * value['mean']:.2f}"
-    return mean if value["std"] is None else f"{mean} ± {100 * value['std']:.2f}"
+    few = value["std"] is None or value["n"] < classifiers.FOR_AN_INTERVAL
+    return mean if few else f"{mean} ± {100 * value['std']:.2f}"
 
 
 # %%
@@ -290,10 +292,10 @@ one = (
     "differ."
 )
 spread = (
-    f"Mean ± standard deviation over {len(seeds)} seeds; changes in percentage points "
-    "with 95 % intervals, paired by seed. There is no interval from fewer than "
-    f"{classifiers.FOR_AN_INTERVAL} seeds, and chapter 6 gives no verdict from fewer "
-    f"than {classifiers.FOR_A_VERDICT}."
+    f"Means over {len(seeds)} seeds, from {classifiers.FOR_AN_INTERVAL} seeds on with "
+    "the standard deviation; changes in percentage points, paired by seed, then with "
+    "95 % intervals. Chapter 6 gives no verdict from fewer than "
+    f"{classifiers.FOR_A_VERDICT} seeds."
 )
 Markdown(spread if len(seeds) > 1 else one)
 
@@ -301,7 +303,7 @@ Markdown(spread if len(seeds) > 1 else one)
 # The same in one figure, beside the thesis and the runs that were recorded on real cells. A gain is a
 # line that lies wholly to the right of zero.
 
-# %% mystnb={"figure": {"caption": "Change of F1 compared with training on the original images, for each training set: this run, runs recorded on real cells, and the thesis, which reports weighted F1 of one run. Lines are 95 % intervals over seeds; a mark without a line has too few seeds for one.", "name": "fig-forest"}} tags=["hide-input"]
+# %% mystnb={"figure": {"caption": "Change of F1 compared with training on the original images, for each training set: this run, runs recorded on PBC, and the thesis, which reports weighted F1 of one run. Lines are 95 % intervals over seeds; a mark without a line has too few seeds for one.", "name": "fig-forest"}} tags=["hide-input"]
 drawn = splits["test"].name == "phantom"
 figures.forest(f1_sources(differences, drawn))
 

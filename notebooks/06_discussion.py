@@ -87,7 +87,7 @@ pd.DataFrame(
 # %%
 show(verdict)
 
-# %% mystnb={"figure": {"caption": "Change of F1 compared with training on the original images, for each training set: the thesis, which reports weighted F1 of one run, this run, and runs recorded on real cells. Lines are 95 % intervals over seeds; a mark without a line has too few seeds for one.", "name": "fig-answer"}} tags=["hide-input"]
+# %% mystnb={"figure": {"caption": "Change of F1 compared with training on the original images, for each training set: the thesis, which reports weighted F1 of one run, this run, and runs recorded on PBC. Lines are 95 % intervals over seeds; a mark without a line has too few seeds for one.", "name": "fig-answer"}} tags=["hide-input"]
 figures.forest(f1_sources(ours["05_classifier"]["change_against_original"], drawn))
 
 
@@ -231,7 +231,8 @@ Markdown(f"- **Patients.** {ours['01_data']['patients']}")
 # **Try it.**
 #
 # - Run `cellaug run --profile pbc` on real cells and compare its columns with the recorded ones.
-# - Run the smoke profile with `--set classifier_seeds=5` and read how the verdicts change.
+# - Run the smoke profile with `--set classifier_seeds=5` and see the lines appear in the answer's
+#   figure.
 
 # %% tags=["remove-cell"]
 chapter.finish({claim.text: claim.found(ours) for claim in claims()})

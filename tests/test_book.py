@@ -66,6 +66,9 @@ def test_every_chapter_was_run_to_its_end(smoke):
         outputs = [o for c in notebook.cells for o in c.get("outputs", ())]
         assert not any(o.output_type == "error" for o in outputs)
         assert not any(o.get("name") == "stderr" for o in outputs), chapter
+        for out in (out for out in outputs if "image/png" in out.get("data", {})):
+            png, facts = base64.b64decode(out.data["image/png"]), out.metadata["image/png"]
+            assert int.from_bytes(png[16:20]) >= 2 * facts["width"], chapter  # in full size
     assert not list((smoke / "failed").rglob("*.ipynb"))
     assert not any(p.is_dir() for p in (smoke / "checkpoints").iterdir())
 
@@ -162,7 +165,7 @@ def test_the_book_works_with_the_network_off(smoke):
             for equation in visit.page.locator("article div.math").all():
                 assert equation.bounding_box()["height"] > 10, name
             assert not visit.barriers(), (name, visit.barriers())
-            assert visit.screens() <= 10 or name == "recorded_results", (name, visit.screens())
+            assert visit.screens() <= 10, (name, visit.screens())
             visit.page.set_viewport_size(browser.PHONE)
             assert visit.widest() <= browser.PHONE["width"], name
             assert visit.smallest_letter() >= 9, name
@@ -198,8 +201,8 @@ def test_code_is_not_cut(smoke):
 def test_the_book_holds_every_figure(smoke):
     for chapter in pages():
         notebook = nbformat.read(smoke / "notebooks" / f"{chapter}.ipynb", as_version=4)
-        captions = [c for c in notebook.cells if "mystnb" in c.metadata]
-        for cell in captions:
+        captions = 0
+        for cell in (c for c in notebook.cells if "mystnb" in c.metadata):
             (output,) = cell.outputs
             if chapter == "record/augmentation" and "text/markdown" in output.data:
                 # Of a study that is not finished, or whose cells are not on this machine.
@@ -207,9 +210,10 @@ def test_the_book_holds_every_figure(smoke):
                 assert said.endswith(("finished yet.*", "cannot be shown here.*"))
                 continue
             assert "image/png" in output.data
+            captions += 1  # there is none without a picture
         parts = [smoke / "html" / f"{chapter}.html", *smoke.glob(f"html/{chapter}_?.html")]
         html = "".join(part.read_text() for part in parts)
-        assert html.count("<figure") == len(captions) == html.count("<figcaption"), chapter
+        assert html.count("<figure") == captions == html.count("<figcaption"), chapter
 
 
 def test_the_first_page_has_the_explorer_and_the_expert_test(smoke):
@@ -237,7 +241,7 @@ def test_cells_of_the_shipped_weights_are_shown_and_named_as_generated(smoke):
     generator = load_generator("pbc-fine-64")
     drawn = generator.generate(generator.class_names, 8)
     for image in drawn[:: 8 * 3]:  # of every third class, enlarged as the figure has it
-        sizes = (cv2.resize(image[..., ::-1], (side, side)) for side in range(64, 100))
+        sizes = (cv2.resize(image[..., ::-1], (side, side)) for side in range(120, 190))
         found = [cv2.matchTemplate(figure, one, cv2.TM_CCOEFF_NORMED).max() for one in sizes]
         assert max(found) > 0.95
 

@@ -125,14 +125,14 @@ def test_what_a_study_recommends(results):
            "n": 6}  # fmt: skip
     pairs = pd.DataFrame([row, row | {"against": EVEN, "scarcity": "tail-20", "low": -0.01}])
     said = answers.advice(replace(results, contrasts=pairs)).split("\n")
-    assert "**tail-10**: of the arms without synthesis take *duplicates, classical*" in said[1]
-    assert said[1].endswith("add generated cells, as in *half selected, classical*: they help.")
-    assert said[2].endswith("have not been shown to help (*half selected, classical*).")
+    assert "**tail-10**: of the arms without synthesis take *duplicates, classical*" in said[0]
+    assert said[0].endswith("add generated cells, as in *half selected, classical*: they help.")
+    assert said[1].endswith("have not been shown to help (*half selected, classical*).")
     worse = pairs.assign(low=-0.2, high=-0.1)
     said = answers.advice(replace(results, contrasts=worse)).split("\n")
-    assert said[1].endswith("add no generated cells: they do harm.")
+    assert said[0].endswith("add no generated cells: they do harm.")
     few = answers.advice(replace(results, contrasts=pairs.assign(n=3))).split("\n")
-    assert few[1].endswith("is not decided, for there are too few seeds.")
+    assert few[0].endswith("is not decided, for there are too few seeds.")
 
 
 def test_the_quality_of_a_generator_and_its_gain(results):

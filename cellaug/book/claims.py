@@ -9,7 +9,7 @@ from dataclasses import dataclass
 from functools import partial
 from typing import Any
 
-from cellaug.book.chapter import CHAPTERS, recorded_results, thesis
+from cellaug.book.chapter import CHAPTERS, WORDS, recorded_results, thesis
 from cellaug.evaluation.classifiers import FOR_A_VERDICT, points, verdict
 from cellaug.evaluation.expert import score_confusion
 from cellaug.evaluation.scorecard import TARGETS
@@ -45,6 +45,11 @@ def real_runs() -> dict[str, Run]:
     return {name: run for name, run in whole.items() if not run["01_data"]["phantom"]}
 
 
+def _word(run: Run) -> str:
+    """What the cells of a run's set are: real, or drawn."""
+    return WORDS[run["01_data"]["phantom"]]
+
+
 def _imbalance(run: Run) -> str:
     return f"{run['01_data']['imbalance']:.1f} : 1 in {run['01_data']['classes']} classes"
 
@@ -55,7 +60,7 @@ def _uneven(run: Run) -> str:
 
 def _balance(run: Run) -> str:
     gan = run["02_vanilla_gan"]
-    return f"D(x) is {gan['d_real']:.2f} for real, {gan['d_fake']:.2f} for generated images"
+    return f"D(x) is {gan['d_real']:.2f} for {_word(run)}, {gan['d_fake']:.2f} for generated images"
 
 
 def _balanced(run: Run) -> str:
@@ -97,7 +102,7 @@ def _conditioning(run: Run) -> str:
     found = run["05_classifier"]
     return (
         f"{100 * found['class_agreement']['AC-GAN']:.0f} % recognised as the requested class "
-        f"(real cells: {100 * found['accuracy_on_real']:.0f} %)"
+        f"({_word(run)} cells: {100 * found['accuracy_on_real']:.0f} %)"
     )
 
 
@@ -179,10 +184,10 @@ def claims() -> list[Claim]:
               f"technologist: recall {recall:.2f}, specificity {specificity:.2f}",
               _told_apart, _hard_to_tell),
         Claim("Generated cells are varied (5.1)", "by eye",
-              lambda run: f"{_varied_by(run):.2f} of the diversity of real cells",
+              lambda run: f"{_varied_by(run):.2f} of the diversity of {_word(run)} cells",
               lambda run: "confirmed" if _varied_by(run) >= VARIED else "refuted"),
         Claim("The AC-GAN collapses within classes (5.2)", "three groups among nine cells",
-              lambda run: f"{_kept(run):.2f} of the diversity of real cells",
+              lambda run: f"{_kept(run):.2f} of the diversity of {_word(run)} cells",
               lambda run: "confirmed" if _kept(run) < VARIED else "refuted"),
         Claim("The AC-GAN generates the requested class (6)", "by eye",
               _conditioning, _conditioned),
@@ -205,12 +210,13 @@ def claims() -> list[Claim]:
 def rules() -> str:
     """How the verdicts are reached, in words, as Markdown."""
     low, high = BALANCED
-    return f"""When is a claim confirmed?
+    return f"""When is a claim confirmed? All but those of F1 are judged by one training with one
+seed, so another run may say otherwise.
 
 - Classes are *uneven* if the largest has at least {UNEVEN:g} times the images of the smallest.
 - Losses are *in balance* if D(x) is at most {high} for real and at least {low} for generated cells.
 - Generated cells are *hard to tell* if half of them, or fewer, may be recognised as generated: the
-  interval of the specificity is not wholly above ½.
+  interval of the specificity is not wholly above ½, as it soon is with few images.
 - They are *varied* from {VARIED:g} of the diversity of real cells on, and *collapsed* below.
 - The *requested class* is generated if a classifier recognises at most {-100 * AS_REAL:.0f} points
   fewer generated than real cells.

@@ -109,7 +109,7 @@ def _taken_for_real() -> Answer:
     met, missed = (int(card["met"].eq(state)[judged].sum()) for state in (True, False))
     found.append(
         f"The shipped *{SHOWN}* meets {met} of {judged.sum()} targets of likeness and misses "
-        f"{missed}; the others are undecided."
+        f"{missed} by the whole of a 95 % interval; the others are undecided."
     )
     experts = {apart for who, apart in told if who == "an expert"}
     if experts:
@@ -221,7 +221,8 @@ def readme_block() -> str:
 def substitutions() -> dict[str, str]:
     """What the first page, ``book/intro.md``, gets from results, by the name it has there."""
     found = {"answers": answers_table(), "cells": cells_html()}
-    link = f"[]({STUDY_PAGE}.ipynb) is the study of augmentation, in many paired runs."
+    link = f"[]({STUDY_PAGE}.ipynb) is the study of augmentation, "
+    link += "in many paired runs." if any(map(len, studies().values())) else "not finished yet."
     planned = "A larger study is planned: `cellaug study augmentation`."
     found["study"] = link if STUDY_PAGE in pages() else planned
     return found | advice()

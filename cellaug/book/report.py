@@ -24,6 +24,7 @@ CHANGED = "The chapters, or code that they use, have changed since this run was 
 RECORDED = """Runs of the chapters that were kept, as they were recorded. They are not of this
 build; [](built_from.md) says what that was. [Chapter 6](06_discussion.ipynb) compares them with the
 thesis, claim by claim."""
+WEIGHTED = "change of weighted F1, points"
 FOREST = """Change of F1 compared with training on the original images. Lines are 95 % intervals
 over seeds; a mark without a line is of fewer than {few} seeds."""
 EXPLORER = "explorer.html"  # a part of chapter 04's page and of the first one
@@ -121,11 +122,17 @@ def _prepare(cell: Any, word: str) -> None:
     if cell.cell_type == "markdown":
         cell.source = re.sub(r"\breal<!-- run -->", word, cell.source)
     for output in cell.get("outputs", ()):
+        if html := output.get("data", {}).get("text/html"):  # one minus sign, a dash for nothing
+            html = re.sub(r"<td>(NaN|&lt;NA&gt;)</td>", "<td>–</td>", html)
+            output["data"]["text/html"] = re.sub(r"<td>-(?=[\d.])", "<td>−", html)
         if facts := output.get("metadata", {}).get("image/png", {}):
             # A width makes Sphinx link the image in full size, too.
             image = {"alt": facts.get("alt", ""), "width": f"{facts['width']}px"}
             cell.metadata.setdefault("mystnb", {})["image"] = image
     figure = cell.metadata.get("mystnb", {}).get("figure", {})
+    if figure and not any("image/png" in out.get("data", {}) for out in cell.get("outputs", ())):
+        figure = {}
+        del cell.metadata["mystnb"]["figure"]  # no caption without a picture
     if "caption" in figure:
         figure["caption"] = re.sub(r"\breal\b", word, figure["caption"])
         figure["caption"] = re.sub(r"\bReal\b", word.capitalize(), figure["caption"])
@@ -200,7 +207,9 @@ def _recorded_changes(profile: str, found: Mapping[str, Any]) -> list[str]:
     table = pd.DataFrame(rows).T.to_html(border=0)
     said = f"Means over {found['seeds']} seeds, {found['test_images']:,} test images; changes in "
     said += "percentage points with 95 % intervals, paired by seed."
-    alt = "Forest plot of changes of F1 by arm: those of the table, beside the thesis's."
+    alt = "Forest plot of changes of F1 by arm beside the thesis's: "
+    alt += "; ".join(f"{arm}, weighted F1 {row[WEIGHTED]}" for arm, row in rows.items()
+                     if row[WEIGHTED] != "–") + "."  # fmt: skip
     caption = FOREST.format(few=FOR_AN_INTERVAL)
     options = f":alt: {alt}\n:width: 100%\n:figclass: wide"
     figure = f":::{{figure}} recorded/{profile}.png\n{options}\n\n{caption}\n:::"

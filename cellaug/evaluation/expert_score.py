@@ -304,7 +304,8 @@ def _details(reader: dict) -> list[str]:
         words = ", ".join(f"{word} {number}" for word, number in reader["why"].items())
         lines += [f"{name}, what gave it away: {words}."]
     if reader["hasty"]:
-        lines += [f"Warning: {name} gave {reader['hasty']} answers in under {HASTY} seconds."]
+        answers = f"{reader['hasty']} answer{'s' * (reader['hasty'] > 1)}"
+        lines += [f"Warning: {name} gave {answers} in under {HASTY} seconds."]
     return lines
 
 

@@ -154,17 +154,22 @@ def forest(sources: Mapping[str, Changes]) -> style.Described:
     table[["low", "high"]] = 100 * table[["low", "high"]].where(table["n"] >= FOR_AN_INTERVAL)
     fig = interval_plot(table.reset_index(), "change in percentage points of F1", 0)
     fig.set_figheight(fig.get_figheight() + 0.12 * (len(sources) - 1) * len(names))
+    known = table.dropna(subset=["value", "low", "high"])
+    above, below = (known["low"] > 0).sum(), (known["high"] < 0).sum()
+    fig.alt += f" Of {len(known)} changes with an interval {above} are gains and {below} losses; "
+    fig.alt += "the intervals of the others include zero."
     return fig
 
 
 def per_class_change(changes: Mapping[str, pd.DataFrame]) -> style.Described:
     """Draw the change of each class's recall in percentage points, a panel per arm (section 5.4).
 
-    `changes` has a row per seed and a column per class; lines are the mean ± a standard deviation.
+    `changes` has a row per seed and a column per class; lines are the mean ± a standard deviation,
+    of at least `FOR_AN_INTERVAL` seeds.
     """
     tall = pd.concat(changes, names=["measure"]).melt(var_name="name", ignore_index=False)
     groups = tall.groupby(["measure", "name"], sort=False)["value"]
-    mean, deviation = groups.mean(), groups.std()
+    mean, deviation = groups.mean(), groups.std().where(groups.size() >= FOR_AN_INTERVAL)
     rows = pd.DataFrame({"value": mean, "low": mean - deviation, "high": mean + deviation})
     return interval_plot(rows.reset_index(), "change in percentage points", 0, "+z.1f")
 

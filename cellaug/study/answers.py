@@ -346,15 +346,19 @@ def cells_of(results: Results) -> Dataset | None:
 
 
 def advice(results: Results) -> str:
-    """What the table allows to recommend, scarcity by scarcity, as a list in Markdown."""
+    """What the table allows to recommend, scarcity by scarcity, as a list in Markdown.
+
+    A scarcity with a single arm, or without an arm of `FOR_AN_INTERVAL` seeds, is left out.
+    """
     table, lines = summary(scores(results)), []
     planned = of_question(results, 1)
     for scarcity in table.index.get_level_values(0).unique():
         real = best_arm(results, scarcity, without_synthesis(results.plan))
-        if not real:
+        own = table.loc[scarcity]
+        if not real or len(own) < 2 or own["n"].max() < classifiers.FOR_AN_INTERVAL:
             continue
         words = f"**{scarcity}**: of the arms without synthesis take *{real}*"
-        words += f" (macro F1 {table.loc[(scarcity, real), 'mean']:.3f})"
+        words += f" (macro F1 {own.at[real, 'mean']:.3f}, {own.at[real, 'n']:.0f} seeds)"
         rows = planned[planned["scarcity"] == scarcity]
         called = {row["arm"]: verdict(row) for row in rows.to_dict("records")
                   if row["against"] == real}  # fmt: skip
@@ -367,4 +371,4 @@ def advice(results: Results) -> str:
         elif called:
             words += "; whether generated cells help is not decided, for there are too few seeds"
         lines.append(f"- {words}.")
-    return "\n".join(lines) or "No arm is finished yet."
+    return "\n".join(lines) or "No arms that could be compared are finished yet."

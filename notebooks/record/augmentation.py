@@ -9,15 +9,15 @@
 #
 # Does a classifier get better when generated cells join its training images? Better than what one
 # gets without any generator, from flips, turns and more copies of the same images? Chapter 5 repeats
-# the thesis's comparison; this page answers the question with many paired runs on real cells (PBC, 11
-# classes, 64 pixels).
+# the thesis's comparison; the study on this page asks the question with many paired runs on real cells
+# (PBC, 11 classes, 64 pixels).
 #
-# The study takes many hours, so it was recorded (`cellaug study augmentation --profile pbc`). Nothing
-# on this page was run again, and every number and every sentence on it is made from the recorded
-# tables.
+# The study takes many hours, so it is recorded as far as it has come (`cellaug study augmentation
+# --profile pbc`). Nothing on this page was run again, and every number and every sentence about results
+# is made from the recorded tables.
 #
-# **You will see:** what was compared and how often, five answers with their figures, and which cells
-# only one of two classifiers names right.
+# **You will see:** what is compared and how often it was, and, where runs are finished, five answers
+# with their figures, and which cells only one of two classifiers names right.
 
 # %% tags=["hide-input"]
 from cellaug import figures
