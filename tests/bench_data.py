@@ -17,6 +17,7 @@ import subprocess
 import sys
 import tempfile
 import time
+import zlib
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
 from datetime import date
@@ -26,7 +27,7 @@ from cellaug.book.chapter import project_root, result_file, versions
 from cellaug.book.source import commit
 from cellaug.data import Dataset, open_dataset
 from cellaug.data.images import decode_reduced, fit_square, to_float
-from cellaug.data.store import INDEX, stored
+from cellaug.data.store import INDEX, SUM, stored
 
 import numpy as np
 import psutil
@@ -270,7 +271,7 @@ def building(cells: Dataset, size: int, folder: Path) -> dict[str, float]:
 
 def many_in_a_store(store: Path, count: int = MANY) -> Path:
     """A store of so many images beside a small one; its array is a hole but for the first ones."""
-    small, many = open_dataset(store), store.with_name("many")
+    (small, facts), many = Dataset.load(store / INDEX), store.with_name("many")
     many.mkdir()
     (array,) = store.glob("*.npy")
     first = np.load(array, mmap_mode="r")
@@ -280,8 +281,10 @@ def many_in_a_store(store: Path, count: int = MANY) -> Path:
         file.write(first.tobytes())
         file.truncate(file.tell() + (count - len(small)) * first[0].size)
     table = small.table.iloc[np.arange(count) % len(small)].reset_index(drop=True)
+    empty = zlib.adler32(bytes(first[0].size))  # what a hole reads as
+    table.loc[len(small) :, SUM] = np.array(empty, table[SUM].dtype)
     whole = replace(small, table=table.assign(digest=[f"{k:064x}" for k in range(count)]))
-    whole.save(many / INDEX, **Dataset.load(store / INDEX)[1])
+    whole.save(many / INDEX, **facts)
     assert small.class_names == open_dataset(many).class_names
     return many
 
@@ -316,7 +319,7 @@ def start_up(folder: Path, count: int = MANY) -> dict[str, float]:
     rng = np.random.default_rng(0)
     for k in range(8):
         (many / f"class {k}").mkdir(parents=True)
-    for i in tqdm(range(count), "writing small files"):
+    for i in tqdm(range(count), "writing small files", disable=None):
         image = rng.integers(0, 256, (8, 8, 3), dtype=np.uint8)
         (many / f"class {i % 8}" / f"{i}.png").write_bytes(cv2.imencode(".png", image)[1].tobytes())
     code = (

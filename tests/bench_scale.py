@@ -148,7 +148,8 @@ def many_images(count: int) -> dict[str, Any]:
     with tempfile.TemporaryDirectory() as folder:
         found: dict[str, Any] = start_up(Path(folder), count)
         some = open_dataset("phantom", classes=CLASSES, images=256, size=SIZES[0])
-        place = many_in_a_store(stored(some, SIZES[0], Path(folder) / "store").root, count)
+        stored(some, SIZES[0], Path(folder) / "store")
+        place = many_in_a_store(Path(folder) / "store", count)
         start = psutil.Process().memory_info().rss
         started = time.perf_counter()
         cells = open_dataset(place)
