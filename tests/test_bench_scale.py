@@ -48,10 +48,10 @@ def test_a_step_waits_for_the_slower_of_computing_and_reading():
     found = predicted(16, 1600, step, MACHINE, share=0.5, reading=1e6)
     assert found["computing"] == pytest.approx(100 * 1e9 / 50e12)
     assert found["exchanging"] == pytest.approx(8 * 10e-6)
-    assert found["reading"] == pytest.approx(800 / 1e6)  # two hosts
+    assert found["reading"] == pytest.approx(100 / 1e6)  # a process for each device
     assert found["step"] == found["computing"] + found["exchanging"]
     assert found["images_per_second"] == pytest.approx(1600 / found["step"])
-    assert predicted(16, 1600, step, MACHINE, 0.5, reading=1e5)["step"] == pytest.approx(8e-3)
+    assert predicted(16, 1600, step, MACHINE, 0.5, reading=1e4)["step"] == pytest.approx(1e-2)
 
 
 def test_efficiency_is_that_of_one_device():

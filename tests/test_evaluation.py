@@ -146,6 +146,7 @@ def test_what_a_change_shows(low, high, n, said, shown):
     mean = 0.007 if low is None else (low + high) / 2
     difference = {"mean": mean, "low": low, "high": high, "n": n}
     assert points(difference) == said
+    assert points(pd.DataFrame([difference]).iloc[0]) == said  # a row of a table
     assert verdict(difference) == shown
 
 

@@ -126,8 +126,9 @@ def points(difference: Mapping, unit: str = "") -> str:
     """
     mean, low, high = (difference[key] for key in ("mean", "low", "high"))
     said = f"{100 * mean:+.2f}{unit}"
-    if difference["n"] < FOR_AN_INTERVAL or pd.isna(low):
-        many = f"{difference['n']} seed" + "s" * (difference["n"] > 1)
+    count = int(difference["n"])  # a table's is NumPy's, by whose bool no text is repeated
+    if count < FOR_AN_INTERVAL or pd.isna(low):
+        many = f"{count} seed" + "s" * (count > 1)
         return f"{said} ({many}, no interval)".replace("-", "−")
     return f"{said} ({100 * low:+.2f} to {100 * high:+.2f})".replace("-", "−")
 

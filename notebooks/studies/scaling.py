@@ -88,13 +88,12 @@ def predicted(
     """Seconds of a step's parts, and images per second, with so many devices and images in a batch.
 
     `step` is the record of a compiled step: `flops` for each image, `collectives`. `share` is the
-    part of its peak that a device reaches, `reading` the images that a host reads in a second.
+    part of its peak that a device reaches, `reading` the images that its process reads in a second.
     Reading goes on while the devices compute, so the slower of both counts.
     """
-    hosts = math.ceil(devices / machine["per_host"])
     computing = step["flops"] * batch / devices / (share * machine["peak"] * 1e12)
     exchanging = exchanged(devices, step["collectives"], machine)
-    waiting = batch / hosts / reading
+    waiting = batch / devices / reading
     whole = max(computing + exchanging, waiting)
     return {"computing": computing, "exchanging": exchanging, "reading": waiting, "step": whole,
             "images_per_second": batch / whole}  # fmt: skip
