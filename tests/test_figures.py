@@ -214,7 +214,7 @@ def test_confusion_matrix_is_normalised_by_row():
 
 @pytest.mark.parametrize("count", [3, 11, 19])
 def test_per_class_change(count):
-    seeds = pd.DataFrame([np.linspace(-13, 12, count), np.linspace(-11, 14, count)])
+    seeds = pd.DataFrame([np.linspace(k - 13, k + 12, count) for k in range(3)])
     seeds.columns = NAMES[count]
     seeds.iloc[:, 1] = np.nan
     fig = draw(figures.per_class_change({"synthetic": seeds, "both": 0 * seeds - 0.01}))
@@ -225,7 +225,9 @@ def test_per_class_change(count):
     assert words[0] == "−12.0" and words[count - 2] == "+13.0"
     assert set(words[count - 1 :]) == {"+0.0"}
     ends = first.collections[0].get_segments()[0][:, 0]
-    assert ends == pytest.approx([-12 - 2**0.5, -12 + 2**0.5])  # one standard deviation
+    assert ends == pytest.approx([-13, -11])  # one standard deviation
+    two = draw(figures.per_class_change({"synthetic": seeds[:2]}))  # too few for a spread
+    assert not any(len(line) for line in two.axes[0].collections[0].get_segments())
     assert first.get_xlim() == second.get_xlim()
     assert fig.get_supxlabel() == "change in percentage points"
 

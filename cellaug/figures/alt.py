@@ -79,7 +79,7 @@ def intervals(rows: pd.DataFrame, xlabel: str) -> str:
         if several or len(part) > MOST:
             found.append(f"{head}: {ends(part.set_index('name')['value'])}".removeprefix(": "))
             continue
-        for row in part.itertuples():
+        for row in part.dropna(subset=["value"]).itertuples():
             span = f" ({value(row.low)} to {value(row.high)})" if np.isfinite(row.low) else ""
             found.append(f"{row.name} {value(row.value)}{span}")
     return text + "; ".join(found) + "."
