@@ -351,6 +351,16 @@ def machine() -> dict[str, object]:
     }
 
 
+def circumstances() -> dict[str, object]:
+    """How every record of a benchmark begins: when, from which code, on what and with what."""
+    return {
+        "date": date.today().isoformat(),
+        "commit": commit(project_root()),
+        "machine": machine(),
+        "versions": versions(),
+    }
+
+
 def of_bare_work(rates: dict[str, list[float]]) -> float:
     """Our reader's rate from files as a part of what the bare work reaches, round by round."""
     pairs = zip(rates["files"], rates["bare-batch"], strict=True)
@@ -405,10 +415,7 @@ def main() -> None:
         for size in SIZES:
             stored(sample, size, folder / f"store-{size}")
         result = {
-            "date": date.today().isoformat(),
-            "commit": commit(project_root()),
-            "machine": machine(),
-            "versions": versions(),
+            **circumstances(),
             "images": SAMPLE,
             "batch": BATCH,
             "rounds": ROUNDS,

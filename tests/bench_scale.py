@@ -20,20 +20,18 @@ import tempfile
 import time
 from collections import Counter
 from collections.abc import Callable
-from datetime import date
 from pathlib import Path
 from typing import Any
 
-from cellaug.book.chapter import project_root, result_file, versions
-from cellaug.book.source import commit
+from cellaug.book.chapter import result_file
 from cellaug.files import write_json
 from studies.scaling import collectives
 
 import numpy as np
-from bench_data import machine, many_in_a_store, start_up
+from bench_data import circumstances, many_in_a_store, start_up
+from bench_train import BATCH, CLASSES, noise, repeated
 from tqdm import tqdm
 
-BATCH, CLASSES = 64, 11
 SIZES = (64, 128, 256)
 DEVICES = (1, 4)
 STEPS, ROUNDS = 4, 5
@@ -49,32 +47,11 @@ def recipe(size: int) -> Any:
     return recipe_for(size, 1, {"batch_size": BATCH})
 
 
-def noise(size: int) -> tuple[np.ndarray, np.ndarray]:
-    """A batch of images (BATCH, size, size, 3) float32 in [-1, 1], and their classes."""
-    images = np.random.default_rng(0).uniform(-1, 1, (BATCH, size, size, 3)).astype("float32")
-    return images, np.arange(BATCH) % CLASSES
-
-
 def stepping(size: int, together: int = 1) -> Callable[[int], None]:
     """What takes so many steps on all devices, by `keras.Model.fit`, `together` in one call."""
-    import keras
-
-    gan = recipe(size).build(size, CLASSES, 10_000)
+    gan, reader = recipe(size).build(size, CLASSES, 10_000), repeated(noise(BATCH, size))
     gan.steps_per_execution = together
-    batch = noise(size)
-
-    class Same(keras.utils.PyDataset):
-        def __init__(self, count: int):
-            super().__init__()
-            self.count = count
-
-        def __len__(self) -> int:
-            return self.count
-
-        def __getitem__(self, index: int) -> tuple[np.ndarray, np.ndarray]:
-            return batch
-
-    return lambda count: gan.fit(Same(count), shuffle=False, verbose=0)
+    return lambda count: gan.fit(reader(count), shuffle=False, verbose=0)
 
 
 def compiled(size: int) -> dict[str, Any]:
@@ -87,7 +64,7 @@ def compiled(size: int) -> dict[str, Any]:
         trainable_variables=True, non_trainable_variables=True, optimizer_variables=True,
         metrics_variables=True,
     )  # fmt: skip
-    data = _distribute_data(noise(size))
+    data = _distribute_data(noise(BATCH, size))
     step = jax.jit(gan.train_step).lower(state, data).compile()
     (cost,) = [found] if isinstance(found := step.cost_analysis(), dict) else found
     memory = step.memory_analysis()
@@ -263,15 +240,12 @@ def main() -> None:
     arguments.add_argument("--rounds", type=int, default=ROUNDS)
     arguments.add_argument("--output", type=Path, help="instead of book/results")
     options = arguments.parse_args()
-    if options.arm:
+    if options.arm or options.cost or options.many or options.accelerator:
         from cellaug.training.devices import together
 
         with together():
-            return arm(options.arm, options.together)
-    if options.cost or options.many or options.accelerator:
-        from cellaug.training.devices import together
-
-        with together():
+            if options.arm:
+                return arm(options.arm, options.together)
             found = (
                 compiled(options.cost) if options.cost
                 else many_images(options.many) if options.many
@@ -283,10 +257,7 @@ def main() -> None:
         for size in tqdm(options.sizes, "compiling", disable=None)
     }
     result = {
-        "date": date.today().isoformat(),
-        "commit": commit(project_root()),
-        "machine": machine(),
-        "versions": versions(),
+        **circumstances(),
         "batch": BATCH,
         "size": options.sizes[0],
         "rounds": options.rounds,

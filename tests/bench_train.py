@@ -23,18 +23,16 @@ import tempfile
 import time
 from collections import Counter
 from collections.abc import Callable
-from datetime import date
 from importlib import metadata
 from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
-from cellaug.book.chapter import project_root, result_file, versions
-from cellaug.book.source import commit
+from cellaug.book.chapter import result_file, versions
 from cellaug.files import write_json
 
 import numpy as np
-from bench_data import machine
+from bench_data import circumstances
 from tqdm import tqdm
 
 SIZE, LATENT, KERNEL = 64, 100, 5
@@ -133,19 +131,19 @@ def step_multiply_adds(gan: Any) -> dict[str, float]:
     }
 
 
-def noise_images(count: int) -> np.ndarray:
-    """Images (count, SIZE, SIZE, 3) float32 in [-1, 1]."""
-    return np.random.default_rng(0).uniform(-1, 1, (count, SIZE, SIZE, 3)).astype("float32")
+def noise_images(count: int, size: int = SIZE) -> np.ndarray:
+    """Images (count, size, size, 3) float32 in [-1, 1]."""
+    return np.random.default_rng(0).uniform(-1, 1, (count, size, size, 3)).astype("float32")
 
 
-def fitting(gan: Any) -> Callable[[int], None]:
-    """Steps as every chapter takes them, by `cellaug.training.fit`."""
-    from cellaug.training import fit
+def noise(count: int, size: int = SIZE) -> tuple[np.ndarray, np.ndarray]:
+    """A batch of `noise_images`, and their classes."""
+    return noise_images(count, size), np.arange(count) % CLASSES
 
+
+def repeated(batch: tuple[np.ndarray, np.ndarray]) -> Callable[[int], Any]:
+    """A reader that gives so many times the same batch, for each number."""
     import keras
-
-    images = noise_images(BATCH)
-    labels = np.arange(BATCH) % CLASSES
 
     class InMemory(keras.utils.PyDataset):
         """The same batch again and again."""
@@ -161,9 +159,17 @@ def fitting(gan: Any) -> Callable[[int], None]:
             return self.count
 
         def __getitem__(self, index: int) -> tuple[np.ndarray, np.ndarray]:
-            return images, labels
+            return batch
 
-    return lambda count: fit(gan, InMemory(count), 1)
+    return InMemory
+
+
+def fitting(gan: Any) -> Callable[[int], None]:
+    """Steps as every chapter takes them, by `cellaug.training.fit`."""
+    from cellaug.training import fit
+
+    reader = repeated(noise(BATCH))
+    return lambda count: fit(gan, reader(count), 1)
 
 
 def our_dcgan(policy: str) -> tuple[Callable[[int], None], dict]:
@@ -491,9 +497,7 @@ def main() -> None:
     sizes = {tuple(said["parameters"]) for said in facts.values() if "parameters" in said}
     assert len(sizes) == 1, f"the DCGANs differ in their numbers of parameters: {sizes}"
     result = {
-        "date": date.today().isoformat(),
-        "commit": commit(project_root()),
-        "machine": machine(),
+        **circumstances(),
         "versions": used,
         "batch": BATCH,
         "steps": steps,

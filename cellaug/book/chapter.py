@@ -142,8 +142,8 @@ class Chapter:
         from IPython.display import Markdown, display
 
         with suppress(BookError):  # chapter 01 has not been run, as will be said where it is needed
-            if self.real != WORDS[0]:
-                display(Markdown(f"**{DEMO}**"), metadata={"cellaug": {"word": self.real}})
+            if (word := self.real) != WORDS[0]:
+                display(Markdown(f"**{DEMO}**"), metadata={"cellaug": {"word": word}})
 
     def inputs(self, chapter: str) -> Path:
         """The folder with an earlier chapter's artifacts; in JupyterLab one's own, else the book's.

@@ -24,7 +24,6 @@ CHANGED = "The chapters, or code that they use, have changed since this run was 
 RECORDED = """Runs of the chapters that were kept, as they were recorded. They are not of this
 build; [](built_from.md) says what that was. [Chapter 6](06_discussion.ipynb) compares them with the
 thesis, claim by claim."""
-WEIGHTED = "change of weighted F1, points"
 FOREST = """Change of F1 compared with training on the original images. Lines are 95 % intervals
 over seeds; a mark without a line is of fewer than {few} seeds."""
 EXPLORER = "explorer.html"  # a part of chapter 04's page and of the first one
@@ -208,8 +207,8 @@ def _recorded_changes(profile: str, found: Mapping[str, Any]) -> list[str]:
     said = f"Means over {found['seeds']} seeds, {found['test_images']:,} test images; changes in "
     said += "percentage points with 95 % intervals, paired by seed."
     alt = "Forest plot of changes of F1 by arm beside the thesis's: "
-    alt += "; ".join(f"{arm}, weighted F1 {row[WEIGHTED]}" for arm, row in rows.items()
-                     if row[WEIGHTED] != "–") + "."  # fmt: skip
+    alt += "; ".join(f"{arm}, weighted F1 {points(changes[arm]['weighted_f1'])}" for arm in rows
+                     if arm in changes) + "."  # fmt: skip
     caption = FOREST.format(few=FOR_AN_INTERVAL)
     options = f":alt: {alt}\n:width: 100%\n:figclass: wide"
     figure = f":::{{figure}} recorded/{profile}.png\n{options}\n\n{caption}\n:::"

@@ -21,12 +21,11 @@ from cellaug.files import name_problem
 
 import pandas as pd
 
-SIDES = {"training": "train", "val": "validation", "valid": "validation", "testing": "test"}
-SIDES |= {"dev": "validation", "development": "validation"}
-"""Other names of the sides of a published split."""
 _INNER = "a folder inside a class folder; what it holds is not read"
 CLUTTER, OUTSIDE = "hidden or system clutter", "outside the class folders"
-_SIDE_OF = {name: name for name in SIDES.values()} | SIDES
+_SIDE_OF = {name: name for name in ("train", "validation", "test")}
+_SIDE_OF |= {"training": "train", "val": "validation", "valid": "validation", "testing": "test"}
+_SIDE_OF |= {"dev": "validation", "development": "validation"}
 _SIDE = re.compile(rf"({'|'.join(_SIDE_OF)})([ _-]?(set|split|data|images?|imgs|cells))?")
 _CLUTTER = {"__macosx", "thumbs.db", "desktop.ini", "icon\r"}
 _OURS = {*MANIFESTS, "credit.txt", INDEX}

@@ -37,30 +37,8 @@ from pandas._libs.parsers import STR_NA_VALUES
 SMALLEST_SIDE = 8  # pixels; an image that is smaller on a side shows no cell and is dropped
 MANIFEST_SUFFIXES = (".csv", ".parquet")
 UNKNOWN = "group not known"  # how the report begins for these groups
-_NO_GROUP = {
-    "n.a.",
-    "nil",
-    "unknown",
-    "unk",
-    "missing",
-    "-",
-    "--",
-    "?",
-    "k.a.",
-    "n.v.",
-    "unbekannt",
-}
-_NO_GROUP |= {
-    "#nv",
-    "#value!",
-    "#ref!",
-    "#name?",
-    "#div/0!",
-    "#null!",
-    "#num!",
-    "#wert!",
-    "#bezug!",
-}
+_NO_GROUP = set("n.a. nil unknown unk missing - -- ? k.a. n.v. unbekannt".split())
+_NO_GROUP |= set("#nv #value! #ref! #name? #div/0! #null! #num! #wert! #bezug!".split())
 _NO_GROUP |= {word.lower() for word in STR_NA_VALUES if word}
 
 
@@ -231,7 +209,7 @@ def _with_manifest(root: Path, listed: pd.DataFrame, columns: Mapping[str, str])
         dict(zip(rows["path"], rows.index, strict=True))
     )  # no merge: not all is UTF-8
     there = listed["path"][listed["reason"] == ""].tolist()
-    _refuse_renamed(file, rows["path"].tolist(), rows["origin"] == "synthetic", there)
+    _refuse_renamed(file, rows, there)
     told = rows.drop(columns=["path", "class", "outside"], errors="ignore")
     told = told.reindex([row_of(path, -1) for path in listed["path"]]).set_index(listed.index)
     told = told.fillna("")
@@ -260,16 +238,17 @@ def _by_path(known: Mapping[str, Any]) -> Callable[[str, Any], Any]:
     return of
 
 
-def _refuse_renamed(
-    file: Path, named: Sequence[str], generated: Sequence[bool], there: Sequence[str]
-) -> None:
+def _refuse_renamed(file: Path, rows: pd.DataFrame, there: Sequence[str]) -> None:
     """DataError if generated images of a manifest are gone, and there are others that it lacks.
 
-    These may be the same under other names, and would pass as real. `named` are its paths,
-    `generated` says which of them are so, `there` are the images.
+    These may be the same under other names, and would pass as real. `rows` are the manifest's,
+    `there` are the images.
     """
-    known, found = ({os.path.splitext(path)[0] for path in paths} for paths in (named, there))  # noqa: PTH122
-    made = {os.path.splitext(p)[0] for p, flag in zip(named, generated, strict=True) if flag}  # noqa: PTH122
+    generated = rows.loc[rows["origin"] == "synthetic", "path"]
+    if generated.empty:
+        return
+    lists = (generated, rows["path"], there)
+    made, known, found = ({os.path.splitext(x)[0] for x in paths} for paths in lists)  # noqa: PTH122
     gone, others = made - found, sorted(found - known)
     if gone and others:
         what = f"{len(gone):,} of the {len(made):,} generated images that it names are not there"
@@ -306,11 +285,11 @@ def told(root: Path, names: Sequence[str], read: Path | None = None) -> pd.DataF
         except DataError:  # another table of that name
             continue
         rows = rows.reindex(columns=["path", "origin", "group", "generator", "seed", "index"])
-        below = [f"{file.parent}/{path}".startswith(f"{inside}/") for path in rows["path"]]
-        if any(below):
-            mine, start = rows[below], f"{file.parent}/"
+        if (rows["origin"] == "synthetic").any():
+            start = f"{file.parent}/"
+            below = [f"{start}{path}".startswith(f"{inside}/") for path in rows["path"]]
             there = [path.removeprefix(start) for path in files if path.startswith(start)]
-            _refuse_renamed(file, mine["path"].tolist(), mine["origin"] == "synthetic", there)
+            _refuse_renamed(file, rows[below], there)
         for path, origin, group, *facts in rows.fillna("").itertuples(index=False, name=None):
             row = found.setdefault(f"{file.parent}/{path}", {"origin": "", "group": "", "said": ""})
             row["group"] = row["group"] or group
