@@ -60,15 +60,16 @@ rows.rename(index={"1 devices": "one device", "4 devices": "four devices"})
 
 # %% tags=["nbval-check-output", "hide-input"]
 many = record["many"]
+again = many["second_seconds"]
 whole = len({many["images"], *many["seen"]}) == 1
 Markdown(
     f"A folder of {many['images']:,} files opened in {many['first_seconds']:.0f} s, and "
-    f"the second time in {many['second_seconds']:.1f} s; a store of as many images in "
+    f"the second time in {again:.1f} s; a store of as many images in "
     f"{many['store_seconds']:.1f} s. Two epochs of the store had "
     f"{' and '.join(f'{n:,}' for n in many['seen'])} images, "
     f"{'each image once' if whole else 'which is not each image once'}, at "
     f"{many['images_per_second']:,.0f} images per second. Ten million images would take "
-    f"{many['second_seconds'] * 1e7 / many['images']:.0f} s from the second time on, if it "
+    f"{again * 1e7 / many['images']:.0f} s from the second time on, if it "
     f"is in proportion, and "
     f"{1e7 * 3 * record['size'] ** 2 / 2**30:.0f} GiB of disk at {record['size']} pixels."
 )
