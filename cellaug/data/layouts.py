@@ -193,8 +193,9 @@ def _looking(root: Path) -> _Look:
         files: list[str] = []
         folders: list[str] = []
         for entry in sorted(os.scandir(root / path), key=lambda entry: entry.name):
-            # A link may lead to a folder.
-            folder = entry.is_dir(follow_symlinks=False) or os.path.isdir(entry)  # noqa: PTH112
+            folder = entry.is_dir(follow_symlinks=False)
+            if entry.is_symlink():  # it may lead to a folder
+                folder = os.path.isdir(entry)  # noqa: PTH112 - no error where it leads nowhere
             (folders if folder and not clutter(entry.name) else files).append(entry.name)
         return files, folders
 
@@ -234,7 +235,13 @@ def _table(rows: list[tuple]) -> pd.DataFrame:
 
 def _images(files: Iterable[str]) -> list[str]:
     """Names that may be those of images."""
-    return [f for f in files if not clutter(f) and Path(f).suffix.lower() not in _NO_IMAGES]
+    return [f for f in files if not clutter(f) and f[len(_stem(f)) :].lower() not in _NO_IMAGES]
+
+
+def _stem(name: str) -> str:
+    """A file's name without its ending: as Path has it, in a tenth of the time."""
+    stem, dot, ending = name.rpartition(".")
+    return stem if stem and dot and ending else name
 
 
 def _order(root: Path, held: Mapping[str, set[str]]) -> str:
@@ -280,13 +287,13 @@ def _refuse_annotated(root: Path, look: _Look, paths: Sequence[str]) -> None:
                 boxes += [f"{place}/{file}" for file in about[:1]]
                 masks += [place] if _images(held) and not about else []
         images = _images(files)
-        stems = Counter(Path(name).stem for name in images)
-        pairs = ((name, _MASK_OF.fullmatch(Path(name).stem)) for name in images)
+        stems = Counter(_stem(name) for name in images)
+        pairs = ((name, _MASK_OF.fullmatch(_stem(name))) for name in images)
         masks += [f"{path}/{name}" for name, found in pairs if found and found[1] in stems]
         if len(images) > 3 and set(stems.values()) == {2}:
             masks.append(f"{path}/{images[0]}, or a copy, beside {images[1]}")
         told = [
-            name for name in files if name.lower().endswith(_BOXES) and Path(name).stem in stems
+            name for name in files if name.lower().endswith(_BOXES) and _stem(name) in stems
         ]
         if len(told) > len(images) / 2:
             boxes.append(f"{path}/{told[0]}")

@@ -270,8 +270,9 @@ def told(root: Path, names: Sequence[str], read: Path | None = None) -> pd.DataF
     """
     parts = [os.path.split(name) for name in names]
     folders = {folder: os.path.realpath(root / folder) for folder in {part for part, _ in parts}}
+    links = {(k, x.name) for k, v in folders.items() for x in os.scandir(v) if x.is_symlink()}
     files = [f"{folders[folder]}/{name}" for folder, name in parts]
-    files = [os.path.realpath(x) if os.path.islink(x) else x for x in files]  # noqa: PTH114 - many
+    files = [os.path.realpath(x) if y in links else x for x, y in zip(files, parts, strict=True)]
     holding = {os.path.dirname(file) for file in files} | {*folders.values()}  # noqa: PTH120
     above = {place for folder in holding for place in (Path(folder), *Path(folder).parents)}
     found, inside = dict[str, dict[str, str]](), os.path.realpath(root)
@@ -297,6 +298,8 @@ def told(root: Path, names: Sequence[str], read: Path | None = None) -> pd.DataF
                 row |= {"origin": origin, "by": str(file)}
                 said = dict(zip(("generator", "seed", "index"), facts, strict=True))
                 row["said"] = json.dumps(said) if origin == "synthetic" else ""
+    if not found:
+        return pd.DataFrame("", range(len(files)), ["origin", "group", "by", "said"], dtype=object)
     of = _by_path(found)
     rows = [of(file, {}) for file in files]
     return pd.DataFrame(rows, columns=["origin", "group", "by", "said"], dtype=object).fillna("")
