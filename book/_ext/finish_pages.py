@@ -1,7 +1,8 @@
 """The last touches to every page: tables, minus signs, and the text that the search reads.
 
 A table gets a box that scrolls sideways and can be reached with the Tab key; columns of numbers are
-aligned on the right, the first column stays in sight (``book.css``). Hyphens before digits become
+aligned on the right, also with a short word among them, the first column stays in sight
+(``book.css``). A number is broken, if at all, before its interval. Hyphens before digits become
 minus signs, but for those in code. The text of all pages goes into a script, ``search_text.js``,
 because a browser does not let a page under ``file://`` fetch other pages.
 """
@@ -17,6 +18,7 @@ from sphinx.application import Sphinx
 NUMBER = re.compile(
     r"[<≈~]?[+−]?\d[\d,. :]*(e[+−]?\d+)?( ?(%|px|s|MiB|points))?( ?± ?\d[\d.]*)?( ?\(.*\))?$"
 )
+SHORT = 24  # letters of a word in a column of numbers, as in "not measured"
 NOTHING = {"", "–", "None", "nan", "NaN", "<NA>"}
 _HYPHEN = re.compile(r"(?<![\w.\-–])-(?=\d)")
 _VERBATIM = {"code", "pre", "script", "style", "svg", "textarea"}
@@ -55,7 +57,11 @@ def dress(page: BeautifulSoup, table: Tag, number: int) -> None:
         body = [cell for cell in cells if cell.find_parent("thead") is None]
         words = [cell.get_text(" ", strip=True) for cell in body]
         told = [word for word in words if word not in NOTHING]
-        if told and place and all(map(NUMBER.match, told)):
+        others = [word for word in told if not NUMBER.match(word)]
+        if place and 2 * len(others) < len(told) and all(len(word) <= SHORT for word in others):
+            for cell in body:
+                for text in list(cell.find_all(string=True)):
+                    text.replace_with(re.sub(r" (?!\()", "\u00a0", text))
             for cell in cells:
                 if int(cell.get("colspan") or 1) == 1:
                     cell["class"] = [*cell.get("class", ()), "number"]
@@ -115,7 +121,7 @@ def sections(page: BeautifulSoup, name: str) -> list[list[str]]:
 def plain(tag: Tag) -> str:
     """The words of a part of a page, without equations and what belongs to no text."""
     text = BeautifulSoup(str(tag), "html.parser")
-    for unseen in text.select("script, style, summary, .headerlink, .math"):
+    for unseen in text.select("script, style, summary, .headerlink, .math, .above-input"):
         unseen.extract()
     return re.sub(r" (?=[,.;:)\]])|(?<=[(\[]) ", "", " ".join(text.get_text(" ").split()))
 

@@ -156,8 +156,9 @@ def forest(sources: Mapping[str, Changes]) -> style.Described:
     fig.set_figheight(fig.get_figheight() + 0.12 * (len(sources) - 1) * len(names))
     known = table.dropna(subset=["value", "low", "high"])
     above, below = (known["low"] > 0).sum(), (known["high"] < 0).sum()
-    fig.alt += f" Of {len(known)} changes with an interval {above} are gains and {below} losses; "
-    fig.alt += "the intervals of the others include zero."
+    found = f"Of {len(known)} changes with an interval {above} are gains and {below} losses; "
+    found += "the intervals of the others include zero."
+    fig.alt += f" {found if len(known) else 'No change has an interval.'}"
     return fig
 
 
