@@ -292,9 +292,7 @@ def _refuse_annotated(root: Path, look: _Look, paths: Sequence[str]) -> None:
         masks += [f"{path}/{name}" for name, found in pairs if found and found[1] in stems]
         if len(images) > 3 and set(stems.values()) == {2}:
             masks.append(f"{path}/{images[0]}, or a copy, beside {images[1]}")
-        told = [
-            name for name in files if name.lower().endswith(_BOXES) and _stem(name) in stems
-        ]
+        told = [name for name in files if name.lower().endswith(_BOXES) and _stem(name) in stems]
         if len(told) > len(images) / 2:
             boxes.append(f"{path}/{told[0]}")
         expected = "Expected one image per cell, in one folder per class"

@@ -132,8 +132,8 @@ def _wait(client: Client, todo: list[Run], folder: Path, hours: float | None) ->
                 print(f"{name} failed: {failures[name]}", flush=True)
         if not ended:
             left = f"; about {_left(todo, done, seconds, abreast)} left" if done else ""
-            at_work = ", ".join(running)
-            print(f"{len(done)} of {len(todo)} runs done, at work: {at_work}{left}", flush=True)
+            at_work = f"at work: {', '.join(running)}{left}; dashboard: {client.dashboard_link}"
+            print(f"{len(done)} of {len(todo)} runs done, {at_work}", flush=True)
         submit()
     if failures:
         name, error = next(iter(failures.items()))
