@@ -220,7 +220,7 @@ class _Comparison:
             self.add(name, {"agreement": row})
 
     def over_all(self) -> tuple[np.ndarray, np.ndarray]:
-        """Measure the same over all; return the mean spectra of real and generated images."""
+        """Measure the same over all, and colours; return the mean spectra, real and generated."""
         draws = list(measures.half_samples(self.strata, self.sizes, self.resamples, self.rng(0)))
         found, spectra = measures.compare(self.real, self.fake, draws, self.sizes, self.k, None)
         for measure in ("diversity_features", "diversity_pixels"):
@@ -229,6 +229,10 @@ class _Comparison:
                 parts = [spread[measure] for spread in self.spreads.values()]
                 mean = np.average(parts, axis=0, weights=[self.weights[n] for n in self.spreads])
                 found[measure] = measures.estimate(mean)
+        rows = measures.colours(self.real.images, self.fake.images, draws, self.sizes)
+        for name, colours in zip(("", *self.strata), rows, strict=True):
+            if "colours" not in self.rows[name]:  # else it has too few images for anything
+                self.add(name, {"colours": colours})
         self.add("", found, compared=sum(self.sizes))
         row: dict[str, Any] = {"reason": "the extractor knows none of the classes"}
         if "" in self.strata:

@@ -2,12 +2,14 @@
 
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
+from itertools import pairwise
 from typing import Any
 
 from cellaug.data.dataset import Dataset
 from cellaug.data.images import turned
 from cellaug.errors import DataError
 from cellaug.evaluation import distances, texture
+from cellaug.evaluation.colours import FEWEST, colour_statistics, unusual
 from cellaug.evaluation.features import Extractor, pixels
 from cellaug.evaluation.memorisation import Strata
 from cellaug.evaluation.scorecard import ENDS
@@ -170,6 +172,28 @@ def diversity(real: np.ndarray, fake: np.ndarray, draws: Sequence[Draw]) -> np.n
     sums = [(theirs[np.ix_(o, o)].sum(), mine[np.ix_(f, f)].sum()) for f, _, o in draws]
     m = len(draws[0][0])
     return np.array(sums) / (m * (m - 1))
+
+
+def colours(
+    real: np.ndarray, fake: np.ndarray, draws: Sequence[Draw], sizes: Sequence[int]
+) -> list[dict[str, Any]]:
+    """Shares of images (N, S, S, 3) with unusual colours: a row over all, then for each class.
+
+    The first half of the real images says what is usual, for the second half and as many generated.
+    """
+    if sum(sizes) < FEWEST:
+        need = f"it needs {2 * FEWEST} images in either set, "
+        need += f"{2 * sum(sizes)} of either match by class"
+        return [{"reason": need} for _ in (0, *sizes)]
+    own, made = map(colour_statistics, (real, fake))
+    ends = np.cumsum([0, *sizes])
+    shares = []  # for each draw (1 + classes, 2): generated, real
+    for first, second, other in draws:
+        flags = np.array(unusual(own[first], (made[other], own[second])), float)
+        parts = [flags, *(flags[:, a:b] for a, b in pairwise(ends))]
+        shares.append([part.mean(1) if part.size else np.full(2, np.nan) for part in parts])
+    rows = [estimate(both) for both in np.array(shares).transpose(1, 0, 2)]
+    return [row if np.isfinite(row["value"]) else {"reason": "too few images"} for row in rows]
 
 
 def views(rows: np.ndarray) -> np.ndarray:

@@ -1,11 +1,12 @@
 """The table of an evaluation, its scorecard, and both as text.
 
 The table has a row for each level ("overall" or "class"), group (empty or the class's name) and
-measure: the names in `MEASURES`; "grid 2", "grid 4", "grid 8", the grid texture by its period in
-pixels (`energy_ratio`: its energy over that of real images); "copies in features" and "in pixels",
-shares of copies (`real` of held-out images, `p` of Fisher's exact test); "nearest in ...", median
-distances to the nearest training image; "accuracy score" (by class: recall) and "macro F1" of a
-classifier trained on generated images (`real`: on as many training images).
+measure: the names in `MEASURES` ("colours": shares of images that are `colours.unusual`); "grid 2",
+"grid 4", "grid 8", the grid texture by its period in pixels (`energy_ratio`: its energy over that
+of real images); "copies in features" and "in pixels", shares of copies (`real` of held-out images,
+`p` of Fisher's exact test); "nearest in ...", median distances to the nearest training image;
+"accuracy score" (by class: recall) and "macro F1" of a classifier trained on generated images
+(`real`: on as many training images).
 
 Columns: `value` (generated against real), `real` (real against real), `ratio` (of these) or, for
 shares, `gap` (their difference), each with its 95 % interval (`low`, `high`, `real_low`, ...);
@@ -33,6 +34,7 @@ MEASURES = {  # over all and class by class
     "diversity_features": "diversity (features)",
     "diversity_pixels": "diversity (grey levels)",
     "agreement": "class agreement",
+    "colours": "unusual colours",
 }
 
 IN_FEATURES = {"frechet", "kernel", "precision", "recall", "density", "coverage", "agreement"}
