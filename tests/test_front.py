@@ -86,6 +86,7 @@ def test_a_gain_needs_five_seeds_and_an_interval_above_zero(studied):
     studied(few, wide, elsewhere, comparison("generated", mean=-0.03))
     answer = front.answers()[1]
     assert "of 3 planned comparisons 0 show a gain and 1 a loss; 1 have fewer" in answer.found
+    assert "Largest change: generated against real (tail-10), −3.00 points" in answer.found
     assert answer.answer == "**No:** 1 of 2 comparisons show a loss, none a gain."
     assert front.advice()["lab"].startswith("Not to improve")
 

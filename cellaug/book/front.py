@@ -23,7 +23,7 @@ SHOWN = "pbc-fine-64"
 STUDY_PAGE = "record/augmentation"
 """The page on the study of augmentation, linked where there is one."""
 
-NO_STUDY = "The study of augmentation is not recorded yet."
+NO_STUDY = "The study of augmentation has no result for this yet."
 TITLE = ("Asked", "Thesis", "On real cells", "Answer")
 
 
@@ -73,7 +73,9 @@ def _summary(table: pd.DataFrame) -> str:
         return NO_STUDY
     counts = table["outcome"].value_counts()
     few = int(counts.get("too few seeds", 0))
-    most = table.reset_index(drop=True).loc[int(table["mean"].to_numpy().argmax())]
+    judged = table[table["outcome"] != "too few seeds"]
+    shown = judged if len(judged) else table
+    most = shown.iloc[int(shown["mean"].abs().to_numpy().argmax())]
     said = f"Study: of {len(table)} planned comparisons {counts.get('gain', 0)} show a gain and "
     said += f"{counts.get('loss', 0)} a loss"
     gains = table[table["outcome"] == "gain"]
