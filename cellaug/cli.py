@@ -31,6 +31,7 @@ from cellaug.options import (
     profile_options,
     seed_option,
     size_or_original,
+    truncation_option,
 )
 
 import click
@@ -263,15 +264,16 @@ def evaluate(
 @seed_option
 @option("--select DATA", "Labelled real cells: keep only images that pass for such ones.")
 @columns_option
+@truncation_option
 def generate(
     generator: str, label: str | None, count: int, out: Path, seed: int, select: str | None,
-    columns: dict,
+    columns: dict, truncation: float | None,
 ) -> None:  # fmt: skip
     """Generate images with a trained generator. Their table is manifest.csv."""
     from cellaug import augmentation, files, generators
     from cellaug.data import open_dataset
 
-    read, chooser = generators.read_generator(generator), None
+    read, chooser = generators.read_generator(generator, truncation), None
     read.numbers(label or read.class_names or None)
     if select:
         files.new_folder(out)
@@ -334,9 +336,11 @@ words += "keep theirs, and their sharpness shows which ones are real."
 @seed_option
 @option("--size PIXELS|original", words, type=size_or_original)
 @option("--class-map FILE", class_map_words, type=str)
+@truncation_option
 def augment(
     data: str, columns: dict, generator: str | None, advice: Path | None, ratio: float | None,
-    fill: int | None, out: Path, class_map: str | None, select: bool, **options: Any,
+    fill: int | None, out: Path, class_map: str | None, select: bool, truncation: float | None,
+    **options: Any,
 ) -> None:  # fmt: skip
     """Copy labelled cells and add generated ones to each class.
 
@@ -357,7 +361,7 @@ def augment(
         if ratio is None and fill is None:
             ratio, fill = told["ratio"], told["fill"]
     assert generator is not None
-    read, more = generators.read_generator(generator), 0.5 if ratio is None else ratio
+    read, more = generators.read_generator(generator, truncation), 0.5 if ratio is None else ratio
     augmentation.check_order(read, more, out, options["size"])
     named = maps.read_class_map(class_map) if class_map else None
     if read.caution:

@@ -36,6 +36,7 @@ import numpy as np
 import pandas as pd
 import pytest
 from PIL import Image
+from scipy import stats
 
 NAMES = ("band neutrophil", "eosinophil", "platelet")
 LATENT, SIZE = 6, 16
@@ -117,6 +118,40 @@ def test_count_repeats_each_label_and_more_images_extend_fewer(saved):
     assert np.array_equal(many[:5], generator.generate("platelet", 5, seed=3))
     assert not np.array_equal(many[0], many[1]) and not np.array_equal(many[32], many[64])
     assert generator.generate([], 3).shape == (0, SIZE, SIZE, 3)
+
+
+def test_truncation_draws_again_what_is_too_far_out(saved):
+    """Latent vectors are normal numbers cut off at ±t; those that are within stay what they are."""
+    given = []
+
+    class Recorder:
+        def predict_on_batch(self, inputs):
+            given.append(inputs[0])
+            return np.zeros((len(inputs[0]), SIZE, SIZE, 3))
+
+    for limit, count in ((None, 32), (0.8, 320)):
+        generator = read_generator(saved, limit)
+        generator.__dict__["model"] = Recorder()  # in place of the network, which is built later
+        generator.generate("platelet", count, seed=4)
+    plain, first, *_ = given
+    within = np.abs(plain) <= 0.8
+    assert np.array_equal(first[within], plain[within]) and 0 < within.sum() < within.size
+    drawn = np.ravel(given[1:])
+    assert np.abs(drawn).max() <= 0.8 and len(drawn) == 320 * LATENT
+    assert stats.kstest(drawn, stats.truncnorm(-0.8, 0.8).cdf).pvalue > 0.01
+    for wrong in (0, -1, float("nan")):
+        with pytest.raises(DataError, match=r"truncation: expected a number from 0\.1 up"):
+            read_generator(saved, wrong)
+
+
+def test_a_truncated_image_says_so(saved, tmp_path):
+    words = ["generate", "--generator", str(saved), "--label", "platelet", "--count", "2"]
+    assert cli.main([*words, "--truncation", "0.5", "--out", str(tmp_path / "cut")]) == 0
+    manifest = pd.read_csv(tmp_path / "cut" / "manifest.csv")
+    assert manifest["generator"].str.endswith(", truncated at 0.5").all()
+    cut = load_generator(saved, 0.5).generate("platelet", 2, (0, 2))
+    assert np.array_equal(read_image(tmp_path / "cut" / manifest["path"][1], SIZE), cut[1])
+    assert not np.array_equal(cut, load_generator(saved).generate("platelet", 2, (0, 2)))
 
 
 def test_unconditional_generator(tmp_path, dataset):
