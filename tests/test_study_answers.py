@@ -148,13 +148,18 @@ def test_the_quality_of_a_generator_and_its_gain(results):
     assert found.loc["kernel distance", "ρ"] == pytest.approx(-found.loc["coverage", "ρ"])
 
 
-def test_normalisations_side_by_side(results):
-    other = results.runs.assign(norm="group", value=results.runs["value"] - 0.1)
-    other["run"] = other["run"] + " group"
-    found = answers.by_normalisation(replace(results, runs=pd.concat([results.runs, other])))
-    change = found["mean"]["group"] - found["mean"]["batch"]
-    np.testing.assert_allclose(change, -0.1)
-    assert answers.by_normalisation(results).empty
+@pytest.mark.parametrize(("choice", "other"), [("norm", "group"), ("network", "xception")])
+def test_classifiers_side_by_side(results, choice, other):
+    usual = results.plan.classifier[choice]
+    more = results.runs.assign(**{choice: other}, value=results.runs["value"] - 0.1)
+    more["run"] = more["run"] + " " + other
+    found = answers.by_classifier(replace(results, runs=pd.concat([results.runs, more])), choice)
+    np.testing.assert_allclose(found["mean"][other] - found["mean"][usual], -0.1)
+    one = more[(more["arm"] == EVEN) & (more["seed"] == more["seed"].min())]
+    found = answers.by_classifier(replace(results, runs=pd.concat([results.runs, one])), choice)
+    assert set(found.index.get_level_values("arm")) == {EVEN} and len(found)
+    assert (found["count"][other] == 1).all()
+    assert answers.by_classifier(results, choice).empty
 
 
 def test_results_that_are_not_all_there_are_named(tmp_path):

@@ -281,15 +281,19 @@ def quality_and_gain(results: Results) -> pd.DataFrame:
     return pd.DataFrame.from_dict(rows, orient="index", columns=["ρ", "p", "runs"])
 
 
-def by_normalisation(results: Results) -> pd.DataFrame:
-    """Macro F1 with either normalisation, where the plan has both: means, spread and seeds."""
+def by_classifier(results: Results, choice: str) -> pd.DataFrame:
+    """Macro F1 by a choice of the classifier, "norm" for example: means, spread and seeds.
+
+    Of those arms alone that were trained with several values of it; the rest is the plan's.
+    """
     runs = results.runs
-    alike = {key: value for key, value in results.plan.classifier.items() if key != "norm"}
+    alike = {key: value for key, value in results.plan.classifier.items() if key != choice}
     own = (runs["measure"] == "macro_f1") & (runs["taxonomy"] == FINE)
     own &= (runs["tested_on"] != VALIDATION) & (runs[[*alike]] == pd.Series(alike)).all(axis=1)
-    groups = runs[own].groupby(["tested_on", "scarcity", "arm", "norm"], sort=False)["value"]
-    table = groups.agg(["mean", "std", "count"]).unstack("norm")
-    return table.dropna() if table.columns.get_level_values(1).nunique() > 1 else table.iloc[:0]
+    groups = runs[own].groupby(["tested_on", "scarcity", "arm", choice], sort=False)["value"]
+    table = groups.agg(["mean", "std", "count"]).unstack(choice)
+    table = table[table["mean"].notna().all(axis=1)]
+    return table if table.columns.get_level_values(1).nunique() > 1 else table.iloc[:0]
 
 
 def calibration_of(results: Results, scarcity: str) -> pd.DataFrame:
