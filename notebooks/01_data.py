@@ -84,7 +84,7 @@ Markdown(published.ACQUISITION.get(data, "")) if data in published.NAMES else No
 # Some cell types are rare in every laboratory. The figure counts the images of each class. The larger
 # the gap between the longest and the shortest bar, the stronger the {term}`class imbalance`.
 
-# %% mystnb={"figure": {"caption": "Images of each class in the training, validation and test split. Uneven classes are the reason for augmentation: a classifier sees too few images of the rare ones.", "name": "fig-class-distribution"}}
+# %% mystnb={"figure": {"caption": "Images of each class in the training, validation and test split. Uneven classes would be a reason for augmentation: a classifier sees too few images of the rare ones.", "name": "fig-class-distribution"}}
 parts = split(cells, seed=seed)
 counts = pd.DataFrame({side: part.counts() for side, part in parts.items()}).T
 figures.class_distribution(counts)
@@ -229,8 +229,8 @@ print(f"values from {batch.min():+.2f} to {batch.max():+.2f}; labels {labels.dty
 # %% tags=["nbval-check-output"]
 balanced = Reader(splits["generator"], image_size, batch_size, seed=seed, balance=True)
 drawn = pd.Series([label for i in range(len(balanced)) for label in balanced[i][1]])
-drawn = drawn.map(dict(enumerate(cells.class_names))).rename("images in an epoch")
-drawn.value_counts().sort_index().to_frame()
+drawn = drawn.map(dict(enumerate(cells.class_names)))
+drawn.value_counts().sort_index().rename("images in an epoch").to_frame()
 
 # %% [markdown]
 # ## How fast and how large
@@ -333,6 +333,11 @@ if named == len(cells) and not both:
         "same split, "
         f"and the {len(groups['test']):,} groups of the test images were never used in "
         "training."
+    )
+elif chapter.real != "real":
+    patients = (
+        "Drawn cells belong to no patient. Of real cells, those of a patient are kept "
+        "in one split where a table names it."
     )
 else:
     patients = (

@@ -14,7 +14,7 @@
 #
 # **What you will see:** the two networks at the thesis's full size and at the size of this run, one
 # training step by hand, how samples change from epoch to epoch, and an expert test with real<!-- run -->
-# and generated cells that you can take yourself in JupyterLab.
+# and generated cells that you can take yourself.
 
 # %% [markdown]
 # ## Parameters

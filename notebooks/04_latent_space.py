@@ -277,7 +277,7 @@ moved = {
 # %%
 pd.Series(moved, name="mean distance to the reconstruction (grey levels)").rename_axis(
     "variance"
-).to_frame().style.format(precision=1)
+).to_frame().style.format(precision=1).format_index("{:g}")
 
 # %% [markdown]
 # ## Between two real<!-- run --> cells of one class

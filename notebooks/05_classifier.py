@@ -66,7 +66,7 @@ figures.use_style()
 #
 # `augment` copies the classifier's training images and adds generated images to each class, half as
 # many as there are real<!-- run --> ones, as the thesis did. The command `cellaug augment` does the same. A
-# manifest says which images are real and which are synthetic. Like the real<!-- run --> images in chapter 1, each
+# manifest says which images are generated. Like the real<!-- run --> images in chapter 1, each
 # set is decoded once.
 
 # %%
@@ -111,6 +111,7 @@ for arm, generator in generators.items():
 
 # %% tags=["nbval-check-output"]
 counts = manifests["AC-GAN"].groupby(["label", "origin"]).size().unstack()
+counts = counts.rename(columns={"real": chapter.real, "synthetic": "generated"})
 print(counts.rename_axis(index=None, columns=None).to_string())
 
 # %% [markdown]

@@ -83,12 +83,20 @@ def test_a_gain_needs_five_seeds_and_an_interval_above_zero(studied):
     few = comparison("generated", n=4)
     wide = comparison("generated", mean=0.005)
     elsewhere = comparison("generated", tested_on="another laboratory")
-    studied(few, wide, elsewhere, comparison("generated", mean=-0.03))
+    contrasts = [{"at": ["a"] * 3}, {"question": 1, "at": ["a"] * 4}, {"question": 2, "at": ["a"]}]
+    studied(few, wide, elsewhere, comparison("generated", mean=-0.03), contrasts=contrasts)
     answer = front.answers()[1]
-    assert "of 3 planned comparisons 0 show a gain and 1 a loss; 1 have fewer" in answer.found
+    told = "2 of 7 planned comparisons were run with 5 seeds or more; of these 0 show a gain and 1"
+    assert told in answer.found
     assert "Largest change: generated against real (tail-10), −3.00 points" in answer.found
     assert answer.answer == "**No:** 1 of 2 comparisons show a loss, none a gain."
     assert front.advice()["lab"].startswith("Not to improve")
+
+
+def test_comparisons_of_few_seeds_have_no_size(studied):
+    studied(comparison("generated", n=2), contrasts=[{"at": ["tail-10", "tail-20"]}])
+    found = front.answers()[1].found
+    assert found.endswith("Study: so far 1 of 2 planned comparisons were run, none with 5 seeds.")
 
 
 def test_a_gain_is_told_with_its_size(studied):

@@ -172,7 +172,7 @@ def test_a_study_is_run_recorded_and_read(cells, tmp_path, monkeypatch):
     name = "diversity in grey levels"
     assert ends.loc[name, "mean"] == pytest.approx(sum(values) / 2)
     assert ends.loc[name, "sd"] == pytest.approx(abs(values[0] - values[1]) / 2**0.5)
-    assert ends.loc[name, ["lowest", "highest", "seeds"]].tolist() == [0.8, 1.1, 2]
+    assert ends.loc[name, ["target from", "target to", "seeds"]].tolist() == [0.8, 1.1, 2]
     assert ends.loc[name, "met"] == sum(row["met"] is True for row in worst)
     assert ends.loc[name, "missed"] == sum(row["met"] is False for row in worst)
     assert "coverage" not in ends.index and "Fréchet distance" not in ends.index

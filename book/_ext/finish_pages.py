@@ -20,7 +20,8 @@ NUMBER = re.compile(
 )
 SHORT = 24  # letters of a word in a column of numbers, as in "not measured"
 NOTHING = {"", "–", "None", "nan", "NaN", "<NA>"}
-_HYPHEN = re.compile(r"(?<![\w.\-–])-(?=\d)")
+_HYPHEN = re.compile(r"(?:(?<![\w.\-–])|(?<=\de))-(?=\d)")
+_PLAIN = re.compile(r"\d{4,}(?=\.|$)")  # a number without separators
 _VERBATIM = {"code", "pre", "script", "style", "svg", "textarea"}
 
 
@@ -53,7 +54,11 @@ def columns(table: Tag) -> dict[int, list[Tag]]:
 
 def dress(page: BeautifulSoup, table: Tag, number: int) -> None:
     """Put a table into its box and mark columns of numbers and the first column."""
-    for place, cells in columns(table).items():
+    found = columns(table)
+    heads = [cells[0].get_text(" ", strip=True) for cells in found.values()]
+    if heads[1:] == ["thesis", "here"]:  # each row is of another kind
+        found = {0: found[0]}
+    for place, cells in found.items():
         body = [cell for cell in cells if cell.find_parent("thead") is None]
         words = [cell.get_text(" ", strip=True) for cell in body]
         told = [word for word in words if word not in NOTHING]
@@ -61,7 +66,10 @@ def dress(page: BeautifulSoup, table: Tag, number: int) -> None:
         if place and 2 * len(others) < len(told) and all(len(word) <= SHORT for word in others):
             for cell in body:
                 for text in list(cell.find_all(string=True)):
-                    text.replace_with(re.sub(r" (?!\()", "\u00a0", text))
+                    said = re.sub(r"(?<=\d)%", " %", text)
+                    if _PLAIN.match(text) and heads[place] not in ("year", "seed"):
+                        said = _PLAIN.sub(lambda found: f"{int(found[0]):,}", said, count=1)
+                    text.replace_with(re.sub(r" (?!\()", "\u00a0", said))
             for cell in cells:
                 if int(cell.get("colspan") or 1) == 1:
                     cell["class"] = [*cell.get("class", ()), "number"]

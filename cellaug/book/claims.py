@@ -24,7 +24,7 @@ VARIED = TARGETS["diversity_pixels_ratio"][0] or 0.0
 AS_REAL = TARGETS["agreement_gap"][0] or 0.0
 """By how much class accuracy on generated cells may be below that on real ones."""
 
-UNEVEN, BALANCED, SMOOTH, LOCATED = 2.0, (0.25, 0.75), 2.0, 0.5
+UNEVEN, BALANCED, SMOOTH, LOCATED, NEARER = 2.0, (0.25, 0.75), 2.0, 0.5, 0.9
 """Bounds of the other verdicts, see `rules`."""
 
 
@@ -130,7 +130,7 @@ def _reconstruction(run: Run) -> str:
 def _reconstructed(run: Run) -> str:
     found = run["04_latent_space"]
     relative = found["reconstruction_error_network"] / found["reconstruction_error_wrong_cell"]
-    return "confirmed" if relative <= LOCATED else "in part" if relative < 1 else "refuted"
+    return "confirmed" if relative <= LOCATED else "in part" if relative <= NEARER else "refuted"
 
 
 def change(run: Run, arm: str, metric: str = "weighted_f1") -> Mapping[str, Any]:
@@ -216,13 +216,13 @@ seed, so another run may say otherwise.
 - Classes are *uneven* if the largest has at least {UNEVEN:g} times the images of the smallest.
 - Losses are *in balance* if D(x) is at most {high} for real and at least {low} for generated cells.
 - Generated cells are *hard to tell* if half of them, or fewer, may be recognised as generated: the
-  interval of the specificity is not wholly above ½, as it soon is with few images.
+  interval of the specificity reaches below ½. With few images intervals are wide.
 - They are *varied* from {VARIED:g} of the diversity of real cells on, and *collapsed* below.
 - The *requested class* is generated if a classifier recognises at most {-100 * AS_REAL:.0f} points
   fewer generated than real cells.
 - Interpolation is *smooth* if no step is more than {SMOOTH:g} times the mean.
 - A latent vector is *found* if the reconstruction differs from its cell at most {LOCATED:g} times
-  as much as another cell does, and found *in part* if it differs less than that one.
+  as much as another cell does, and found *in part* if at most {NEARER:g} times as much.
 - F1 *rises* or falls if the interval is wholly above or below zero, from {FOR_A_VERDICT} seeds."""
 
 

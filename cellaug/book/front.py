@@ -61,27 +61,37 @@ def studies() -> dict[str, pd.DataFrame]:
     return found
 
 
+def planned(question: int) -> int:
+    """How many comparisons the plans of recorded studies on real cells have for a question."""
+    count = 0
+    for path in chapter.result_file("augmentation").glob("*/plan.yaml"):
+        plan = yaml.safe_load(path.read_text("utf-8"))
+        rows = plan.get("contrasts", ()) if plan["data"] != "phantom" else ()
+        count += sum(len(row["at"]) for row in rows if row.get("question", 1) == question)
+    return count
+
+
 def comparisons(question: int) -> pd.DataFrame:
     """The planned comparisons of all recorded studies for a question of the plan."""
     found = [table[table["question"] == question] for table in studies().values()]
     return pd.concat(found) if found else pd.DataFrame(columns=["outcome", "pool", "extra"])
 
 
-def _summary(table: pd.DataFrame) -> str:
-    """What comparisons show, in a sentence or two."""
+def _summary(question: int) -> str:
+    """What the comparisons for a question show, in a sentence or two."""
+    table = comparisons(question)
+    judged = table[table["outcome"] != "too few seeds"]
+    many = f"of {max(planned(question), len(table))} planned comparisons"
     if table.empty:
         return NO_STUDY
-    counts = table["outcome"].value_counts()
-    few = int(counts.get("too few seeds", 0))
-    judged = table[table["outcome"] != "too few seeds"]
-    shown = judged if len(judged) else table
-    most = shown.iloc[int(shown["mean"].abs().to_numpy().argmax())]
-    said = f"Study: of {len(table)} planned comparisons {counts.get('gain', 0)} show a gain and "
-    said += f"{counts.get('loss', 0)} a loss"
-    gains = table[table["outcome"] == "gain"]
+    if judged.empty:
+        return f"Study: so far {len(table)} {many} were run, none with {FOR_A_VERDICT} seeds."
+    counts, gains = judged["outcome"].value_counts(), judged[judged["outcome"] == "gain"]
+    most = judged.iloc[int(judged["mean"].abs().to_numpy().argmax())]
+    said = f"Study: {len(judged)} {many} were run with {FOR_A_VERDICT} seeds or more; of these "
+    said += f"{counts.get('gain', 0)} show a gain and {counts.get('loss', 0)} a loss"
     sure = int((gains["adjusted"] < 0.05).sum())
     said += f" ({sure} of the gains after Holm's correction for all of them)" * (len(gains) > 0)
-    said += f"; {few} have fewer than {FOR_A_VERDICT} seeds" * (few > 0)
     return (
         f"{said}. Largest change: {most['arm']} against {most['against']} ({most['scarcity']}), "
         f"{points(most, ' points')} of {most['measure'].replace('_f1', ' F1')}."
@@ -110,8 +120,8 @@ def _taken_for_real() -> Answer:
     judged = card["value"].notna() & (card["reason"] == "")
     met, missed = (int(card["met"].eq(state)[judged].sum()) for state in (True, False))
     found.append(
-        f"The shipped *{SHOWN}* meets {met} of {judged.sum()} targets of likeness and misses "
-        f"{missed} by the whole of a 95 % interval; the others are undecided."
+        f"The shipped *{SHOWN}* meets {met} of {judged.sum()} targets of likeness and clearly misses "
+        f"{missed or 'none'}; the others are undecided."
     )
     experts = {apart for who, apart in told if who == "an expert"}
     if experts:
@@ -137,14 +147,14 @@ def _improves() -> Answer:
         f"{one['n']} seeds."
         for name, one in changes.items()
     ]
-    planned = comparisons(1)
+    studied = comparisons(1)
     chapters = pd.Series([verdict(one) for one in changes.values()], dtype=object)
     return Answer(
         "Does a classifier improve when such cells are added to its training images?",
         f"Yes: weighted F1 rose from {before:.1%} to {after:.1%} "
         f"({100 * (after - before):+.1f} points), in one run.".replace("%", " %"),
-        " ".join([*found, _summary(planned)]),
-        _answer(chapters if planned.empty else planned["outcome"]),
+        " ".join([*found, _summary(1)]),
+        _answer(chapters if studied.empty else studied["outcome"]),
     )
 
 
@@ -166,8 +176,8 @@ def _answer(outcomes: pd.Series) -> str:
 
 def _why() -> Answer:
     images = thesis()["data"]["gan_images"]
-    planned = comparisons(2)
-    made = planned[~planned["extra"].isin(["none", "real", "duplicates"])]
+    studied = comparisons(2)
+    made = studied[~studied["extra"].isin(["none", "real", "duplicates"])]
     gained = {pool: "gain" in set(rows["outcome"]) for pool, rows in made.groupby("pool")}
     answer = "**Nothing to explain yet:** neither kind of generated cells shows a gain."
     if not (made["outcome"] != "too few seeds").any():
@@ -180,7 +190,7 @@ def _why() -> Answer:
         "If it improves, is it the generated images, or the extra real images that the generator "
         "was trained on?",
         f"Not asked: its generator saw {images:,} labelled images that its classifier never did.",
-        _summary(planned),
+        _summary(2),
         answer,
     )
 

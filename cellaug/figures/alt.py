@@ -44,6 +44,8 @@ def bars(counts: pd.DataFrame) -> str:
 
 def curves(table: pd.DataFrame, ylabel: str, xlabel: str) -> str:
     """Lines, a column each, by the index."""
+    if len(table) == 1:
+        return f"Chart of {ylabel} at {value(table.index[0])} {xlabel}: {ends(table.iloc[0])}."
     text = f"Line chart of {ylabel} by {xlabel}, {value(table.index[0])} to "
     text += f"{value(table.index[-1])}. "
     found = []

@@ -86,7 +86,7 @@ def panels(fig: Figure | SubFigure, rows: pd.DataFrame, shared: bool = False) ->
             ax.hlines(y, own["low"], own["high"], color=colour, linewidth=1.6)
             ax.plot(own["value"], y, style.MARKERS[k], color=colour, markersize=5, label=kind)
         style.class_axis(ax, names)
-        ax.margins(x=0.08)
+        ax.margins(x=0.08 if len(axes) == 1 else 0.16)  # beside it stand the numbers of another
         ax.set_title(measure, fontsize=9 if len(axes) < 5 else style.TINY)
     if len(kinds) > 1:
         fig.legend(*axes[0].get_legend_handles_labels(), loc="outside upper left", ncols=5)

@@ -352,14 +352,14 @@ def cells_of(results: Results) -> Dataset | None:
 def advice(results: Results) -> str:
     """What the table allows to recommend, scarcity by scarcity, as a list in Markdown.
 
-    A scarcity with a single arm, or without an arm of `FOR_AN_INTERVAL` seeds, is left out.
+    Left out is a scarcity with one arm, or whose best one has fewer than `FOR_A_VERDICT` seeds.
     """
     table, lines = summary(scores(results)), []
     planned = of_question(results, 1)
     for scarcity in table.index.get_level_values(0).unique():
         real = best_arm(results, scarcity, without_synthesis(results.plan))
         own = table.loc[scarcity]
-        if not real or len(own) < 2 or own["n"].max() < classifiers.FOR_AN_INTERVAL:
+        if not real or len(own) < 2 or own.at[real, "n"] < classifiers.FOR_A_VERDICT:
             continue
         words = f"**{scarcity}**: of the arms without synthesis take *{real}*"
         words += f" (macro F1 {own.at[real, 'mean']:.3f}, {own.at[real, 'n']:.0f} seeds)"
@@ -375,4 +375,5 @@ def advice(results: Results) -> str:
         elif called:
             words += "; whether generated cells help is not decided, for there are too few seeds"
         lines.append(f"- {words}.")
-    return "\n".join(lines) or "No arms that could be compared are finished yet."
+    few = f"Nothing yet: no arm without synthesis has {classifiers.FOR_A_VERDICT} seeds."
+    return "\n".join(lines) or few

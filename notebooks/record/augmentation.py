@@ -23,6 +23,7 @@
 from cellaug import figures
 from cellaug.book import result_file
 from cellaug.evaluation.classifiers import FOR_A_VERDICT
+from cellaug.evaluation.selection import REASONS
 from cellaug.figures import study as charts
 from cellaug.study import answers
 
@@ -86,7 +87,7 @@ print(results.plan.text)
 # %% tags=["nbval-check-output", "hide-input"]
 Markdown(answers.in_words(answers.of_question(results, 1)))
 
-# %% mystnb={"figure": {"caption": "Macro F1 on real test images against the number of real training images, by arm. Left: of three rare classes, all images of the others; right: of every class. Marks are means over seeds, lines their 95 % intervals where there are at least three seeds. Lines that lie above that of the best arm without synthesis show a gain.", "name": "fig-augmentation-curves"}} tags=["hide-input"]
+# %% mystnb={"figure": {"caption": "Macro F1 on real test images, by arm and by the number of real training images: of three rare classes with all images of the others, or of every class. Marks are means over seeds, upright lines their 95 % intervals where there are at least three seeds.", "name": "fig-augmentation-curves"}} tags=["hide-input"]
 planned_arms = {arm for c in results.plan.contrasts for arm in (c.arm, c.against)}
 curves = answers.numbered(results, summary)
 curves = curves[curves["arm"].isin([*planned_arms, "classical"])]
@@ -99,19 +100,20 @@ shown(
 # %% [markdown]
 # How much room is there? The *room* is what the missing images cost: the score with all images less
 # that of the best arm without synthesis, chosen on validation images. An arm that recovers all of it
-# would be as good as the missing real images; below zero it does harm.
+# would be as good as the missing real images; below zero its score is lower than without it.
 
 # %% tags=["hide-input"]
 room = answers.room(results)
 shown(
-    room.drop(columns=["score", "ceiling"], errors="ignore"), lambda rows: rows.round(3)
+    room.drop(columns=["score", "ceiling"], errors="ignore").dropna(axis=1, how="all"),
+    lambda rows: rows.set_index(["scarcity", "arm"]).round(3),
 )
 
 # %% [markdown]
 # Which classes gain? A class that is asked for more often is also named more often, so look at the
 # whole row of changes, not at the best one.
 
-# %% mystnb={"figure": {"caption": "Change of each class's recall when half of what is shown of a scarce class is generated, against the same classifier without generated cells, in percentage points: means over seeds with 95 % intervals over seeds and test images. Classes whose interval includes zero may not have changed.", "name": "fig-augmentation-classes"}} tags=["hide-input"]
+# %% mystnb={"figure": {"caption": "Change of each class's recall when half of what is shown of a scarce class is generated, against the same classifier without generated cells, in percentage points: means over seeds, from three seeds on with 95 % intervals over seeds and test images. Classes whose interval includes zero may not have changed.", "name": "fig-augmentation-classes"}} tags=["hide-input"]
 pairs = results.contrasts
 by_class = pairs[(pairs["class"] != "") & (pairs["tested_on"] == answers.OWN)]
 half = by_class["arm"].eq("half synthetic, classical") & by_class["against"].eq(
@@ -159,14 +161,15 @@ Markdown(answers.in_words(answers.of_question(results, 3)))
 
 # %% [markdown]
 # A selection keeps a generated cell if a classifier of real cells sees the class that was asked for, it
-# is no outlier, and it is no copy. How many were refused, and why?
+# is no outlier, and it is no copy. How many were refused, and why? Classes that lack no images got none.
 
 # %% tags=["hide-input"]
 selection = results.selection.pivot_table(
     index="class", columns="reason", values="images", aggfunc="sum", fill_value=0
 )
 share = 100 * selection.div(selection.sum(axis=1), axis=0)
-shown(share.round(1).rename_axis(columns="% of images"), pd.DataFrame)
+share = share.rename(columns=REASONS).rename_axis(columns="% of images")
+shown(share.round(1), pd.DataFrame)
 
 # %% mystnb={"figure": {"caption": "Macro F1 against the number of generated images, in per cent of the real ones, with 25 real images of each class. Marks are means over seeds, lines 95 % intervals. A curve that falls says that more is worse.", "name": "fig-augmentation-ratio"}} tags=["hide-input"]
 shown(

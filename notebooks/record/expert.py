@@ -92,7 +92,7 @@ cells = [
     for (name, number), (caption, marks) in chosen.items()
 ]
 
-# %% mystnb={"figure": {"caption": "Generated cells of 128 px, chosen to show faults, with arrows to what an expert should look at. From the shipped generator that was trained on PBC (Acevedo et al. 2020, CC BY 4.0).", "name": "fig-look-at"}} tags=["hide-input"]
+# %% mystnb={"figure": {"caption": "Generated cells of 128 px, chosen to show what is right and what is wrong, with arrows to what an expert should look at. From the shipped generator that was trained on PBC (Acevedo et al. 2020, CC BY 4.0).", "name": "fig-look-at"}} tags=["hide-input"]
 figures.marked(cells)
 
 # %% [markdown]
@@ -104,7 +104,7 @@ figures.marked(cells)
 # %% tags=["hide-input", "nbval-check-output"]
 seen = {
     "promyelocyte": "Nucleus and cytoplasm run together; granules are noise, nucleoli "
-    "are missing. Most of the cells with a coloured background are of this class.",
+    "are missing. Many cells have a coloured background.",
     "myelocyte": "The most convincing of the immature cells. Chromatin is finer and "
     "more "
     "even than it should be; primary granules are missing.",

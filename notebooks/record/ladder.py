@@ -103,8 +103,8 @@ factor = by_step["relative to the step before"].dropna().sort_values()
 better = [arm for arm in arms if arm not in steps and mean[arm] < mean[steps[-1]]]
 single = int(runs["arm"].value_counts().eq(1).sum())
 Markdown(
-    f"The largest step is *{factor.index[0]}*. By this measure these steps did not "
-    "help: "
+    f"The largest step is *{factor.index[0]}*. After these steps the distance was no "
+    "smaller: "
     f"{', '.join(f'*{arm}*' for arm in factor.index[factor >= 1]) or 'none'}. Variants "
     "with a smaller "
     "distance than the last step: "

@@ -38,9 +38,10 @@ Markdown(
 # %% [markdown]
 # ## What spreading a batch costs
 #
-# Four virtual devices share the cores of one processor, so they cannot be faster than one device. What
-# they are slower by is the price of spreading: dividing the batch, and joining gradients, means and
-# pairs. Several steps in one call would save the way back to Python between them.
+# Four virtual devices share the cores of one processor. What they are slower by than one device is the
+# price of spreading: dividing the batch, and joining gradients, means and pairs. Where they are faster,
+# one device alone leaves cores idle for some of the time. Several steps in one call would save the way
+# back to Python between them.
 
 # %% tags=["nbval-check-output", "hide-input"]
 times = pd.DataFrame(record["seconds"]).mul(1000)
@@ -74,9 +75,12 @@ Markdown(
     f"{1e7 * 3 * record['size'] ** 2 / 2**30:.0f} GiB of disk at {record['size']} pixels."
 )
 
-# %% mystnb={"figure": {"caption": "Memory of a process that reads two epochs of a store of 450,000 images, above that before it opened the store, against the images read so far. A reader that kept what it has read would need more and more.", "name": "fig-scale-memory"}} tags=["hide-input"]
+# %% mystnb={"figure": {"caption": "Memory of a process that reads two epochs of a store of 450,000 images, above that before it opened the store, against the images read so far. Beside it what a reader would need that keeps all that it has read.", "name": "fig-scale-memory"}} tags=["hide-input"]
 memory = pd.DataFrame(many["memory_mib"], columns=["read", "memory"]).set_index("read")
-figures.loss_curves(memory, {"memory": "memory"}, "MiB above the start", "images read")
+kept = memory.index.to_series().clip(upper=many["images"])
+memory["kept"] = kept * 3 * record["size"] ** 2 / 2**20
+words = {"memory": "as measured", "kept": "if all images were kept"}
+figures.loss_curves(memory, words, "MiB above the start", "images read")
 
 # %% [markdown]
 # ## What a step computes and exchanges
@@ -103,7 +107,7 @@ table = {
     }
     for size, step in steps.items()
 }
-pd.DataFrame(table).round(2)
+pd.DataFrame(table).map("{:,.2f}".format)
 
 # %% [markdown]
 # ## On an accelerator
@@ -176,15 +180,15 @@ shown = pd.concat(
     },
     names=["images", "batch of"],
 )
-parts = shown[["computing", "exchanging", "reading", "step"]].mul(1000)
-parts.assign(
+parts = shown[["computing", "exchanging", "reading"]].mul(1000)
+parts.assign(step=1000 * shown["step"]).map("{:,.1f}".format).assign(
     **{
-        "images/s": shown["images_per_second"].round().astype(int),
-        "efficiency": shown["efficiency"],
+        "images/s": shown["images_per_second"].map("{:,.0f}".format),
+        "efficiency": shown["efficiency"].round(2),
     }
-).round(2)
+)
 
-# %% mystnb={"figure": {"caption": "Predicted images per second of each H100 as a part of what one reaches alone, if each device has 64 images of a batch, by size of the images. Where a line falls, exchange or reading takes over. Calculated, not measured.", "name": "fig-scale-efficiency"}} tags=["hide-input"]
+# %% mystnb={"figure": {"caption": "Predicted images per second of each H100 as a part of what one reaches alone, if each device has 64 images of a batch, by size of the images. Where a line falls, exchange takes over. A line stays at 1 also where one device alone already waits for reading, see the table. Calculated, not measured.", "name": "fig-scale-efficiency"}} tags=["hide-input"]
 lines = pd.DataFrame({size: rows["efficiency"] for size, rows in growing.items()})
 lines.index = pd.Index(COUNTS)
 words = {size: f"{size} px" for size in sizes}
@@ -204,5 +208,6 @@ Markdown("Of 1, 8, 64 or 512 H100 with 64 images each:\n\n" + "\n".join(limits))
 
 # %% [markdown]
 # What does this mean? What is exchanged depends on the weights alone, the time of computing on the images
-# that a device has. So larger images and larger batches scale further, and small networks least. Many
-# trainings side by side, as in [the study](augmentation.ipynb), exchange nothing at all.
+# that a device has. So larger images and larger batches leave more room for exchange, and small networks
+# least. Where reading is the slowest part, faster reading helps and more devices do not. Many trainings
+# side by side, as in [the study](augmentation.ipynb), exchange nothing at all.

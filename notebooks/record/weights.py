@@ -8,7 +8,7 @@
 # # Cells from long training
 #
 # A book that runs in minutes cannot train for hours. The package therefore brings generators that
-# were trained for hours on real cells, with the recipe of chapter 3: PBC in its eleven fine classes
+# were trained for hours, or on a GPU for minutes, on real cells, with the recipe of chapter 3: PBC in its eleven fine classes
 # {cite}`acevedo2020`. This page draws cells with them and shows their recorded evaluation. The cells
 # are the same in every copy of this book. None of them is real.
 #

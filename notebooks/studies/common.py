@@ -86,8 +86,8 @@ def verdicts(runs: Iterable[Mapping[str, Any]]) -> pd.DataFrame:
 
     Returns:
         A row for each measure of the scorecard that was measured, for its worst class or period:
-        `mean` and standard deviation (`sd`) over the seeds, the target from `lowest` to `highest`
-        (NaN for no bound), and in how many of `seeds` it was `met`, and `missed`; in the others it is
+        `mean` and standard deviation (`sd`) over the seeds, the target (`target from`,
+        `target to`; NaN for no bound), and in how many of `seeds` it was `met`, and `missed`; in the others it is
         undecided.
     """
     cards = pd.concat([scorecard(run["table"]) for run in runs])
@@ -95,5 +95,5 @@ def verdicts(runs: Iterable[Mapping[str, Any]]) -> pd.DataFrame:
     cards = cards.assign(met=cards["met"].eq(True), missed=cards["met"].eq(False))
     by = cards.groupby(cards.index.map(ROWS), sort=False)
     table = pd.DataFrame({"mean": by["value"].mean(), "sd": by["value"].std()})
-    table[["lowest", "highest"]] = by[["lowest", "highest"]].first()
+    table[["target from", "target to"]] = by[["lowest", "highest"]].first()
     return table.assign(met=by["met"].sum(), missed=by["missed"].sum(), seeds=by.size())

@@ -189,7 +189,7 @@ def labelled(rows: Sequence[np.ndarray], names: Sequence[str]) -> np.ndarray:
 
 
 def model_card(name: str, card: dict[str, Any], fidelity: str) -> str:
-    """The card as Markdown: weaknesses, pictures, scorecard, training, and all measures, folded."""
+    """The card as Markdown: weaknesses, pictures, scorecard; training and all measures folded."""
     training, names, size = card["training"], card["class_names"], card["image_size"]
     choices = ", ".join(f"{k} {v}" for k, v in training["recipe"].items() if k != "recipe")
     classes = f"of {len(names)} classes" if names else "without a class"
@@ -204,6 +204,7 @@ def model_card(name: str, card: dict[str, Any], fidelity: str) -> str:
     weak += [*weaknesses(card["fidelity"]), "Cells from one laboratory and one stain."]
     weak += [fine, "Not for diagnosis."]
     listed = "\n".join(f"- {weakness}" for weakness in weak)
+    shown = "Generated cells" + f" in rows by class: {', '.join(names)}" * bool(names)
     return f"""# {name}
 
 Generates blood cells {classes}, {size}×{size} pixels.
@@ -213,7 +214,7 @@ Generates blood cells {classes}, {size}×{size} pixels.
 
 {listed}
 
-![Generated cells in rows{" with the names of their classes" * bool(names)}.](samples.png)
+![{shown}. {weak[0]}](samples.png)
 
 *Generated, not real: {rows} first latent vectors of seed 0, not selected.*
 
@@ -225,7 +226,8 @@ a difference. A target is met if the whole interval is within it.
 
 {scorecard_rows(card["fidelity"])}
 
-## Training
+<details>
+<summary>Training, recipe and all measures on the test split, by class</summary>
 
 - **Trained on**: {training["training_images"]:,} training images of {card["data_name"]} (split
   seed {training["split_seed"]}), none of the test images. {card["credit"]}
@@ -234,10 +236,7 @@ a difference. A target is met if the whole interval is within it.
   {training["device"]}.
 - **Format**: float16 arrays; SHA-256 {card["sha256"]}.
 
-<details>
-<summary>The recipe, and all measures on the test split, by class</summary>
-
-{training["recipe"]["recipe"]}: {choices}.
+- **Recipe**: {training["recipe"]["recipe"]}: {choices}.
 
 ```text
 {fidelity.strip()}
@@ -253,7 +252,8 @@ def scorecard_rows(fidelity: Mapping[str, Any]) -> str:
         scorecard_table(fidelity["table"]).rename_axis("measure").rename(columns={"": "verdict"})
     )
     table = table.replace("", "–").reset_index()
-    rows = [list(table), ["---"] * table.shape[1], *table.to_numpy().tolist()]
+    sides = ["---:" if name in ("worst value", "95 %") else "---" for name in table]
+    rows = [list(table), sides, *table.to_numpy().tolist()]
     return "\n".join("| " + " | ".join(row) + " |" for row in rows)
 
 
