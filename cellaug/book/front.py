@@ -120,8 +120,8 @@ def _taken_for_real() -> Answer:
     judged = card["value"].notna() & (card["reason"] == "")
     met, missed = (int(card["met"].eq(state)[judged].sum()) for state in (True, False))
     found.append(
-        f"The shipped *{SHOWN}* meets {met} of {judged.sum()} targets of likeness and clearly misses "
-        f"{missed or 'none'}; the others are undecided."
+        f"The shipped *{SHOWN}* meets {met} of {judged.sum()} targets of likeness and clearly "
+        f"misses {missed or 'none'}; the others are undecided."
     )
     experts = {apart for who, apart in told if who == "an expert"}
     if experts:
