@@ -88,11 +88,13 @@ def augment(
     if unknown := ", ".join(sorted(set(only) - set(dataset.class_names))):
         raise DataError(f"{root} has no class {unknown}: {', '.join(dataset.class_names)}")
     named = [name for name in dataset.class_names if name in only] if only else dataset.class_names
-    ours = drawn_as(named, generator.class_names, class_map or {})
-    if out.is_relative_to(root.resolve()):
-        raise DataError(f"{out} lies inside the data set {root}: choose a place beside it")
     if generated := dataset.origins():
         raise DataError(f"{root} already holds generated images ({generated}): augment real ones")
+    others = set(dataset.class_names) - set(named)  # which a map may name too
+    mapped = {theirs: own for theirs, own in (class_map or {}).items() if theirs not in others}
+    ours = drawn_as(named, generator.class_names, mapped)
+    if out.is_relative_to(root.resolve()):
+        raise DataError(f"{out} lies inside the data set {root}: choose a place beside it")
     counts = dataset.subset(dataset.table["side"].isin(["", "train"])).counts()
     extra = {name: math.ceil(Fraction(str(ratio)) * int(counts[name])) for name in ours}
     if fill is not None:

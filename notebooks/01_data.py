@@ -151,7 +151,8 @@ print(
 # its split when others are added or removed, so the generators that come with this book have seen no
 # test image of PBC. A set of your own is stratified, which means that every class is divided in the
 # same fractions, and all images of one patient or slide go to the same split if the table of the set
-# has the column `group`. Generated images are used only to train classifiers.
+# has the column `group`. Generated images that are in a set already are never tested on, and the
+# chapters train nothing on them.
 
 # %% tags=["nbval-check-output"]
 parts = split(cells, seed=seed)

@@ -879,6 +879,9 @@ def test_unknown_classes_are_listed_with_a_map_to_complete(saved, theirs, tmp_pa
     )
     made = manifest[manifest["origin"] == "synthetic"]["label"].value_counts().to_dict()
     assert made == {"Band Neutrophile": 5, "eosinophil": 4}
+    part = {"class_map": read_class_map(file), "only": ["eosinophil"]}  # the map is of all classes
+    manifest = augment(theirs, load_generator(saved), 1, tmp_path / "part", **part)
+    assert manifest[manifest["origin"] == "synthetic"]["label"].unique().tolist() == ["eosinophil"]
     for told, message in (
         ({"SNE": "leaf", "Band Neutrophile": "leave"}, r"know 'leaf'; (.|\n)*\nSNE: leave"),
         ({"sne": "leave"}, "the data set has no class sne; its classes are Band Neutrophile, eos"),

@@ -657,7 +657,8 @@ def test_generated_images_are_counted_and_kept_from_the_test(monkeypatch):
     assert json.loads(as_json(found))["generated"] == 100 and found.fit
     sides = ["train"] * 150 + ["test"] * 50
     found = inspect(listed(origin=origins, side=sides))
-    assert "or test side: 26 of 100." in only(found.problems, "Generated images on")
+    told = only(found.problems, "generated images are published")
+    assert "26 generated images are published as test, such as" in told
 
 
 def test_sharpness_that_gives_the_origin_away(monkeypatch):

@@ -62,6 +62,46 @@ def test_folders_of_a_published_split(tmp_path):
     }
 
 
+LONGER = ["wbc_train wbc_val wbc_test", "train1 val1 test1", "1_train 2_val 3_test"]
+LONGER += ["Trainingsdaten Validierungsdaten Testdaten"]
+
+
+@pytest.mark.parametrize("names", LONGER)
+def test_sides_may_have_longer_names(tmp_path, names):
+    sides = dict(zip(names.split(), ("train", "validation", "test"), strict=True))
+    text = " ".join(f"{name}/{kind}/0.png" for name in sides for kind in "ab")
+    cells = open_dataset(tree(tmp_path / "set", text))
+    assert cells.class_names == ("a", "b") and set(cells.table["group"]) == {""}
+    assert table(cells, "side") == {path: sides[path.split("/")[0]] for path in text.split()}
+
+
+def test_sides_named_after_their_class(tmp_path):
+    sides = ("train", "val", "test")
+    text = " ".join(f"{kind}/{kind}_{side}/0.png" for kind in ("baso", "mono") for side in sides)
+    cells = open_dataset(tree(tmp_path / "set", text))
+    assert cells.class_names == ("baso", "mono") and set(cells.table["group"]) == {""}
+    assert set(table(cells, "side").values()) == {"train", "validation", "test"}
+
+
+def test_patients_whose_names_hold_a_word_of_a_split_stay_patients(tmp_path):
+    text = " ".join(f"{kind}/test{k}/0.png" for kind in ("basophil", "monocyte") for k in "123")
+    cells = open_dataset(tree(tmp_path / "set", text))
+    assert set(cells.table["group"]) == {"test1", "test2", "test3"}
+
+
+def test_a_folder_that_says_nothing_is_read_through(tmp_path):
+    cells = open_dataset(tree(tmp_path / "set", "a/images/0.png a/images/1.png b/Images/0.png"))
+    assert cells.class_names == ("a", "b") and set(cells.table["group"]) == {""}
+    assert len(cells) == 3 and report(cells)[0][2] == "folders are read as CLASS/Images"
+
+
+@pytest.mark.parametrize("place", ["basophil/P1/slide1", "P1/basophil/images", "P1/train/baso"])
+def test_images_that_lie_deeper_are_named(tmp_path, place):
+    text = f"{place}/0.png {place.replace('1', '2').replace('basophil', 'monocyte')}/0.png"
+    with pytest.raises(DataError, match=r"images lie deeper than two folders, as in .*path, label"):
+        open_dataset(tree(tmp_path / "set", text))
+
+
 @pytest.mark.parametrize("names", [("train", "val", "test"), ("Train_set", "dev", "test-images")])
 def test_sides_within_classes_are_a_published_split(tmp_path, names):
     paths = [f"{kind}/{name}/0.png" for kind in "ab" for name in names]

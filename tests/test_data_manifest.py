@@ -2,12 +2,16 @@
 
 import json
 import os
+import re
 import tracemalloc
 
 from cellaug import cli
+from cellaug.book.run import load_profile
 from cellaug.data import DataError, concat, load_splits, open_dataset, save_splits, split
 from cellaug.data.images import write_png
+from cellaug.data.inspection import inspect
 from cellaug.data.published import BLOODMNIST_CLASSES
+from cellaug.errors import BookError
 
 import cv2
 import numpy as np
@@ -710,6 +714,66 @@ def test_a_class_whose_paths_are_all_wrong_names_the_table(root):
     assert said.endswith("Correct the paths in cells.csv, or remove the class from it")
 
 
+@pytest.mark.parametrize(
+    ("column", "values", "ours"),
+    [
+        ("patient", ["P1", "P2", "P3", "P4"], "group"),
+        ("Patient-ID", ["P1", "P2", "P3", "P4"], "group"),
+        ("slide no.", ["7", "8"], "group"),
+        ("subset", ["Train", "test", "val", "train"], "split"),
+    ],
+)
+def test_a_column_that_may_be_group_or_split_is_a_problem(root, column, values, ours):
+    table = plain().assign(**{column: [values[i // 2 % len(values)] for i in range(40)]})
+    found = open_dataset(save(root, table, "cells.csv"), columns={ours: column})
+    assert not found.report["reason"].str.startswith("column not read").any()
+    for place in ("table", "folder"):
+        if place == "folder":
+            table["path"] = [
+                f"{k}/{p[2:]}" for k, p in zip(table["label"], table["path"], strict=True)
+            ]
+            save(in_folders(root), table)
+        source = root / "cells.csv" if place == "table" else root
+        cells = open_dataset(source)
+        told = [x for x in cells.report["reason"] if x.startswith("column not read: ")]
+        assert len(told) == 1 and f'--columns {ours}="{column.lower()}"' in told[0]
+        assert any(told[0].partition(": ")[2] in problem for problem in inspect(cells).problems)
+        with pytest.raises(BookError, match=re.escape(f"data: {told[0]}.")):
+            load_profile("smoke", [f"data={source}"], data=True)
+
+
+def test_columns_of_another_meaning_are_no_problem(root):
+    facts = {"patient": "one", "case": [str(k) for k in range(40)], "set": ["train", "new"] * 20}
+    cells = open_dataset(save(root, plain().assign(**facts), "cells.csv"))
+    told = cells.report["reason"][cells.report["reason"].str.startswith("column not read")]
+    assert [x.split(",")[0] for x in told] == ["column not read: patient"]
+
+
+def test_a_manifest_in_a_folder_that_names_none_of_its_images_is_refused(root):
+    in_folders(root)
+    save(root, plain().assign(path=[f"D:\\cells\\{i}.png" for i in range(40)], group="P1"))
+    with pytest.raises(DataError, match=r"none of its 40 paths names an image here, such as 'D:"):
+        open_dataset(root)
+
+
+def test_excel_s_own_line_names_the_separator(root):
+    file = save(root, plain(), "cells.csv", sep=";")
+    file.write_text("sep=;\n" + file.read_text())
+    assert len(open_dataset(file)) == 40
+
+
+def test_generated_images_on_a_held_out_side_are_refused(root):
+    table = plain().assign(split=["train"] * 20 + ["validation"] * 10 + ["test"] * 10)
+    table["origin"] = ["synthetic" if i > 34 else "real" for i in range(40)]
+    cells = open_dataset(save(root, table, "cells.csv"))
+    with pytest.raises(DataError, match="5 generated images are published as test, such as p/3"):
+        split(cells)
+    table["split"] = table["split"].where(table["origin"] == "real", "train")
+    parts = split(open_dataset(save(root, table, "cells.csv")))
+    assert (parts["train"].table["origin"] == "synthetic").sum() == 5
+    assert set(parts["test"].table["origin"]) == {"real"}
+
+
 @pytest.mark.parametrize("place", [".", ".."])
 def test_renamed_generated_images_are_not_taken_for_real_ones(root, place):
     """Converted and renamed files lose their text chunk and their row in the manifest."""
@@ -731,8 +795,10 @@ def test_renamed_generated_images_are_not_taken_for_real_ones(root, place):
 
 
 @pytest.mark.parametrize(
-    "word", ["#N/A N/A", "-1.#QNAN", "#DIV/0!", "#NAME?", "#NV", "NULL", "k.A."]
-)
+    "word",
+    ["#N/A N/A", "-1.#QNAN", "#DIV/0!", "#NAME?", "#NV", "NULL", "k.A.", "k. A.", "keine Angabe",
+     "not known", "anonym", "unbek.", "-1"],
+)  # fmt: skip
 def test_what_spreadsheets_write_for_nothing_is_no_patient(root, word):
     table = plain().assign(group=[word if i < 10 else f"P{i % 3}" for i in range(40)])
     cells = open_dataset(save(root, table))

@@ -7,6 +7,7 @@ import shutil
 import signal
 import subprocess
 import sys
+from types import SimpleNamespace
 
 from cellaug import cli
 from cellaug.book import chapter as book
@@ -502,16 +503,20 @@ def test_the_first_chapter_says_whether_its_set_is_split_by_patient(tmp_path):
     cells = jupytext.read(book.project_root() / "notebooks" / "01_data.py").cells
     (code,) = [cell.source for cell in cells if "patients = (" in cell.source]
     write_cells(tmp_path, *range(60))
-    said = []
-    for grouped in (60, 30, 0):
+    said: list[str] = []
+    chapter = SimpleNamespace(real="real")
+    for grouped in (60, 30, 0, 0):
+        chapter.real = "drawn" if len(said) == 3 else "real"
         rows = [f"{k}.png,{'ab'[k % 2]},{f'p{k // 5}' if k < grouped else ''}" for k in range(60)]
         (tmp_path / "m.csv").write_text("\n".join(["path,label,group", *rows]))
         opened = open_dataset(tmp_path / "m.csv")
         names = {"cells": opened, "parts": split(opened, seed=1), "Markdown": said.append}
+        names["chapter"] = chapter
         exec(code, names)
     assert said[0].startswith("Splits are by patient") and "the 2 groups of the test" in said[0]
     assert said[1].startswith("30 of 60 images name their group") and "too optimistic" in said[1]
     assert said[2].startswith("0 of 60 images name their group") and "too optimistic" in said[2]
+    assert said[3].startswith("Drawn cells belong to no patient.")
 
 
 def test_the_first_chapter_says_where_patients_or_images_are_too_few(tmp_path):

@@ -7,6 +7,7 @@ from typing import Any
 from cellaug.data import open_dataset, split
 from cellaug.data.dataset import Dataset
 from cellaug.data.published import NAMES
+from cellaug.data.sets import OVERLOOKED
 from cellaug.data.splits import DISJOINT
 from cellaug.errors import DataError
 from cellaug.files import free_bytes
@@ -89,6 +90,9 @@ def data_problems(values: Mapping[str, Any], build: Path) -> list[str]:
     except DataError as error:
         four = ". The protocol 'disjoint' needs four splits, 'one pool' only three"
         return [f"data: {error}{four * disjoint}"]
+    unread = cells.report["reason"].str.startswith(OVERLOOKED)
+    if unread.any():
+        return [f"data: {why}." for why in cells.report["reason"][unread]]
     training = next(iter(parts.values()))
     training = training.subset(training.table["origin"] == "real")
     whole = ("gan_batch_size", "ac_batch_size", "cgan_batch_size", "recipe_batch_size")

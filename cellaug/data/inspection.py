@@ -15,7 +15,7 @@ from typing import Any
 from cellaug.data.copies import HELD_OUT, THUMBNAIL, families, leaked, near_duplicates
 from cellaug.data.dataset import Dataset, printable
 from cellaug.data.images import decode, fit_square
-from cellaug.data.sets import UNKNOWN
+from cellaug.data.sets import OVERLOOKED, UNKNOWN
 from cellaug.data.splits import DEFAULT_FRACTIONS, DISJOINT, measurable, plan, split
 from cellaug.errors import DataError
 from cellaug.files import in_parallel
@@ -291,6 +291,8 @@ def _judgements(found: Inspection) -> Iterator[tuple[str, int, int, dict[str, An
     yield from _origins(statistics)
     names = found.report["reason"].str.extract(UNKNOWN + r": (.*)")[0].dropna()
     yield "unknown_groups", len(names), images, {"which": _listed(names.value_counts())}
+    unread = found.report["reason"].str.extract(OVERLOOKED + r": (.*)")[0].dropna()
+    yield "overlooked", len(unread), 1, {"which": "; ".join(unread)}
     yield from _groups(statistics, found.recall, found.alike_groups)
     torn = pairs["class"] != pairs["other_class"]
     contradicting = np.unique(pairs.loc[torn, ["index", "other_index"]])

@@ -25,7 +25,8 @@ _INNER = "a folder inside a class folder; what it holds is not read"
 CLUTTER, OUTSIDE = "hidden or system clutter", "outside the class folders"
 _SIDE_OF = {name: name for name in ("train", "validation", "test")}
 _SIDE_OF |= {"training": "train", "val": "validation", "valid": "validation", "testing": "test"}
-_SIDE_OF |= {"dev": "validation", "development": "validation"}
+_SIDE_OF |= {"dev": "validation", "development": "validation", "trainingsdaten": "train"}
+_SIDE_OF |= {"testdaten": "test", "validierungsdaten": "validation", "validierung": "validation"}
 _SIDE = re.compile(rf"({'|'.join(_SIDE_OF)})([ _-]?(set|split|data|images?|imgs|cells))?")
 _CLUTTER = {"__macosx", "thumbs.db", "desktop.ini", "icon\r"}
 _OURS = {*MANIFESTS, "credit.txt", INDEX}
@@ -36,6 +37,8 @@ _MASKS = re.compile(r"(.*[ _.-])?(masks?|ground[ _-]?truths?|segmentations?)", r
 _MASK_OF = re.compile(r"(.+)[ _.-](masks?|segmentation|seg|gt|labels?)", re.IGNORECASE)
 _COCO = re.compile(r".*\.coco\.json|_?(annotations?|instances|coco)\w*\.json", re.IGNORECASE)
 _ANNOTATIONS = {"annotation", "annotations", "labels", "boxes", "bboxes"}
+_PLAIN = {"images", "image", "imgs", "img", "pictures", "bilder", "cells", "crops", "cropped"}
+_PLAIN |= {"png", "jpg", "jpeg", "tif", "tiff", "bmp"}  # names of a folder that say nothing
 _PART = re.compile(r"(cv[ _-]?)?(folds?|parts?|batch|chunk|set|subset)[ _.-]?\d+", re.IGNORECASE)
 _CELLS = re.compile(r".*(phil|cyte|blast|platelet|phage)s?", re.IGNORECASE)
 _Look = Callable[[str], tuple[list[str], list[str]]]  # a path: names of its files, of its folders
@@ -56,6 +59,22 @@ def side_of(name: str) -> str:
     """The side of a published split that is called so, as in Train_set; "" for none."""
     found = _SIDE.fullmatch(name.strip().lower())
     return _SIDE_OF[found[1]] if found else ""
+
+
+def sides_among(names: Iterable[str]) -> dict[str, str]:
+    """Which folders beside each other are sides of a published split, and which one each is.
+
+    Longer names count, as wbc_train and 1_test, if there are several sides, and no short names.
+    """
+    strict = {name: side for name in names if (side := side_of(name))}
+    loose: dict[str, str] = {}
+    for name in names:
+        found = {
+            _SIDE_OF[word] for word in re.findall(r"[^\W\d_]+", name.lower()) if word in _SIDE_OF
+        }
+        if len(found) == 1:
+            loose[name] = found.pop()
+    return loose if not strict and len(set(loose.values())) > 1 else strict
 
 
 def clutter(name: str) -> bool:
@@ -107,7 +126,8 @@ def read_layout(root: Path) -> Layout | None:
     look = _looking(root)
     files, top = look("")
     _refuse_annotated(root, look, ["", *top])
-    sides = [name for name in top if side_of(name)]
+    side_of_top = sides_among(top)
+    sides = [name for name in top if name in side_of_top]
     if any(look(side)[1] for side in sides):
         if odd := [name for name in top if name not in sides]:
             what = f"{', '.join(sides)} hold a published split, but {', '.join(odd)}"
@@ -117,7 +137,7 @@ def read_layout(root: Path) -> Layout | None:
         return None
     else:
         sides = []
-    parents = [(f"{side}/", side_of(side)) for side in sides] or [("", "")]
+    parents = [(f"{side}/", side_of_top[side]) for side in sides] or [("", "")]
     rows = _stray([*files, *(side + name for side, _ in parents if side for name in look(side)[0])])
     first = [(parent + name, name, side) for parent, side in parents for name in look(parent)[1]]
     if not first:
@@ -135,12 +155,17 @@ def read_layout(root: Path) -> Layout | None:
     held: dict[str, set[str]] = {name: set() for _, name, _ in first}
     for path, name, _ in first:
         held[name].update(look(path)[1])
-    if all({inner.lower() for inner in held[name]} == {name.lower()} for name in held):
+    _refuse_deeper(root, look, [path for path, _, _ in first])
+    if all({inner.lower() for inner in held[name]} == {name.lower()} for name in held) or (
+        {inner.lower() for inners in held.values() for inner in inners} <= _PLAIN
+        and all(len(look(path)[1]) == 1 for path, _, _ in first)
+    ):
         for path, name, side in first:  # each class in one folder more
             (inner,) = look(path)[1]
             rows += _stray([f"{path}/{file}" for file in look(path)[0]])
             rows += _rows(f"{path}/{inner}", look, name, side)
-        return Layout(_table(rows), sorted(names), f"{words}CLASS/CLASS")
+        deeper = "CLASS" if inner.lower() == name.lower() else inner
+        return Layout(_table(rows), sorted(names), f"{words}CLASS/{deeper}")
     if not sides and (split := _splits_of_classes(root, look, held)):
         return Layout(_table(rows + split), sorted(names), "CLASS/SPLIT")
     order = _order(root, held)
@@ -159,9 +184,9 @@ def read_layout(root: Path) -> Layout | None:
 def _splits_of_classes(root: Path, look: _Look, held: Mapping[str, set[str]]) -> list[tuple]:
     """The rows of a set whose class folders hold the sides of a split; `DataError` if only some."""
     inners = sorted({name for inner in held.values() for name in inner})
-    if not (published := [name for name in inners if side_of(name)]):
+    if not (published := sides_among(inners)):
         return []
-    if odd := [name for name in inners if not side_of(name)]:
+    if odd := [name for name in inners if name not in published]:
         what = f"{', '.join(published)} below its folders are sides of a published split, but "
         fix = "Expected train, validation (or val) and test in each class. Rename or move them"
         raise DataError(f"{root}: {what}{', '.join(odd[:9])} is none. {fix}")
@@ -169,8 +194,19 @@ def _splits_of_classes(root: Path, look: _Look, held: Mapping[str, set[str]]) ->
     for kind in held:
         rows += _stray(f"{kind}/{file}" for file in look(kind)[0])
         for inner in look(kind)[1]:
-            rows += _rows(f"{kind}/{inner}", look, kind, side_of(inner))
+            rows += _rows(f"{kind}/{inner}", look, kind, published[inner])
     return rows
+
+
+def _refuse_deeper(root: Path, look: _Look, places: Sequence[str]) -> None:
+    """DataError where all images lie a folder deeper than two levels."""
+    second = [f"{path}/{inner}" for path in places for inner in look(path)[1]]
+    third = [f"{path}/{inner}" for path in second for inner in look(path)[1]]
+    if any(_images(look(path)[0]) for path in second):
+        return
+    if deep := next((path for path in third if _images(look(path)[0])), ""):
+        fix = "Write a table (.csv) with the columns path, label and group, and open that"
+        raise DataError(f"{root}: its images lie deeper than two folders, as in {deep}. {fix}")
 
 
 def files_in(place: str | Path) -> list[Path]:

@@ -36,9 +36,11 @@ from pandas._libs.parsers import STR_NA_VALUES
 
 SMALLEST_SIDE = 8  # pixels; an image that is smaller on a side shows no cell and is dropped
 MANIFEST_SUFFIXES = (".csv", ".parquet")
+OVERLOOKED = "column not read"  # how the report begins for a column that may be group or split
 UNKNOWN = "group not known"  # how the report begins for these groups
 _NO_GROUP = set("n.a. nil unknown unk missing - -- ? k.a. n.v. unbekannt".split())
 _NO_GROUP |= set("#nv #value! #ref! #name? #div/0! #null! #num! #wert! #bezug!".split())
+_NO_GROUP |= set("notknown keineangabe ka anonym anonymous anonymized unbek keiner tbd -1".split())
 _NO_GROUP |= {word.lower() for word in STR_NA_VALUES if word}
 
 
@@ -113,7 +115,9 @@ def _open_folder(root: Path, wanted: Sequence[str] | None, columns: Mapping[str,
     for name in folders:
         check_label(name, root, "a folder's name")
     names = _in_order(root, folders, wanted)
-    cells = _collect(root.name, root, _with_manifest(root, listed, columns), names)
+    listed = _with_manifest(root, listed, columns)
+    unread = _unread(file, listed.attrs.pop("overlooked", ()))
+    cells = _reported(_collect(root.name, root, listed, names), unread)
     group = ", with the patient or slide as group" * ("PATIENT" in words)
     said = f"folders are read as {words}{group}"
     return _reported(cells, [(".", "", "kept", said)] if words else [])
@@ -130,10 +134,21 @@ def _open_manifest(
 ) -> Dataset:
     listed = read_manifest(file, columns)
     recoded = ", ".join(listed.attrs.pop("recoded"))
+    unread = _unread(file, listed.attrs.pop("overlooked"))
     names = _in_order(file, listed["class"][listed["reason"] == ""].unique(), wanted)
     cells = _collect(name, file.parent, listed, names, file=file)
     said = f"not UTF-8: the columns {recoded} are read as Windows-1252"
-    return _reported(cells, [(file.name, "", "converted", said)] if recoded else [])
+    return _reported(cells, unread + [(file.name, "", "converted", said)] * bool(recoded))
+
+
+def _unread(file: Path | None, overlooked: Sequence[tuple[str, str]]) -> list[tuple]:
+    """Rows of the report on columns of a table that may be the group or the split."""
+    return [
+        (file.name if file else "", "", "kept",
+         f"{OVERLOOKED}: {column}, which may be the {ours}. Give --columns {ours}=\"{column}\", or "
+         f"rename it: to {ours}, or to another word if it is none")
+        for column, ours in overlooked
+    ]  # fmt: skip
 
 
 def locate(source: str | Path) -> Path:
@@ -210,6 +225,10 @@ def _with_manifest(root: Path, listed: pd.DataFrame, columns: Mapping[str, str])
     )  # no merge: not all is UTF-8
     there = listed["path"][listed["reason"] == ""].tolist()
     _refuse_renamed(file, rows, there)
+    if len(rows) and there and all(row_of(path, -1) < 0 for path in there):
+        what = f"none of its {len(rows):,} paths names an image here, such as {rows['path'][0]!r}"
+        fix = "Correct the paths, which begin below its folder, or take the file away"
+        raise DataError(f"{file}: {what}, so that its groups, splits and origins are lost. {fix}")
     told = rows.drop(columns=["path", "class", "outside"], errors="ignore")
     told = told.reindex([row_of(path, -1) for path in listed["path"]]).set_index(listed.index)
     told = told.fillna("")
@@ -220,6 +239,7 @@ def _with_manifest(root: Path, listed: pd.DataFrame, columns: Mapping[str, str])
     if listed["side"][usable].any():
         lacking = usable & (listed["side"] == "")
         listed.loc[lacking, "reason"] = f"no split in {file.name}, where other files have one"
+    listed.attrs["overlooked"] = rows.attrs["overlooked"]
     return listed
 
 
@@ -369,7 +389,8 @@ def _collect(
 def _with_groups(table: pd.DataFrame, other: pd.Series) -> tuple[pd.DataFrame, pd.Series]:
     """Take groups from `other` where there are none; return which are no names, and left out."""
     group = table["group"].where(table["group"] != "", other)
-    unknown = group.str.strip().str.lower().isin(_NO_GROUP)
+    plain = group.str.strip().str.lower()
+    unknown = plain.isin(_NO_GROUP) | plain.str.replace(r"[\s.]+", "", regex=True).isin(_NO_GROUP)
     said = (f"{UNKNOWN}: " + group).where(unknown, "")
     return table.assign(group=group.mask(unknown, "")), said
 

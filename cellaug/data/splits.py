@@ -73,7 +73,8 @@ def split(
 
     Published sides stay; images published for training are divided among the other parts.
     Generated images are only trained on, in "classifier", "train" or the first part. `DataError`
-    for wrong fractions, a class without an image in a part, or a published side that is no part.
+    for wrong fractions, a class without an image in a part, a published side that is no part, or
+    generated images on one that is not for training.
     """
     values = fractions.values()
     if not values or min(values) <= 0 or not math.isclose(sum(values), 1, abs_tol=1e-9):
@@ -84,6 +85,11 @@ def split(
     if strange := [side for side in held_out if side not in fractions]:
         both = f"{', '.join(strange)}, but the split has only {', '.join(fractions)}"
         raise DataError(f"{dataset.name} is published with the side {both}")
+    made = (table["origin"] == "synthetic").to_numpy() & np.isin(sides, held_out)
+    if made.any():
+        what = f"{made.sum():,} generated images are published as {' and '.join(set(sides[made]))}"
+        fix = "Only real cells can test: move them to train, or leave them out"
+        raise DataError(f"{dataset.name}: {what}, such as {table['path'][made.argmax()]}. {fix}")
     divided = [name for name in fractions if name not in held_out]
     if divided:
         free = np.flatnonzero((sides == "train") & (table["origin"] == "real"))
@@ -215,6 +221,9 @@ def _why_none(dataset: Dataset, kind: str, part: str, divided: list[str]) -> tup
     if by_content(dataset):
         why = "the images of public sets and drawn cells are divided by their content alone"
         fix = f"{fix}: {why}, so that a small class can miss a part"
+        if "" not in groups and groups:
+            images += f" of {len(groups)} patients or slides"
+            fix = f"{fix}, as can a class of few groups"
     fix = f"Add images: {parts} splits need as many" if len(free) < parts else fix
     return f'class "{kind}" has only {images}', fix
 

@@ -3,6 +3,7 @@
 import errno
 import os
 import posixpath
+import re
 from codecs import BOM_UTF16_BE, BOM_UTF16_LE
 from collections.abc import Iterable, Mapping, Sequence
 from contextlib import suppress
@@ -20,8 +21,10 @@ import pandas as pd
 _NAMES = ("path", "label", "split", "group", "origin")  # of a manifest's columns
 _ORIGINS = {"real", "synthetic"}
 _GENERATED = {"generated", "fake", "artificial", "augmented", "gan"}  # other words for synthetic
+_GENERATED |= {"synthetisch", "künstlich", "generiert", "erzeugt", "synthétique", "sintético"}
 _LIKE = {"path": ["filename", "file name", "filepath", "image", "image path", "image id", "images"]}
 _LIKE |= {"label": ["class", "cell type", "celltype", "category", "diagnosis", "labels"]}
+_GROUPS = {"patient", "pat", "slide", "smear", "subject", "donor", "case", "individual", "proband"}
 _MISSING = f"cannot be read ({os.strerror(errno.ENOENT)})"
 _CASE = ", which differs by case only"
 _CSV = {"sep": None, "engine": "python", "dtype": object, "keep_default_na": False}
@@ -33,13 +36,15 @@ def read_rows(file: Path, needed: Sequence[str], columns: Mapping[str, str]) -> 
     """Read a manifest as texts: path below its folder, class, side, group, origin and others.
 
     `outside` says of which rows the path leads out of the folder; it is left as it is then.
-    `attrs["recoded"]` are the columns with texts that were not UTF-8.
+    `attrs["recoded"]` are the columns with texts that were not UTF-8, `attrs["overlooked"]` what
+    seems to hold groups or a split under another name: column and our name.
     """
     table = read_table(file)
     table.columns = pd.Index([name.strip().lower() for name in table.columns], dtype=object)
     if twice := list(table.columns[table.columns.duplicated()]):
         raise DataError(f"{file}: several columns are called {twice[0]}; rename or remove them")
     table, recoded = _named(file, table, needed, columns), []
+    overlooked = _overlooked(table)
     for name in table:
         try:
             "".join(table[name]).encode()
@@ -60,8 +65,23 @@ def read_rows(file: Path, needed: Sequence[str], columns: Mapping[str, str]) -> 
     places = pd.Series([_within(path, root) for path in table["path"]], dtype=object)
     table["path"] = places.fillna(table["path"])
     table = table.assign(outside=places.isna())
-    table.attrs["recoded"] = recoded
+    table.attrs.update(recoded=recoded, overlooked=overlooked)
     return table
+
+
+def _overlooked(table: pd.DataFrame) -> list[tuple[str, str]]:
+    """Columns that seem to be the group or the split, of a table without such a column."""
+    found = []
+    for column in table.columns.difference(_NAMES, sort=False):
+        values = set(table[column]) - {""}
+        word = re.sub(r"[\W_]+", "", column)
+        word = re.sub(r"(?<=\w)(id|no|nr|number|name)$", "", word)
+        if "group" not in table and word in _GROUPS and 0 < len(values) < len(table):
+            found.append((column, "group"))
+        if "split" not in table and len(set(map(side_of, values)) - {""}) > 1:
+            if all(map(side_of, values)):
+                found.append((column, "split"))
+    return found
 
 
 class OriginError(DataError):
@@ -146,6 +166,8 @@ def read_table(file: Path) -> pd.DataFrame:
             if data.startswith((BOM_UTF16_LE, BOM_UTF16_BE)):
                 options = _CSV | {"encoding": "utf-16"}
             else:  # pandas needs the names of columns in UTF-8
+                if found := re.match(rb"(?:\xef\xbb\xbf)?sep=(.)\r?\n", data):  # Excel's own line
+                    data, options = data[found.end() :], _CSV | {"sep": found[1].decode("latin-1")}
                 head, end, rows = data.partition(b"\n")
                 text = _recoded(head.decode("utf-8", "surrogateescape"))
                 if "\0" in text:

@@ -8,6 +8,7 @@ from collections.abc import Sequence
 
 import cv2
 import numpy as np
+from sklearn.covariance import ledoit_wolf
 
 USUAL = 0.99
 """Share of the real images beyond which colours are called unusual."""
@@ -33,17 +34,21 @@ def colour_statistics(images: np.ndarray) -> np.ndarray:
     return np.array(rows, float).reshape(len(rows), 15)
 
 
-def unusual(reference: np.ndarray, others: Sequence[np.ndarray]) -> list[np.ndarray]:
-    """Which rows (n, d) of each of `others` are farther out than 99 % of a reference (m, d).
+def unusual(
+    reference: np.ndarray, others: Sequence[np.ndarray], usual: float = USUAL
+) -> list[np.ndarray]:
+    """Which rows (n, d) of each of `others` are farther out than a share of a reference (m, d).
 
-    By the Mahalanobis distance from the mean of the reference, with its own covariance.
+    By the Mahalanobis distance from the mean of the reference, with its own covariance, shrunk
+    (Ledoit & Wolf 2004) as far as few rows need it.
     """
-    mean = reference.mean(0)
-    inverse = np.linalg.pinv(np.cov(reference, rowvar=False))
+    mean, spread = reference.mean(0), np.maximum(reference.std(0), 1e-9)
+    covariance = ledoit_wolf((reference - mean) / spread)[0]
+    inverse = np.linalg.pinv(covariance) / np.outer(spread, spread)
 
     def squared(points: np.ndarray) -> np.ndarray:
         away = points - mean
         return np.einsum("ij,jk,ik->i", away, inverse, away)
 
-    limit = np.quantile(squared(reference), USUAL)
+    limit = np.quantile(squared(reference), usual)
     return [squared(points) > limit for points in others]

@@ -16,6 +16,7 @@ from cellaug.evaluation.classifiers import (
     require_better_than_guessing,
     train_classifier,
 )
+from cellaug.evaluation.colours import colour_statistics, unusual
 from cellaug.evaluation.features import pixels
 
 import numpy as np
@@ -36,6 +37,7 @@ REASONS = {
     "class": "named as another class",
     "unsure": "the class is not sure enough",
     "outlier": "far from all training images",
+    "colours": "colours that no training image has",
     "copy": "a near copy of a training image",
     "twin": "a near copy of another generated image",
 }
@@ -48,7 +50,8 @@ class Selector:
 
     `model` maps images in [-1, 1] to features and logits of `class_names`. `surest` is the least
     probability of the class asked for, by class; `farthest` the largest distance to training images
-    in features of norm 1; `thumbnails` are those of the training images.
+    in features of norm 1; `colours` (`colour_statistics`) and `thumbnails` are those of the training
+    images.
     """
 
     model: "keras.Model"
@@ -56,6 +59,7 @@ class Selector:
     neighbours: NearestNeighbors
     surest: np.ndarray
     farthest: float
+    colours: np.ndarray
     thumbnails: np.ndarray
 
     def number(self, name: str) -> int:
@@ -75,6 +79,8 @@ class Selector:
         p = probabilities(logits)
         wanted, distance = p[np.arange(len(labels)), labels], distances(self.neighbours, features)
         reasons = np.full(len(labels), "", object)
+        (odd,) = unusual(self.colours, [colour_statistics(images)], 1.0)
+        reasons[odd] = "colours"
         reasons[distance > self.farthest] = "outlier"
         reasons[wanted < self.surest[labels]] = "unsure"
         reasons[p.argmax(1) != labels] = "class"
@@ -117,7 +123,8 @@ def learn_selector(classifier: "keras.Model", train: Dataset, validation: Datase
         if len(own) >= FEWEST:
             surest[kind] = np.quantile(own, SURE)
     farthest = float(np.quantile(distances(neighbours, others), INSIDE))
-    return Selector(model, train.class_names, neighbours, surest, farthest, thumbnails(images))
+    of_training = colour_statistics(images), thumbnails(images)
+    return Selector(model, train.class_names, neighbours, surest, farthest, *of_training)
 
 
 def selector_of(cells: Dataset, size: int, seed: int = 0, steps: int = 1200) -> Selector:

@@ -26,7 +26,8 @@ def apart(name: str, settings: dict, folder: str, needs: dict[str, str]) -> dict
     """
     child: subprocess.Popen[str] | None = getattr(_HERE, "child", None)
     if child is None or child.poll() is not None:
-        command = [sys.executable, "-m", "cellaug.study.tasks"]
+        # -P: a folder called cellaug may lie where the study was started
+        command = [sys.executable, "-P", "-m", "cellaug.study.tasks"]
         child = _HERE.child = subprocess.Popen(
             command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True, encoding="utf-8"
         )
