@@ -312,7 +312,11 @@ def test_selection_refuses_for_each_reason(selector):
     good = [blob((8, 8, 1), 900 + k, s).repeat(3, 2) for k, s in enumerate([60, 200])]
     red = blob((8, 8, 1), 77, 140).repeat(3, 2)
     red[..., 1:] = 10
+    noise = good[1].astype(int)  # as bright, and no redder on the whole
+    noise[::2, :, 0] += 40
+    noise[1::2, :, 0] -= 40
     made = np.stack([
+        noise.clip(0, 255),
         good[0],  # kept
         good[1],  # kept
         good[1],  # asked for as dark
@@ -320,13 +324,14 @@ def test_selection_refuses_for_each_reason(selector):
         red,  # unlike any training image
         training[25][:, ::-1],  # a mirrored training image
         good[0][::-1],  # the first one, upside down
-    ])  # fmt: skip
-    asked = np.array([0, 1, 0, 0, 0, 1, 0])
+    ]).astype(np.uint8)  # fmt: skip
+    asked = np.array([1, 0, 1, 0, 0, 0, 1, 0])
     judged = chooser.judge(made, asked)
-    assert judged["reason"].tolist() == ["", "", "class", "unsure", "outlier", "copy", "twin"]
-    assert judged["kept"].tolist() == [True, True, *[False] * 5]
+    told = ["colours", "", "", "class", "unsure", "outlier", "copy", "twin"]
+    assert judged["reason"].tolist() == told
+    assert judged["kept"].tolist() == [False, True, True, *[False] * 5]
     table = refused(judged, ["dark" if kind == 0 else "bright" for kind in asked])
-    assert table.loc["dark", "kept"] == 1 and table.sum().sum() == 7
+    assert table.loc["dark", "kept"] == 1 and table.sum().sum() == 8
     assert set(table.columns) == {"kept", *REASONS}
 
 

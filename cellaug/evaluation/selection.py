@@ -50,8 +50,7 @@ class Selector:
 
     `model` maps images in [-1, 1] to features and logits of `class_names`. `surest` is the least
     probability of the class asked for, by class; `farthest` the largest distance to training images
-    in features of norm 1; `colours` (`colour_statistics`) and `thumbnails` are those of the training
-    images.
+    in features of norm 1; `colours` (`colour_statistics`) and `thumbnails` are of training images.
     """
 
     model: "keras.Model"
