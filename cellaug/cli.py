@@ -181,12 +181,15 @@ def inspect(data: str, columns: dict, everything: bool, as_json: bool, figure: P
 
     Exit status: 0 if they are, 1 if they are not, 2 if the set cannot be opened.
     """
-    from cellaug.data import inspection, open_dataset
+    from cellaug import files
+    from cellaug.data import inspection
+    from cellaug.data.sets import locate, open_dataset
 
+    many = 0 if data.startswith("phantom") else files.count(locate(data))
+    if (seconds := many / inspection.IMAGES_PER_SECOND) > 10:
+        said = f"takes about {seconds:,.0f} seconds on two cores, the first time twice as long"
+        click.echo(f"inspecting {many:,} files {said}", err=True)
     dataset = open_dataset(data, **columns)
-    if (seconds := len(dataset) / inspection.IMAGES_PER_SECOND) > 10:
-        takes = f"takes about {seconds:,.0f} seconds on two cores"
-        print(f"inspecting {len(dataset):,} images {takes}", file=sys.stderr)
     found = inspection.inspect(dataset)
     print(inspection.as_json(found) if as_json else inspection.as_text(found, everything))
     if figure:
@@ -239,9 +242,10 @@ def evaluate(
     seconds, longer = (evaluation.expected_seconds(*counts, own) / 60 for own in (False, True))
     if options["features"] == "own":
         seconds = longer
-    more = f", {longer:.1f} if features must be learned" * (options["features"] == "auto")
-    if seconds > 1 / 3 or more:
-        click.echo(f"This takes about {seconds:.1f} minutes on two cores{more}.", err=True)
+    if options["features"] == "auto" or seconds > 1 / 3:
+        about = f"about {seconds:.1f} minutes" if seconds >= 0.5 else "less than a minute"
+        more = f", {longer:.1f} if features must be learned" * (options["features"] == "auto")
+        click.echo(f"This takes {about} on two cores{more}.", err=True)
     told = {"features": options["features"], "trained_on": evaluation.training_digests(fake)}
     found = evaluation.evaluate(compared.in_memory(size), made, known, cas=cas, seed=seed, **told)
     width = found.extractor["features"]
@@ -287,9 +291,8 @@ def generate(
     seconds = augmentation.SECONDS_PER_PIXEL * read.image_size**2 * images
     seconds *= augmentation.TRIES if select else 1
     if seconds > 20:
-        click.echo(
-            f"{images:,} images take about {seconds / 60:.1f} minutes on two cores", err=True
-        )
+        told = f"{images:,} images take about {seconds / 60:.1f} minutes on two cores"
+        click.echo(told, err=True)
     augmentation.generate(read, label or read.class_names or None, count, out, seed, chooser)
     if select:
         show_selection(out, read, seed)
@@ -468,8 +471,10 @@ def main(argv: Sequence[str] | None = None) -> int:
         if not isinstance(error.__cause__, KeyboardInterrupt):
             raise
         resumes = "; the next run resumes from the last checkpoint, if there is one yet"
-        goes_on = given[0] in ("run", "study", "advise", "train")
-        status, message = 130, "stopped" + resumes * goes_on
+        status, message = (
+            130,
+            "stopped" + resumes * (given[0] in ("run", "study", "advise", "train")),
+        )
     print(f"cellaug: {message}", file=sys.stderr)
     return status
 

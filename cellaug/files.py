@@ -201,6 +201,7 @@ def require_same(file: Path, settings: Mapping[str, Any], write: bool = True) ->
     known = json.loads(file.read_text("utf-8")) if file.is_file() else {}
     if known and (differ := [key for key in text if known.get(key, text[key]) != text[key]]):
         what = "the images have" if {"hash", "data"} & {*differ} else f"{', '.join(differ)} has"
+        what = "--images or --hours has" if differ == ["asked"] else what
         raise DataError(f"{file.parent} was begun before {what} changed: give another folder, or "
                         "remove it")  # fmt: skip
     if not known and file.parent.exists() and any(file.parent.iterdir()):

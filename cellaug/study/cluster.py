@@ -1,7 +1,9 @@
 """Do the runs of a study on a Dask cluster: one that is started here, or another."""
 
 import os
+import shutil
 import time
+import warnings
 from collections.abc import Sequence
 from contextlib import suppress
 from pathlib import Path
@@ -87,8 +89,12 @@ def carry_out(
             print(f"{len(todo)} of {len(every)} runs to do; dashboard: {client.dashboard_link}")
             return _wait(client, todo, folder, hours)
     finally:
+        # Said of a client that was interrupted while it closed.
+        warnings.filterwarnings("ignore", "coroutine 'Client._close'", RuntimeWarning)
         if cluster is not None:
             cluster.close()
+            for part in (part for run in todo for part in folder.glob(f".{run.name}.*.part")):
+                shutil.rmtree(part, ignore_errors=True)
 
 
 def _wait(client: Client, todo: list[Run], folder: Path, hours: float | None) -> list[str]:
