@@ -319,9 +319,7 @@ def show_selection(out: Path, generator: Any, seed: int) -> None:
         draw("image_rows", out / "refused.png", images)
 
 
-class_map_words = (
-    "YAML: 'class of DATA: class of the generator', or 'class of DATA: leave', per line."
-)
+class_map_words = "YAML lines: 'class of DATA: class of the generator' or 'class of DATA: leave'."
 words = "Width and height of all images; by default the generator's. With 'original', real images "
 words += "keep theirs, and their sharpness shows which ones are real."
 
@@ -470,11 +468,9 @@ def main(argv: Sequence[str] | None = None) -> int:
     except click.Abort as error:
         if not isinstance(error.__cause__, KeyboardInterrupt):
             raise
-        resumes = "; the next run resumes from the last checkpoint, if there is one yet"
-        status, message = (
-            130,
-            "stopped" + resumes * (given[0] in ("run", "study", "advise", "train")),
-        )
+        goes_on = given[0] in ("run", "study", "advise", "train")
+        more = "; the next run resumes from the last checkpoint, if there is one yet" * goes_on
+        status, message = 130, f"stopped{more}"
     print(f"cellaug: {message}", file=sys.stderr)
     return status
 

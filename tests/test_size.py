@@ -62,7 +62,7 @@ def test_the_package_is_thin():
     # first page and verdicts, its explorer, its expert test, alt texts, and JupyterLab; 500 and
     # 350 train a generator, on many devices.
     assert sum(map(raw_lines, MODULES)) <= 17_000
-    assert sum(code_lines(path.read_text()) for path in MODULES) <= 12_100
+    assert sum(code_lines(path.read_text()) for path in MODULES) <= 12_250
 
 
 def test_no_layer_imports_upward_and_no_modules_import_in_a_circle():
