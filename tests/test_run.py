@@ -728,3 +728,15 @@ def test_a_page_on_record_may_be_a_chapter_without_artifacts(tiny):
     assert list(book.merge_metrics("tiny")["chapters"]) == ["01_data"]
     with pytest.raises(book.BookError, match="no chapter is called 'record/other'"):
         book.Chapter("record/other", {})
+
+
+def test_jax_counts_where_it_computes_alone(monkeypatch):
+    """It comes with the test packages, which make no chapter outdated."""
+    _, profile = run.load_profile("smoke")
+    states = []
+    for backend in ("tensorflow", "jax"):
+        monkeypatch.setenv("KERAS_BACKEND", backend)
+        for extra in ({}, {"jax": "0.9"}):
+            monkeypatch.setattr(book, "versions", lambda extra=extra: {"keras": "3"} | extra)
+            states.append(run.state_of("02_vanilla_gan", profile))
+    assert states[0] == states[1] != states[3] and states[2] != states[3]
