@@ -147,13 +147,14 @@ def test_verdicts_of_the_claims_follow_the_numbers():
     assert said["Rare classes gain most: macro F1 rises (6)"] == "undecided"
     assert said["The AC-GAN generates the requested class (6)"].endswith("than guessing (9%)")
     assert said["Generated cells are hard to tell from real ones (5.1)"] == "confirmed"
+    assert said["Interpolation is smooth (5.3)"] == "not judged: its cells are not recognised"
 
 
 def test_verdicts_are_on_real_cells():
     phantoms = copy.deepcopy(RECORDED)
     phantoms["01_data"] |= {"phantom": True, "imbalance": 1.0}
     verdicts = claims_table(phantoms)["verdict (recorded: pbc)"]
-    assert verdicts[0] == "confirmed"
+    assert verdicts[0] == "confirmed" and verdicts[1].endswith(", one seed")
     phantoms["01_data"]["phantom"] = False
     assert claims_table(phantoms)["verdict (this run)"][0] == "refuted"
 

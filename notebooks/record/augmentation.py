@@ -122,18 +122,17 @@ half = by_class["arm"].eq("half synthetic, classical") & by_class["against"].eq(
 shown(by_class[half], charts.change_by_class)
 
 # %% [markdown]
-# What is a gain worth? It could also have been had with more real images. This is the number of
-# further real images of each class that would have brought the same, read off the curve of the arm
+# What is a gain worth? It could also have been had with more real images. The *worth* is the number
+# of further real images of each class that would have brought the same, read off the curve of the arm
 # without synthesis.
 
 # %% mystnb={"figure": {"caption": "Worth of generated cells: the number of further real images of each (scarce) class that would bring the same gain in macro F1, with 95 % intervals over seeds. Below zero the arm does worse than the real images alone. Values beyond the end of the curve are drawn at its end.", "name": "fig-augmentation-worth"}} tags=["hide-input"]
 shown(answers.worths(results), charts.worth_in_images)
 
 # %% [markdown]
-# Which cells does only one of the two classifiers name right? Shown are the test images on which they
-# differ most, counted over seeds, with their class above the answer of the classifier that is wrong.
-# The images are PBC's (Acevedo et al. 2020, CC BY 4.0) and are read from its archive, so this figure is
-# there only where the set is.
+# Which cells does only one of the two classifiers name right? We look for the test images on which they
+# differ most, counted over seeds. The images are PBC's (Acevedo et al. 2020, CC BY 4.0) and are read
+# from its archive, so this figure is there only where the set is.
 
 # %% mystnb={"figure": {"caption": "Real test cells that only one of two classifiers names right, with 20 real images of each scarce class: above, those that only the classifier with generated cells gets right; below, those that only the one without gets right. Under each cell its class, then what the other classifier calls it. The largest differences over seeds, not selected by eye.", "name": "fig-augmentation-cells"}} tags=["hide-input"]
 differing = answers.only_one(
@@ -179,8 +178,8 @@ shown(
 )
 
 # %% [markdown]
-# Does a generator that looks better help more? Each row is a measure of the generators' cells beside
-# real ones, and its rank correlation with the gain of the arm that used them, over all runs.
+# Does a generator that looks better help more? To find out, measures of the generators' cells beside
+# real ones are rank-correlated with the gain of the arm that used them, over all runs.
 
 # %% tags=["hide-input"]
 shown(answers.quality_and_gain(results).round(2), pd.DataFrame)
@@ -201,8 +200,8 @@ Markdown(
 )  # fmt: skip
 
 # %% [markdown]
-# Arms that were also trained with group normalisation, with Xception (the thesis's network) or for
-# six times as many steps: macro F1, its standard deviation and the number of seeds.
+# The plan has arms that are also trained with group normalisation, with Xception (the thesis's network)
+# or for six times as many steps. We compare macro F1, its standard deviation and the number of seeds.
 
 # %% tags=["hide-input"]
 shown(answers.by_classifier(results, "norm").round(3), pd.DataFrame)
@@ -215,6 +214,9 @@ shown(answers.by_classifier(results, "steps").round(3), pd.DataFrame)
 
 # %% [markdown]
 # ## Can its probabilities be trusted?
+#
+# If a classifier says 90 %, it should be right in nine of ten such cells. The calibration error is the
+# mean difference.
 
 # %% mystnb={"figure": {"caption": "Expected calibration error (0 is perfect) of each arm at the scarcity tail-20, before and after temperature scaling on validation images: means over seeds with 95 % intervals.", "name": "fig-augmentation-calibration"}} tags=["hide-input"]
 shown(answers.calibration_of(results, "tail-20"), charts.calibration_errors)
