@@ -740,3 +740,14 @@ def test_jax_counts_where_it_computes_alone(monkeypatch):
             monkeypatch.setattr(book, "versions", lambda extra=extra: {"keras": "3"} | extra)
             states.append(run.state_of("02_vanilla_gan", profile))
     assert states[0] == states[1] != states[3] and states[2] != states[3]
+
+
+def test_a_note_in_a_table_makes_no_chapter_outdated(tmp_path, monkeypatch):
+    monkeypatch.setenv("CELLAUG_CACHE", str(tmp_path / "cache"))
+    write_cells(tmp_path, *range(6))
+    states = []
+    for head, more in (("", ""), (",remark", ",seen"), (",group", ",p1")):
+        rows = [f"{k}.png,{'ab'[k % 2]}{more}" for k in range(6)]
+        (tmp_path / "m.csv").write_text("\n".join([f"path,label{head}", *rows]))
+        states.append(run.data_state({"data": str(tmp_path / "m.csv")}))
+    assert states[0] == states[1] != states[2]

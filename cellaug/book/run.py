@@ -143,11 +143,13 @@ def notebook_parameters(name: str, profile: Mapping[str, Any]) -> dict[str, Any]
 def data_state(profile: Mapping[str, Any]) -> str:
     """A hash over the images that the profile's set lists, not over other files; "" if drawn."""
     from cellaug.data import open_dataset
+    from cellaug.data.dataset import COLUMNS
 
     source = profile.get("data", declared_parameters(CHAPTERS[0])["data"])
     if source == "phantom":
         return ""
-    rows = open_dataset(source).table.astype(object).to_numpy().tolist()
+    told = [*COLUMNS, "source_sha256"]  # other columns decide nothing
+    rows = open_dataset(source).table.reindex(columns=told).astype(object).to_numpy().tolist()
     return hashlib.sha256(ascii(rows).encode()).hexdigest()
 
 
