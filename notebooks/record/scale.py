@@ -64,15 +64,16 @@ many = record["many"]
 again = many["second_seconds"]
 whole = len({many["images"], *many["seen"]}) == 1
 Markdown(
-    f"A folder of {many['images']:,} files opened in {many['first_seconds']:.0f} s, and "
-    f"the second time in {again:.1f} s; a store of as many images in "
+    f"A folder of {many['images']:,} files opened in {many['first_seconds']:.0f} s, "
+    f"and the second time in {again:.1f} s; a store of as many images in "
     f"{many['store_seconds']:.1f} s. Two epochs of the store had "
     f"{' and '.join(f'{n:,}' for n in many['seen'])} images, "
     f"{'each image once' if whole else 'which is not each image once'}, at "
-    f"{many['images_per_second']:,.0f} images per second. Ten million images would take "
-    f"{again * 1e7 / many['images']:.0f} s from the second time on, if it "
+    f"{many['images_per_second']:,.0f} images per second. Ten million images would "
+    f"take {again * 1e7 / many['images']:.0f} s from the second time on, if it "
     f"is in proportion, and "
-    f"{1e7 * 3 * record['size'] ** 2 / 2**30:.0f} GiB of disk at {record['size']} pixels."
+    f"{1e7 * 3 * record['size'] ** 2 / 2**30:.0f} GiB of disk at {record['size']} "
+    "pixels."
 )
 
 # %% mystnb={"figure": {"caption": "Memory of a process that reads two epochs of a store of 450,000 images, above that before it opened the store, against the images read so far. Beside it what a reader would need that keeps all that it has read.", "name": "fig-scale-memory"}} tags=["hide-input"]
@@ -144,12 +145,14 @@ Markdown(
 known = scaling.machines()
 Markdown(
     "\n".join(
-        f"- [{each['name']}]({each['source']}): {each['peak']} · 10¹² operations per second "
+        f"- [{each['name']}]({each['source']}): {each['peak']} · 10¹² operations "
+        "per second "
         f"in bfloat16, {each['inside']} GB/s to a device of the same host, "
         f"{each['between']} GB/s to another host, {each['latency']} µs a message."
         for each in known.values()
     )
-    + f"\n\nEach is assumed to reach {whose}, and nothing to be exchanged while it computes."
+    + f"\n\nEach is assumed to reach {whose}, and nothing to be exchanged while it "
+    "computes."
 )
 
 # %% tags=["nbval-check-output", "hide-input"]
@@ -157,7 +160,7 @@ COUNTS = (1, 8, 64, 512)  # of H100; times are in milliseconds
 
 
 def predictions(name, size, batch):
-    """The rows for `COUNTS` devices; `batch` gives the images of a batch for so many."""
+    """The rows for `COUNTS` devices; `batch` gives the images of a batch for each."""
     reading = many["images_per_second"] * (record["size"] / int(size)) ** 2
     rows = [
         {"devices": count, "batch": batch(count)}
