@@ -8,8 +8,9 @@ import tokenize
 from pathlib import Path
 
 import cellaug
-from cellaug.book.chapter import project_root
+from cellaug.book.chapter import notebook_file, pages, project_root
 
+import jupytext
 import pytest
 
 PACKAGE = Path(cellaug.__file__).parent
@@ -79,3 +80,12 @@ def test_types_of_package_and_studies_are_right():
     command = [sys.executable, "-m", "mypy"]
     done = subprocess.run(command, cwd=project_root(), capture_output=True, text=True)
     assert done.returncode == 0, done.stdout + done.stderr
+
+
+def test_code_of_the_chapters_fits_their_pages():
+    """As `test_book.test_code_is_not_cut`, before anything is run."""
+    for page in pages():
+        for cell in jupytext.read(notebook_file(page)).cells:
+            if cell.cell_type == "code" and "remove-cell" not in cell.metadata.get("tags", ()):
+                long = [line for line in cell.source.splitlines() if len(line) > 88]
+                assert not long, (page, long)
