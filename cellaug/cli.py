@@ -244,7 +244,8 @@ def evaluate(
         seconds = longer
     if options["features"] == "auto" or seconds > 1 / 3:
         about = f"about {seconds:.1f} minutes" if seconds >= 0.5 else "less than a minute"
-        more = f", {longer:.1f} if features must be learned" * (options["features"] == "auto")
+        more = f", {longer:.1f} minutes if features must be learned"
+        more *= options["features"] == "auto"
         click.echo(f"This takes {about} on two cores{more}.", err=True)
     told = {"features": options["features"], "trained_on": evaluation.training_digests(fake)}
     found = evaluation.evaluate(compared.in_memory(size), made, known, cas=cas, seed=seed, **told)

@@ -63,7 +63,7 @@ def test_folders_of_a_published_split(tmp_path):
 
 
 LONGER = ["wbc_train wbc_val wbc_test", "train1 val1 test1", "1_train 2_val 3_test"]
-LONGER += ["Trainingsdaten Validierungsdaten Testdaten"]
+LONGER += ["Trainingsdaten Validierungsdaten Testdaten", "wbcTrain wbcVal wbcTest"]
 
 
 @pytest.mark.parametrize("names", LONGER)
@@ -92,7 +92,9 @@ def test_patients_whose_names_hold_a_word_of_a_split_stay_patients(tmp_path):
 def test_a_folder_that_says_nothing_is_read_through(tmp_path):
     cells = open_dataset(tree(tmp_path / "set", "a/images/0.png a/images/1.png b/Images/0.png"))
     assert cells.class_names == ("a", "b") and set(cells.table["group"]) == {""}
-    assert len(cells) == 3 and report(cells)[0][2] == "folders are read as CLASS/Images"
+    assert len(cells) == 3 and report(cells)[0][2] == "folders are read as CLASS/images"
+    cells = open_dataset(tree(tmp_path / "two", "a/images/0.png a/raw/1.png b/images/0.png"))
+    assert set(cells.table["group"]) == {""} and len(cells) == 3
 
 
 @pytest.mark.parametrize("place", ["basophil/P1/slide1", "P1/basophil/images", "P1/train/baso"])

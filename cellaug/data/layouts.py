@@ -37,8 +37,8 @@ _MASKS = re.compile(r"(.*[ _.-])?(masks?|ground[ _-]?truths?|segmentations?)", r
 _MASK_OF = re.compile(r"(.+)[ _.-](masks?|segmentation|seg|gt|labels?)", re.IGNORECASE)
 _COCO = re.compile(r".*\.coco\.json|_?(annotations?|instances|coco)\w*\.json", re.IGNORECASE)
 _ANNOTATIONS = {"annotation", "annotations", "labels", "boxes", "bboxes"}
-_PLAIN = {"images", "image", "imgs", "img", "pictures", "bilder", "cells", "crops", "cropped"}
-_PLAIN |= {"png", "jpg", "jpeg", "tif", "tiff", "bmp"}  # names of a folder that say nothing
+_PLAIN = set("images image imgs img pictures bilder cells crops cropped photos raw".split())
+_PLAIN |= set("original originals png jpg jpeg tif tiff bmp".split())  # they say nothing
 _PART = re.compile(r"(cv[ _-]?)?(folds?|parts?|batch|chunk|set|subset)[ _.-]?\d+", re.IGNORECASE)
 _CELLS = re.compile(r".*(phil|cyte|blast|platelet|phage)s?", re.IGNORECASE)
 _Look = Callable[[str], tuple[list[str], list[str]]]  # a path: names of its files, of its folders
@@ -69,9 +69,8 @@ def sides_among(names: Iterable[str]) -> dict[str, str]:
     strict = {name: side for name in names if (side := side_of(name))}
     loose: dict[str, str] = {}
     for name in names:
-        found = {
-            _SIDE_OF[word] for word in re.findall(r"[^\W\d_]+", name.lower()) if word in _SIDE_OF
-        }
+        words = re.findall(r"[A-ZÄÖÜ]?[a-zäöü]+|[A-ZÄÖÜ]+", name)  # also those of wbcTrain
+        found = {_SIDE_OF[word.lower()] for word in words if word.lower() in _SIDE_OF}
         if len(found) == 1:
             loose[name] = found.pop()
     return loose if not strict and len(set(loose.values())) > 1 else strict
@@ -156,15 +155,14 @@ def read_layout(root: Path) -> Layout | None:
     for path, name, _ in first:
         held[name].update(look(path)[1])
     _refuse_deeper(root, look, [path for path, _, _ in first])
-    if all({inner.lower() for inner in held[name]} == {name.lower()} for name in held) or (
-        {inner.lower() for inners in held.values() for inner in inners} <= _PLAIN
-        and all(len(look(path)[1]) == 1 for path, _, _ in first)
-    ):
+    inside = {inner.lower() for inners in held.values() for inner in inners}
+    same = all({inner.lower() for inner in held[name]} == {name.lower()} for name in held)
+    if same or inside <= _PLAIN:
         for path, name, side in first:  # each class in one folder more
-            (inner,) = look(path)[1]
             rows += _stray([f"{path}/{file}" for file in look(path)[0]])
-            rows += _rows(f"{path}/{inner}", look, name, side)
-        deeper = "CLASS" if inner.lower() == name.lower() else inner
+            for inner in look(path)[1]:
+                rows += _rows(f"{path}/{inner}", look, name, side)
+        deeper = "CLASS" if same else " or ".join(sorted(inside))
         return Layout(_table(rows), sorted(names), f"{words}CLASS/{deeper}")
     if not sides and (split := _splits_of_classes(root, look, held)):
         return Layout(_table(rows + split), sorted(names), "CLASS/SPLIT")

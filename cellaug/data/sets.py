@@ -12,6 +12,7 @@ import inspect
 import json
 import os
 import unicodedata
+import warnings
 from collections import Counter
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from contextlib import nullcontext, suppress
@@ -27,21 +28,23 @@ from cellaug.data.phantom import phantom
 from cellaug.data.published import MANIFEST, MANIFESTS, NAMES, PBC_FINE, PBC_FOLDERS, PBC_TOP
 from cellaug.data.scan import scan
 from cellaug.data.store import INDEX, Store
-from cellaug.data.tables import OriginError, explained, read_manifest, read_rows
+from cellaug.data.tables import (
+    MisnamedError,
+    OriginError,
+    explained,
+    is_nothing,
+    read_manifest,
+    read_rows,
+)
 from cellaug.errors import DataError
 from cellaug.files import cache_home, homes
 
 import pandas as pd
-from pandas._libs.parsers import STR_NA_VALUES
 
 SMALLEST_SIDE = 8  # pixels; an image that is smaller on a side shows no cell and is dropped
 MANIFEST_SUFFIXES = (".csv", ".parquet")
 OVERLOOKED = "column not read"  # how the report begins for a column that may be group or split
 UNKNOWN = "group not known"  # how the report begins for these groups
-_NO_GROUP = set("n.a. nil unknown unk missing - -- ? k.a. n.v. unbekannt".split())
-_NO_GROUP |= set("#nv #value! #ref! #name? #div/0! #null! #num! #wert! #bezug!".split())
-_NO_GROUP |= set("notknown keineangabe ka anonym anonymous anonymized unbek keiner tbd -1".split())
-_NO_GROUP |= {word.lower() for word in STR_NA_VALUES if word}
 
 
 def open_dataset(source: str | Path, **options) -> Dataset:
@@ -142,13 +145,14 @@ def _open_manifest(
 
 
 def _unread(file: Path | None, overlooked: Sequence[tuple[str, str]]) -> list[tuple]:
-    """Rows of the report on columns of a table that may be the group or the split."""
-    return [
-        (file.name if file else "", "", "kept",
-         f"{OVERLOOKED}: {column}, which may be the {ours}. Give --columns {ours}=\"{column}\", or "
-         f"rename it: to {ours}, or to another word if it is none")
-        for column, ours in overlooked
-    ]  # fmt: skip
+    """Warn of columns of a table that may be the group or the split; their rows of the report."""
+    rows = []
+    for column, ours in overlooked:
+        said = f"{OVERLOOKED}: {column}, which may be the {ours}. Give --columns "
+        said += f'{ours}="{column}", or rename it: to {ours}, or to another word if it is none'
+        warnings.warn(f"{file}: {said}", stacklevel=2)
+        rows.append((file.name if file else "", "", "kept", said))
+    return rows
 
 
 def locate(source: str | Path) -> Path:
@@ -214,7 +218,7 @@ def _with_manifest(root: Path, listed: pd.DataFrame, columns: Mapping[str, str])
     try:
         rows = read_rows(file, ("path",), columns)
     except DataError as error:
-        if columns or isinstance(error, OriginError):
+        if columns or isinstance(error, OriginError | MisnamedError):
             raise
         listed.loc[listed["path"] == file.name, "reason"] += f", and not used: {error}"
         return listed
@@ -389,8 +393,7 @@ def _collect(
 def _with_groups(table: pd.DataFrame, other: pd.Series) -> tuple[pd.DataFrame, pd.Series]:
     """Take groups from `other` where there are none; return which are no names, and left out."""
     group = table["group"].where(table["group"] != "", other)
-    plain = group.str.strip().str.lower()
-    unknown = plain.isin(_NO_GROUP) | plain.str.replace(r"[\s.]+", "", regex=True).isin(_NO_GROUP)
+    unknown = group.isin([name for name in group.unique() if name and is_nothing(name)])
     said = (f"{UNKNOWN}: " + group).where(unknown, "")
     return table.assign(group=group.mask(unknown, "")), said
 

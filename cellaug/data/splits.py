@@ -223,7 +223,7 @@ def _why_none(dataset: Dataset, kind: str, part: str, divided: list[str]) -> tup
         fix = f"{fix}: {why}, so that a small class can miss a part"
         if "" not in groups and groups:
             images += f" of {len(groups)} patients or slides"
-            fix = f"{fix}, as can a class of few groups"
+            fix = f"{fix}, as can a class of few groups: add images of other patients or slides"
     fix = f"Add images: {parts} splits need as many" if len(free) < parts else fix
     return f'class "{kind}" has only {images}', fix
 

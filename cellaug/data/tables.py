@@ -17,6 +17,7 @@ from cellaug.data.layouts import check_label, side_of
 from cellaug.errors import DataError
 
 import pandas as pd
+from pandas._libs.parsers import STR_NA_VALUES
 
 _NAMES = ("path", "label", "split", "group", "origin")  # of a manifest's columns
 _ORIGINS = {"real", "synthetic"}
@@ -24,7 +25,16 @@ _GENERATED = {"generated", "fake", "artificial", "augmented", "gan"}  # other wo
 _GENERATED |= {"synthetisch", "künstlich", "generiert", "erzeugt", "synthétique", "sintético"}
 _LIKE = {"path": ["filename", "file name", "filepath", "image", "image path", "image id", "images"]}
 _LIKE |= {"label": ["class", "cell type", "celltype", "category", "diagnosis", "labels"]}
-_GROUPS = {"patient", "pat", "slide", "smear", "subject", "donor", "case", "individual", "proband"}
+_GROUPS = re.compile(
+    "(patient(en)?|pat|proband(en)?|subject|donor|spender|slide|smear|ausstrich|präparat|specimen"
+    "|individual|person|fall|case|pid|mrn)s?(id|no|nr|nummer|number|code|name)?"
+)
+_SEP = re.compile(rb'(?:\xef\xbb\xbf)?"?sep=(.)"?\r?\n', re.IGNORECASE)
+_NO_GROUP = set("n.a. nil unknown unk missing - -- ? ?? ??? k.a. n.v. unbekannt tbd -1 x".split())
+_NO_GROUP |= set("#nv #value! #ref! #name? #div/0! #null! #num! #wert! #bezug!".split())
+_NO_GROUP |= set("notknown keineangabe ka anonym anonymous anonymized anon unbek keiner".split())
+_NO_GROUP |= set("keinname nichtbekannt leer ohne nopatient unspecified notavailable".split())
+_NO_GROUP |= {word.lower() for word in STR_NA_VALUES if word}
 _MISSING = f"cannot be read ({os.strerror(errno.ENOENT)})"
 _CASE = ", which differs by case only"
 _CSV = {"sep": None, "engine": "python", "dtype": object, "keep_default_na": False}
@@ -69,19 +79,30 @@ def read_rows(file: Path, needed: Sequence[str], columns: Mapping[str, str]) -> 
     return table
 
 
+def is_nothing(group: str) -> bool:
+    """Whether a group is a word for none, such as unknown."""
+    word = group.strip().lower()
+    return word in _NO_GROUP or re.sub(r"[\s.]+", "", word) in _NO_GROUP
+
+
 def _overlooked(table: pd.DataFrame) -> list[tuple[str, str]]:
     """Columns that seem to be the group or the split, of a table without such a column."""
     found = []
     for column in table.columns.difference(_NAMES, sort=False):
         values = set(table[column]) - {""}
-        word = re.sub(r"[\W_]+", "", column)
-        word = re.sub(r"(?<=\w)(id|no|nr|number|name)$", "", word)
-        if "group" not in table and word in _GROUPS and 0 < len(values) < len(table):
+        names = {value for value in values if not is_nothing(value)}
+        several = len(names) > 2 or (len(names) == 2 and any(re.search(r"\d", x) for x in names))
+        named = _GROUPS.fullmatch(re.sub(r"[\W_]+", "", column))
+        if "group" not in table and named and several and len(names) < len(table):
             found.append((column, "group"))
         if "split" not in table and len(set(map(side_of, values)) - {""}) > 1:
             if all(map(side_of, values)):
                 found.append((column, "split"))
     return found
+
+
+class MisnamedError(DataError):
+    """A table lacks a column that it seems to have under another name."""
 
 
 class OriginError(DataError):
@@ -123,7 +144,8 @@ def _named(
             say = (like or ["NAME"])[0]
             how = f"columns={{'{name}': '{say}'}}, or --columns {name}=\"{say}\""
             how += " (run and book have no such option: rename the column for them)"
-            raise DataError(f"{file}: no column '{name}' {there}. {fix}; for another name {how}")
+            kind = MisnamedError if like else DataError
+            raise kind(f"{file}: no column '{name}' {there}. {fix}; for another name {how}")
     # A row with too few fields leaves holes.
     return table.apply(lambda column: column.fillna("").str.strip()).astype(object)
 
@@ -166,7 +188,7 @@ def read_table(file: Path) -> pd.DataFrame:
             if data.startswith((BOM_UTF16_LE, BOM_UTF16_BE)):
                 options = _CSV | {"encoding": "utf-16"}
             else:  # pandas needs the names of columns in UTF-8
-                if found := re.match(rb"(?:\xef\xbb\xbf)?sep=(.)\r?\n", data):  # Excel's own line
+                if found := _SEP.match(data):  # Excel's own line
                     data, options = data[found.end() :], _CSV | {"sep": found[1].decode("latin-1")}
                 head, end, rows = data.partition(b"\n")
                 text = _recoded(head.decode("utf-8", "surrogateescape"))
