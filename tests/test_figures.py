@@ -287,6 +287,19 @@ def test_interval_plot_of_several_measures_and_kinds():
     assert first.lines[-1].get_xdata() == [1.5, 1.5] and len(first.lines) == len(second.lines) + 1
 
 
+def test_few_epochs_are_written_as_numbers_and_small_changes_look_small():
+    few = pd.DataFrame({"loss": [0.526, 0.524], "other": [0.69, 0.51]})
+    fig = draw(figures.loss_curves(few[["loss"]], {"loss": "loss"}))
+    assert {text.get_text() for text in fig.axes[0].texts} == {"0.526", "0.524"}
+    low, high = fig.axes[0].get_ylim()
+    assert high - low == pytest.approx(0.0526) and low < 0.524 < 0.526 < high
+    both = draw(figures.loss_curves(few, {"loss": "loss", "other": "other"})).axes[0].texts
+    sides = {text.get_text(): text.xyann[1] > 0 for text in both}
+    assert sides == {"0.526": False, "0.524": True, "0.69": True, "0.51": False}
+    long = draw(figures.loss_curves(pd.DataFrame({"loss": np.linspace(2, 1, 9)}), {"loss": "loss"}))
+    assert not long.axes[0].texts
+
+
 def test_forest_shows_sources_in_one_colour_and_no_interval_of_few_seeds():
     def change(mean, n=3):
         return {"mean": mean, "low": mean - 0.01, "high": mean + 0.01, "n": n}
@@ -299,10 +312,10 @@ def test_forest_shows_sources_in_one_colour_and_no_interval_of_few_seeds():
     fig = draw(figures.forest({"thesis": thesis, "recorded": recorded}))
     weighted, macro = fig.axes
     assert [ax.get_title() for ax in fig.axes] == ["weighted F1", "macro F1"]
-    assert [label.get_text() for label in weighted.get_yticklabels()] == list(recorded)
+    assert [label.get_text() for label in weighted.get_yticklabels()] == ["AC-GAN", "classical"]
     drawn = {line.get_label(): line.get_xdata() for line in weighted.lines}
-    np.testing.assert_allclose(drawn["recorded"], [-2, 3])
-    np.testing.assert_allclose(drawn["thesis"], [np.nan, 0.7])
+    np.testing.assert_allclose(drawn["recorded"], [3, -2])
+    np.testing.assert_allclose(drawn["thesis"], [0.7, np.nan])
     (line,) = filter(len, macro.collections[1].get_segments())  # none of the two seeds
     np.testing.assert_allclose(line[:, 0], [3, 5])
     other = figures.forest({"thesis": thesis, "x": {"a": recorded["AC-GAN"]}})

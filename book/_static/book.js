@@ -6,6 +6,17 @@ addEventListener("DOMContentLoaded", () => {
   }
 });
 
+// Figures and tables that are wider than a phone say that they go on, until they are moved.
+addEventListener("load", () => {
+  for (const box of document.querySelectorAll("article div.scroll, article a.image-reference")) {
+    if (box.scrollWidth < box.clientWidth + 8) continue;
+    const hint = Object.assign(document.createElement("p"), { className: "sideways" });
+    hint.textContent = "Move it sideways to see the rest →";
+    (box.closest("figure") ?? box).before(hint);
+    box.addEventListener("scroll", () => hint.remove(), { once: true });
+  }
+});
+
 // What is folded on the screen, but for code, is there on paper.
 addEventListener("beforeprint", () => {
   for (const fold of document.querySelectorAll("article details:not(.hide)")) fold.open = true;

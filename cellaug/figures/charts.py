@@ -39,16 +39,33 @@ def class_distribution(counts: pd.DataFrame) -> style.Described:
     return fig
 
 
+FEW, SPAN = 5, 0.1
+"""Rows that are written as numbers too; least height of an axis, of its largest value."""
+
+
 def loss_curves(
     history: pd.DataFrame, columns: Mapping[str, str], ylabel: str = "loss", xlabel: str = "epoch"
 ) -> style.Described:
-    """Draw columns of a training history, with their words in the legend, by epoch (Fig. 14)."""
+    """Draw columns of a training history, with their words in the legend, by epoch (Fig. 14).
+
+    A history of at most `FEW` rows is written beside its marks: such a line shows no course.
+    """
     fig = style.new_figure(style.WIDTH, 3, layout="constrained")
     ax, table = fig.add_subplot(), history[list(columns)].rename(columns=columns)
     sns.lineplot(table, markers=len(table) <= 25, markersize=5, errorbar=None, linewidth=1.4, ax=ax)
     ax.set(xlabel=xlabel, ylabel=ylabel)
     ax.xaxis.set_major_locator(MaxNLocator(integer=True))
     ax.xaxis.set_major_formatter("{x:,.0f}")
+    if len(table) <= FEW:
+        for _, values in table.items():
+            for x, y in values.dropna().items():
+                side = 5 if y == table.loc[x].max() else -10  # points above or below the mark
+                look: dict[str, Any] = {"xytext": (0, side), "textcoords": "offset points"}
+                ax.annotate(f"{y:.3g}", (x, y), ha="center", size=style.TINY, **look)
+        ax.margins(x=0.1, y=0.2)
+    low, high = ax.get_ylim()  # what hardly changes must not look as if it did
+    if (room := SPAN * float(np.nanmax(np.abs(table))) - (high - low)) > 0:
+        ax.set_ylim(low - room / 2, high + room / 2)
     style.legend_above(ax)
     fig.alt = alt.curves(table, ylabel, xlabel)
     return fig
@@ -144,7 +161,7 @@ def forest(sources: Mapping[str, Changes]) -> style.Described:
     }
     if not rows:
         raise ValueError("there is no change of F1 to draw")
-    names = list(dict.fromkeys(chain(*sorted(sources.values(), key=len, reverse=True))))
+    names = sorted(set(chain(*sources.values())), key=str.lower)  # the same in every figure
     # All combinations, so that a source has the same colour in every figure.
     every = pd.MultiIndex.from_product(
         [["weighted F1", "macro F1"], names, sources], names=["measure", "name", "kind"]
