@@ -27,6 +27,7 @@ import click
 @option("--images N", "Real images per training [ladder: its key ladder_images; weights: 850000].")
 @option("--arm NAME", "Only this variant of the ladder or the weights; repeatable.", multiple=True)
 @option("--seeds N", "Seeds of each step of the ladder; first and last have at least 3.", default=1)
+@option("--record NAME", "Keep the ladder's variants as book/results/ladder-NAME.", type=str)
 @option("--seed S", "Seed of the weights [1]; repeatable.", type=COUNT, multiple=True)
 @option("--scheduler ADDRESS", "A Dask cluster for augmentation; by default one is started here.")
 @option("--workers N", "Processes of that cluster [as many as this machine bears].")
@@ -59,6 +60,7 @@ def study(name: str, profile: str, set: Sequence[str], **options: Any) -> None:
     given = {"out": out, "arms": arms, "cards": name == "cards", "images": images, "seeds": seed}
     if name == "ladder":
         given |= {"images": None, "ladder_images": images, "seeds": options["seeds"]}
+        given["record_as"] = options["record"]
     given |= own
     print(runner.run_study(notebook, values | {k: v for k, v in given.items() if v}))
 

@@ -11,7 +11,7 @@ from cellaug.data import Dataset, open_dataset
 from cellaug.data.phantom import phantom
 from cellaug.data.reader import Reader
 from cellaug.evaluation.collapse import Diversity
-from cellaug.networks.conditional import ClassDeviation, Modulation
+from cellaug.networks.conditional import ClassDeviation, LowPass, Modulation
 from cellaug.training import (
     R1,
     Adversarial,
@@ -30,6 +30,7 @@ import numpy as np
 import pytest
 from keras import layers, ops
 from processes import python
+from scipy import signal as filters
 
 SIZE, LATENT, CLASSES = 16, 6, 3
 
@@ -192,8 +193,43 @@ def test_a_resize_convolution_leaves_no_grid():
     assert differ[0] > 0.01 and differ[1] < 1e-6
 
 
+def test_resize_convolutions_throughout_leave_no_grid():
+    """Even images at 4×4 pixels stay even up to the image, away from the edge."""
+    differ = {}
+    for every in (False, True):
+        keras.utils.set_random_seed(1)
+        x = ones = keras.Input((4 * 16,))
+        image = networks.dcgan.generator_body(
+            x, 128, 64, 4, lambda x, side: layers.LeakyReLU(0.2)(x), True, 8, every
+        )
+        model = keras.Model(ones, image)
+        even = np.broadcast_to(model.get_layer("project").kernel[:, :64], (64, 64))
+        model.get_layer("project").kernel.assign(np.tile(even, (1, 16)))
+        values = 100 * array(model(np.ones((1, 64))))[0, 56:72, 56:72]
+        differ[every] = np.ptp(values, axis=(0, 1)).max() / np.abs(values).max()
+    assert differ[False] > 0.01 and differ[True] < 1e-5
+
+
+def test_the_filter_before_halving_is_the_binomial_one():
+    x = np.random.default_rng(0).normal(size=(2, 9, 8, 3)).astype("float32")
+    kernel = np.outer([1, 3, 3, 1], [1, 3, 3, 1]) / 64
+    expected = np.stack([
+        [filters.correlate2d(np.pad(image[..., c], ((1, 2), (1, 2))), kernel, "valid")
+         for c in range(3)] for image in x
+    ]).transpose(0, 2, 3, 1)  # fmt: skip
+    np.testing.assert_allclose(array(LowPass()(x)), expected, atol=1e-6)
+    checks = np.indices((16, 16)).sum(0) % 2 * 2.0 - 1  # what a stride of 2 would alias
+    assert np.abs(array(LowPass()(checks[None, :, :, None]))[0, 2:-2, 2:-2]).max() < 1e-6
+    plain, filtered = (
+        networks.conditional_discriminator(SIZE, 4, 3, low_pass=given) for given in (False, True)
+    )
+    kinds = [type(layer) for layer in filtered.layers]
+    assert kinds.count(LowPass) == 2 and LowPass not in [type(x) for x in plain.layers]
+    assert [w.shape for w in plain.weights] == [w.shape for w in filtered.weights]
+
+
 def test_the_networks_survive_saving(tmp_path):
-    for network in pair():
+    for network in (*pair(), pair(low_pass=True)[1]):
         network.save(tmp_path / "n.keras")
         again = keras.saving.load_model(tmp_path / "n.keras", safe_mode=True)
         inputs = [

@@ -552,6 +552,10 @@ def test_groups_that_are_written_in_two_ways(monkeypatch):
     names = ["P01", "p1", "P 01", "P10", "P100", "Q7", "q007", "R0", "R00", "S"]
     text = only(inspect(listed(group=names * 20)).warnings, "differ only by")
     assert ": 3, P 01 = P01 = p1; Q7 = q007; R0 = R00." in text
+    names = ["B\u00e4r 1", "Ba\u0308r 1", "1", "1.0", "P-7", "P_7", "P7", "1-2", "1_2", "12"]
+    text = only(inspect(listed(group=names * 20)).warnings, "differ only by")
+    assert ": 4, " in text and "1 = 1.0" in text and "P-7 = P7 = P_7" in text
+    assert "1-2 = 1_2" in text and "12" not in text.replace("1-2", "").replace("1_2", "")
     many = [f"{name}{k}" for k in range(1, 26) for name in "pP"]
     found = inspect(listed(group=many * 4))
     assert "; and 5 more, which '--all' lists" in only(found.warnings, "differ only by")

@@ -695,6 +695,35 @@ def test_an_origin_in_other_words_is_refused(root, words, columns, odd):
             open_dataset(source, columns=columns)
 
 
+@pytest.mark.parametrize(
+    ("column", "words"),
+    [("type", ["real", "fake"]), ("source", ["original", "Generated"]),
+     ("is_synthetic", ["False", "True"]), ("generator", ["", "StyleGAN2"])],
+)  # fmt: skip
+def test_generated_images_under_another_column_are_refused(root, column, words):
+    table = plain().assign(**{column: [words[i % 2] for i in range(40)]})
+    file = save(root, table, "cells.csv")
+    with pytest.raises(DataError, match=f"column {column} holds .* no column origin, so that"):
+        open_dataset(file)
+    save(root, table.assign(origin=["real", "synthetic"] * 20), "cells.csv")
+    assert set(open_dataset(file).table["origin"]) == {"real", "synthetic"}
+    save(in_folders(root), table)
+    with pytest.raises(DataError, match=f"column {column} holds"):
+        open_dataset(root)
+
+
+def test_a_file_that_is_called_like_a_generated_one_is_one(root):
+    in_folders(root)
+    old, other = sorted(root.glob("monocyte/*.png"))[:2]
+    old.rename(old.with_name("synthetic_0_00007.png"))
+    other.rename(other.with_name("synthetic_1.png"))
+    table = open_dataset(root).table
+    made = table[table["origin"] == "synthetic"]
+    assert made[["path", "seed", "index"]].to_numpy().tolist() == [
+        ["monocyte/synthetic_0_00007.png", "0", "00007"]
+    ]
+
+
 def test_a_column_origin_of_another_meaning_is_kept(root):
     table = plain().assign(origin=["Malmö", "Lund"] * 20)
     cells = open_dataset(save(root, table, "cells.csv"))
@@ -723,7 +752,16 @@ def test_a_class_whose_paths_are_all_wrong_names_the_table(root):
         ("PatientenNr", ["P1", "P2"], "group"),
         ("Fallnummer", ["11", "12", "13"], "group"),
         ("Ausstrich", ["a", "b", "c"], "group"),
+        ("patient_uid", ["a", "b", "c"], "group"),
+        ("ID Patient", ["a", "b", "c"], "group"),
+        ("Probennummer", ["a", "b", "c"], "group"),
+        ("WSI", ["a", "b", "c"], "group"),
         ("subset", ["Train", "test", "val", "train"], "split"),
+        ("phase", ["TRAIN", "EVAL"], "split"),
+        ("part of study", ["train", "train", "hold-out"], "split"),
+        ("cohort", ["internal test", "external test", "training"], "split"),
+        ("is_test", ["0", "1"], "split"),
+        ("fold", ["0", "1", "2"], "split"),
     ],
 )
 def test_a_column_that_may_be_group_or_split_is_a_problem(root, column, values, ours):
@@ -748,6 +786,10 @@ def test_a_column_that_may_be_group_or_split_is_a_problem(root, column, values, 
 def test_columns_of_another_meaning_are_no_problem(root):
     facts = {"patient": "one", "case": [str(k) for k in range(40)], "set": ["train", "new"] * 20}
     facts |= {"slide": ["unknown", "P1"] * 20, "fall": ["control", "disease"] * 20}
+    facts |= {"patient age": [str(30 + k // 4) for k in range(40)], "partition": ["a", "b"] * 20}
+    facts |= {"slide stain": ["MGG", "Wright", "Giemsa", "May"] * 10, "valid": ["1", "1"] * 20}
+    facts |= {"source": ["original", "copied"] * 20, "generated": ["0", "no"] * 20}
+    facts |= {"note": ["tested", "test", "", ""] * 10}
     cells = open_dataset(save(root, plain().assign(**facts), "cells.csv"))
     assert not cells.report["reason"].str.startswith("column not read").any()
 

@@ -3,6 +3,7 @@
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
+from warnings import catch_warnings
 
 from cellaug.data import open_dataset, split
 from cellaug.data.dataset import Dataset
@@ -83,7 +84,8 @@ def data_problems(values: Mapping[str, Any], build: Path) -> list[str]:
     given = drawing | {"seed": values["seed"]} if values["data"] == "phantom" else {}
     disjoint = False
     try:
-        cells = open_dataset(values["data"], **given)
+        with catch_warnings(action="ignore"):  # the report has them, and they are told below
+            cells = open_dataset(values["data"], **given)
         parts = split(cells, seed=values["seed"])
         if disjoint := values["protocol"] == "disjoint":
             parts = split(cells, DISJOINT, values["seed"])

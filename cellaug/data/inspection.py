@@ -5,6 +5,7 @@ chroma C* the distance from grey. `inspection.yaml` lists measures, bounds and j
 """
 
 import json
+import unicodedata
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
@@ -89,9 +90,12 @@ class Inspection:
 
     @cached_property
     def alike_groups(self) -> list[list[str]]:
-        """Groups whose names differ only by case, blanks or leading zeros: perhaps one patient."""
+        """Groups whose names differ only as one patient's may: by case, blanks, zeros, signs, …"""
         names = pd.Series(sorted(set(self.statistics["group"]) - {""}), dtype=object)
-        look = names.str.casefold().replace(r"\s|(?<!\d)0+(?=\d)", "", regex=True)
+        look = names.map(lambda name: unicodedata.normalize("NFC", name)).str.casefold()
+        for odd, same in ((r"\.0+$|(?<=[^\W\d_])[\s_-]+(?=\d)|\s", ""), (r"[_-]+", "-"),
+                          (r"(?<!\d)0+(?=\d)", "")):  # fmt: skip
+            look = look.replace(odd, same, regex=True)
         return [spellings for spellings in names.groupby(look).agg(list) if len(spellings) > 1]
 
     @cached_property

@@ -69,11 +69,21 @@ def sides_among(names: Iterable[str]) -> dict[str, str]:
     strict = {name: side for name in names if (side := side_of(name))}
     loose: dict[str, str] = {}
     for name in names:
-        words = re.findall(r"[A-ZÄÖÜ]?[a-zäöü]+|[A-ZÄÖÜ]+", name)  # also those of wbcTrain
-        found = {_SIDE_OF[word.lower()] for word in words if word.lower() in _SIDE_OF}
+        found = {_SIDE_OF[word] for word in _words(name) if word in _SIDE_OF}
         if len(found) == 1:
             loose[name] = found.pop()
     return loose if not strict and len(set(loose.values())) > 1 else strict
+
+
+def speaks_of_sides(name: str) -> bool:
+    """Whether a side, or another word for what is held out, is among a name's words."""
+    held = {"eval", "evaluation", "hold", "holdout"}
+    return any(word in _SIDE_OF or word in held for word in _words(name))
+
+
+def _words(name: str) -> list[str]:
+    """The words of a name in lower case, also those of wbcTrain."""
+    return [word.lower() for word in re.findall(r"[A-ZÄÖÜ]?[a-zäöü]+|[A-ZÄÖÜ]+", name)]
 
 
 def clutter(name: str) -> bool:

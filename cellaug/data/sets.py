@@ -45,6 +45,7 @@ SMALLEST_SIDE = 8  # pixels; an image that is smaller on a side shows no cell an
 MANIFEST_SUFFIXES = (".csv", ".parquet")
 OVERLOOKED = "column not read"  # how the report begins for a column that may be group or split
 UNKNOWN = "group not known"  # how the report begins for these groups
+_GENERATED_NAME = r"(?:^|/)synthetic_(\d+)_(\d{5,})\.\w+$"  # as `augment` writes them
 
 
 def open_dataset(source: str | Path, **options) -> Dataset:
@@ -148,8 +149,8 @@ def _unread(file: Path | None, overlooked: Sequence[tuple[str, str]]) -> list[tu
     """Warn of columns of a table that may be the group or the split; their rows of the report."""
     rows = []
     for column, ours in overlooked:
-        said = f"{OVERLOOKED}: {column}, which may be the {ours}. Give --columns "
-        said += f'{ours}="{column}", or rename it: to {ours}, or to another word if it is none'
+        said = f"{OVERLOOKED}: {column}, which may be the {ours}. If it is, rename it to {ours} or "
+        said += f'give --columns {ours}="{column}" (not to run or book); if not, rename it, too'
         warnings.warn(f"{file}: {said}", stacklevel=2)
         rows.append((file.name if file else "", "", "kept", said))
     return rows
@@ -403,10 +404,14 @@ def _with_origins(
 ) -> tuple[pd.DataFrame, pd.Series]:
     """Believe whatever says that images are generated; return which of them were listed as real.
 
-    `said` holds for each row what the file says (`generated_by`), `other` what a manifest (`told`).
+    `said` holds for each row what the file says (`generated_by`), `other` what a manifest (`told`);
+    a file that is called as `augment` calls generated ones is one, too.
     """
     by = other["by"].where(said == "", f"the text chunk {CHUNK} of the file")
     said = said.where(said != "", other["said"])
+    named = table["path"].str.extract(_GENERATED_NAME)[said == ""].dropna()
+    for row, seed, index in named.itertuples():  # converted files lose their text chunk
+        said[row], by[row] = json.dumps({"generator": "", "seed": seed, "index": index}), "its name"
     said = said[said != ""]
     belied = (table["origin"] == "real") & table.index.isin(said.index)
     table = table.assign(origin=table["origin"].replace("", "real"))

@@ -13,7 +13,7 @@ from io import BytesIO
 from pathlib import Path
 
 from cellaug.data.dataset import printable
-from cellaug.data.layouts import check_label, side_of
+from cellaug.data.layouts import check_label, side_of, speaks_of_sides
 from cellaug.errors import DataError
 
 import pandas as pd
@@ -25,10 +25,20 @@ _GENERATED = {"generated", "fake", "artificial", "augmented", "gan"}  # other wo
 _GENERATED |= {"synthetisch", "künstlich", "generiert", "erzeugt", "synthétique", "sintético"}
 _LIKE = {"path": ["filename", "file name", "filepath", "image", "image path", "image id", "images"]}
 _LIKE |= {"label": ["class", "cell type", "celltype", "category", "diagnosis", "labels"]}
-_GROUPS = re.compile(
-    "(patient(en)?|pat|proband(en)?|subject|donor|spender|slide|smear|ausstrich|präparat|specimen"
-    "|individual|person|fall|case|pid|mrn)s?(id|no|nr|nummer|number|code|name)?"
+_NATURAL = {"real", "original", "originals", "natural", "genuine", "authentic", "echt"}
+_MADE = re.compile("(is)?(synthetic|generated|fake|artificial|gan|synthetisch|generiert)")
+# Of columns in one piece: a group in any name but that of a fact about it, or a whole name.
+_GROUP = re.compile(
+    "patient|participant|proband|subject|donor|spender|slide|smear|ausstrich|objektträger|präparat"
+    "|specimen|animal|individual|wsi|barcode|accession"
+    "|^(pat|person|fall|case|pid|mrn|sample|proben?|tier)s?(u?id|no|nr|nummer|number|code|name)?$"
 )
+_FACT = re.compile(
+    "status|(?<!im)age|alter|sex|gender|geschlecht|diagnos|stain|färb|dat(e|um)|count|anzahl|type"
+    "|quality|magni|scanner|path|file|width|height|label|class|comment"
+)
+_SPLIT = re.compile("(data)?split|subset|usage|partition|tvt|(cv)?folds?|(is)?(train|test|val)")
+_FLAGS = {"true": "1", "yes": "1", "ja": "1", "false": "0", "no": "0", "nein": "0"}
 _SEP = re.compile(rb'(?:\xef\xbb\xbf)?"?sep=(.)"?\r?\n', re.IGNORECASE)
 _NO_GROUP = set("n.a. nil unknown unk missing - -- ? ?? ??? k.a. n.v. unbekannt tbd -1 x".split())
 _NO_GROUP |= set("#nv #value! #ref! #name? #div/0! #null! #num! #wert! #bezug!".split())
@@ -55,6 +65,7 @@ def read_rows(file: Path, needed: Sequence[str], columns: Mapping[str, str]) -> 
         raise DataError(f"{file}: several columns are called {twice[0]}; rename or remove them")
     table, recoded = _named(file, table, needed, columns), []
     overlooked = _overlooked(table)
+    _refuse_origins(file, table)
     for name in table:
         try:
             "".join(table[name]).encode()
@@ -89,16 +100,38 @@ def _overlooked(table: pd.DataFrame) -> list[tuple[str, str]]:
     """Columns that seem to be the group or the split, of a table without such a column."""
     found = []
     for column in table.columns.difference(_NAMES, sort=False):
-        values = set(table[column]) - {""}
+        values, piece = set(table[column]) - {""}, re.sub(r"[\W_]+", "", column)
         names = {value for value in values if not is_nothing(value)}
         several = len(names) > 2 or (len(names) == 2 and any(re.search(r"\d", x) for x in names))
-        named = _GROUPS.fullmatch(re.sub(r"[\W_]+", "", column))
+        named = _GROUP.search(piece) and not _FACT.search(piece)
         if "group" not in table and named and several and len(names) < len(table):
             found.append((column, "group"))
-        if "split" not in table and len(set(map(side_of, values)) - {""}) > 1:
-            if all(map(side_of, values)):
+        if "split" not in table and 1 < len(values) <= 10:
+            sides = [value for value in values if speaks_of_sides(value)]
+            numbers = all(_flag(value).isdigit() for value in values)
+            most = 2 * table[column].isin(sides).sum() >= len(table)
+            if (len(sides) > 1 and most) or (numbers and _SPLIT.fullmatch(piece)):
                 found.append((column, "split"))
     return found
+
+
+def _flag(value: str) -> str:
+    """A number as it is, and "1" or "0" for a word or number that means yes or no."""
+    return _FLAGS.get(value.lower(), re.sub(r"\.0$", "", value))
+
+
+def _refuse_origins(file: Path, table: pd.DataFrame) -> None:
+    """`OriginError` if a table without a column origin says in another which are generated."""
+    for column in table.columns.difference(_NAMES, sort=False) if "origin" not in table else ():
+        words = set(table[column].str.lower()) - {""}
+        made = words & (_GENERATED | {"synthetic"})
+        told = made and words <= _GENERATED | _NATURAL | {"synthetic"}
+        flags = _MADE.fullmatch(re.sub(r"[\W_]+", "", column)) and set(map(_flag, words))
+        if told or (flags and "1" in flags <= {"0", "1"}) or (column == "generator" and words):
+            what = f"the column {column} holds {', '.join(map(repr, sorted(words)[:3]))}, and there"
+            what += " is no column origin, so that generated images would pass as real ones"
+            fix = "Add a column origin with real or synthetic (generated) in each row"
+            raise OriginError(f"{file}: {what}. {fix}, or rename {column} if it is no origin")
 
 
 class MisnamedError(DataError):

@@ -5,6 +5,7 @@ from cellaug.networks.dcgan import MOMENTUM, SLOPE, activated, doublings, genera
 from cellaug.networks.describe import described
 
 import keras
+import numpy as np
 from keras import Input, KerasTensor, Model, initializers, layers, ops
 
 
@@ -65,6 +66,21 @@ class ClassDeviation(layers.Layer):
         return {**super().get_config(), "classes": self.classes}
 
 
+@keras.saving.register_keras_serializable("cellaug")
+class LowPass(layers.Layer):
+    """The filter (1, 3, 3, 1) / 8 along rows and columns, before an image is halved.
+
+    What a stride of 2 cannot show is taken out first (Zhang 2019; Karras et al. 2020). Takes and
+    gives (N, H, W, C).
+    """
+
+    def call(self, x: KerasTensor) -> KerasTensor:
+        """The filtered images."""
+        row = np.array([1, 3, 3, 1]) / 8
+        kernel = np.tile(np.outer(row, row)[:, :, None, None], (1, 1, x.shape[-1], 1))
+        return ops.depthwise_conv(x, ops.cast(kernel, x.dtype), padding="same")
+
+
 @described
 def conditional_generator(
     size: int = 64,
@@ -75,13 +91,15 @@ def conditional_generator(
     modulation: bool = True,
     resize: bool = True,
     narrowest: int = 1,
+    resize_all: bool = False,
 ) -> Model:
     """``[latents (N, latent_dim), labels (N,)]`` to images (N, size, size, 3) in [-1, 1].
 
     Built like `cellaug.networks.generator`; the class enters as a learned vector, as long as the
     latent one. With `modulation` both also scale and shift every layer. With `resize` a
-    resize-convolution ends it (Odena et al. 2016). No layer but the last has fewer channels than
-    `narrowest`, so that some are left where the detail of a large image is drawn.
+    resize-convolution ends it (Odena et al. 2016), with `resize_all` every doubling is one. No
+    layer but the last has fewer channels than `narrowest`, so that some are left where the detail
+    of a large image is drawn.
     """
     latent = Input((latent_dim,), name="latent")
     label = Input((), dtype="int32", name="label")
@@ -96,7 +114,7 @@ def conditional_generator(
         return layers.LeakyReLU(SLOPE, name=f"relu_{side}")(x)
 
     activate = modulated if modulation else activated
-    image = generator_body(style, size, depth, kernel, activate, resize, narrowest)
+    image = generator_body(style, size, depth, kernel, activate, resize, narrowest, resize_all)
     return Model([latent, label], image, name="conditional_generator")
 
 
@@ -109,6 +127,7 @@ def conditional_discriminator(
     deviation: str | layers.Layer = "class",
     every_label: bool = False,
     bias: bool = True,
+    low_pass: bool = False,
     convolution: type[layers.Layer] = layers.Conv2D,
     dense: type[layers.Layer] = layers.Dense,
 ) -> Model:
@@ -120,7 +139,8 @@ def conditional_discriminator(
     (N, classes) are a second output, for `cellaug.training.WrongLabels`. `deviation` at 4×4 pixels
     is `ClassDeviation` ("class"), nothing ("none"), or a layer that takes ``[x, labels]``.
     `convolution` and `dense` are the kinds of the hidden layers. The last layer has no `bias` for a
-    loss that compares two logits, where it cancels: only rounding would move it.
+    loss that compares two logits, where it cancels: only rounding would move it. With `low_pass` a
+    `LowPass` stands before every halving.
     """
     if every_label and not projection:
         raise ValueError("every_label needs the projection head")
@@ -133,6 +153,7 @@ def conditional_discriminator(
     for step in range(doublings(size)):
         side = size // 2 ** (step + 1)
         channels, name = depth * 2**step, f"down_{side}"
+        x = LowPass(name=f"low_pass_{2 * side}")(x) if low_pass else x
         x = convolution(channels, kernel, 2, padding="same", name=name)(x)
         x = layers.LeakyReLU(SLOPE, name=f"relu_{side}")(x)
     width = x.shape[-1]

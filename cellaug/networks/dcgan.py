@@ -37,11 +37,14 @@ def generator_body(
     activate: Callable[[KerasTensor, int], KerasTensor] = activated,
     resize: bool = False,
     narrowest: int = 1,
+    resize_all: bool = False,
 ) -> KerasTensor:
     """From a vector (N, d) to an image (N, size, size, 3) in [-1, 1].
 
     `activate` follows every layer but the last; it gets the side of its images in pixels. `resize`
-    makes the last layer a bilinear enlargement and a 3×3 convolution, which treat all pixels alike.
+    makes the last layer a bilinear enlargement and a 3×3 convolution, which treat all pixels alike;
+    `resize_all` makes every doubling one. Bilinear enlargement is the filter (1, 3, 3, 1) of
+    Karras et al. (2020), before a convolution instead of after it.
     """
     steps = doublings(size)
     if depth % (whole := 2 ** (steps - 1)):
@@ -54,9 +57,13 @@ def generator_body(
         side = SMALLEST * 2**step
         channels = max(depth // 2**step, narrowest)
         look = {"use_bias": False, "name": f"up_{side}"}
-        up = layers.Conv2DTranspose(channels, kernel, 2, "same", **look)
+        if resize_all:
+            x = layers.UpSampling2D(interpolation="bilinear", name=f"resize_{side}")(x)
+            up = layers.Conv2D(channels, 3, padding="same", **look)
+        else:
+            up = layers.Conv2DTranspose(channels, kernel, 2, "same", **look)
         x = activate(up(x), side)
-    if resize:
+    if resize or resize_all:
         x = layers.UpSampling2D(interpolation="bilinear", name=f"resize_{size}")(x)
         x = layers.Conv2D(3, 3, padding="same", name=f"up_{size}")(x)
     else:

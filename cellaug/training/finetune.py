@@ -14,7 +14,7 @@ if TYPE_CHECKING:
     from cellaug.generators import Generator
 
 OPTIONS = {"depth": "generator_depth", "latent_dim": "latent_dim", "kernel": "kernel",
-           "modulation": "modulation", "resize": "resize", "narrowest": "narrowest"}  # fmt: skip
+           **{key: key for key in ("modulation", "resize", "resize_all", "narrowest")}}  # fmt: skip
 """What `conditional_generator` calls its options, and `Recipe` its choices."""
 
 

@@ -44,6 +44,8 @@ class Recipe:
     kernel: int = 4  # height and width of the kernels at stride 2; the thesis's 5 does not fit it
     modulation: bool = True  # latent vector and class scale and shift every layer of the generator
     resize: bool = True  # end the generator in a resize-convolution: no grid of period 2
+    resize_all: bool = False  # resize-convolutions throughout: no grid of period 4 and more
+    low_pass: bool = False  # the discriminator filters images before it halves them
     narrowest: int = 1  # minimum of channels of the generator's layers, all but the last
     projection: bool = True  # projection head; False gives the class as planes beside the colours
     deviation: str = "class"  # a feature of the discriminator: ClassDeviation, or "none"
@@ -109,10 +111,10 @@ class Recipe:
         """Generator and discriminator; `layers` are kinds of layers for the discriminator."""
         compares = getattr(self.objectives[self.objective], "paired", False)
         layers = {"bias": not compares, "every_label": self._asks_labels, **layers}
-        layers = {"deviation": self.deviation, **layers}
+        layers = {"deviation": self.deviation, "low_pass": self.low_pass, **layers}
         generator = conditional_generator(
             size, self.generator_depth, self.latent_dim, classes,
-            self.kernel, self.modulation, self.resize, self.narrowest,
+            self.kernel, self.modulation, self.resize, self.narrowest, self.resize_all,
         )  # fmt: skip
         return generator, conditional_discriminator(
             size, self.discriminator_depth, classes, self.kernel, self.projection, **layers

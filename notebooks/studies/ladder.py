@@ -20,6 +20,7 @@ image_size = 64
 out = ""  # by default build/study/ladder
 arms = ()  # by default all
 seeds = 1
+record_as = ""  # keep the arms given as book/results/ladder-NAME
 ladder_images = 20_000
 ladder_generator_depth = 64
 ladder_discriminator_depth = 16
@@ -41,7 +42,7 @@ from cellaug.evaluation.collapse import COLLAPSED
 from cellaug.evaluation.features import load_extractor
 from cellaug.evaluation.fidelity import evaluate
 from cellaug.evaluation.scorecard import compact, scorecard, summary, tidy
-from cellaug.files import write_json
+from cellaug.files import inside, write_json
 from cellaug.training import Adversarial, AuxiliaryClassifier, Symmetries
 from cellaug.training.checkpoint import source_hash
 from cellaug.training.runs import Trained
@@ -116,6 +117,9 @@ VARIANTS: Mapping[str, Mapping[str, Any]] = {
     "twice the filters": {"width": 2.0},
     "wrong labels at full weight": {"wrong_labels": 1.0},
     "falling learning rate": {"decay": 0.5},
+    "resize-convolutions throughout": {"resize_all": True},
+    "filter before halving": {"low_pass": True},
+    "both against grids": {"resize_all": True, "low_pass": True},
 }
 LINEAR = "linear before the frozen generator"
 """The variant that changes the last step with a frozen generator, not the last step of all."""
@@ -314,7 +318,7 @@ def table(found: Mapping[str, Any]) -> pd.DataFrame:
 # %%
 def record(found: Mapping[str, Any], folder: Path, name: str) -> Path:
     """Keep measures and cells as ``book/results/ladder-<name>.json`` and ``.png``."""
-    path = result_file(f"ladder-{name}.json")
+    path = inside(result_file(""), f"ladder-{name}.json")
     first = {run["arm"]: run["file"] for run in reversed(found["runs"])}
     sheet = [
         decode(folder / first[arm])[0] for arm in dict.fromkeys(r["arm"] for r in found["runs"])
@@ -340,7 +344,8 @@ def recorded(name: str) -> tuple[dict[str, Any], np.ndarray]:
 
 # %%
 if __name__ == "__main__":
-    place = (Path(out) if out else project_root() / "build" / "study" / "ladder") / profile
+    place = Path(out) if out else project_root() / "build" / "study" / "ladder"
+    place /= record_as or profile
     found = run(
         stored_splits(data, image_size), image_size, ladder_images, place, arms=arms, seeds=seeds,
         generator_depth=ladder_generator_depth, discriminator_depth=ladder_discriminator_depth,
@@ -349,4 +354,4 @@ if __name__ == "__main__":
 # %%
 if __name__ == "__main__":
     print(table(found).round(3).to_string(index=False))
-    print(place if arms else record(found, place, profile))
+    print(record(found, place, record_as or profile) if record_as or not arms else place)
