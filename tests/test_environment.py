@@ -1,6 +1,9 @@
 """pyproject.toml, requirements.lock and environment.yml say the same."""
 
+import os
 import re
+import subprocess
+import sys
 import tomllib
 from importlib import metadata
 
@@ -67,3 +70,12 @@ def test_the_fixed_tools_are_there():
 def test_no_registry_is_named():
     for name in ("requirements.lock", "environment.yml", "pyproject.toml", "Makefile"):
         assert "://" not in (ROOT / name).read_text(), name
+
+
+def test_a_folder_called_like_the_package_does_not_hide_it(tmp_path):
+    """As where the clone lies beside a script."""
+    (tmp_path / "cellaug").mkdir()
+    (tmp_path / "three_lines.py").write_text("import cellaug\nprint(cellaug.load_generator)\n")
+    clean = {key: value for key, value in os.environ.items() if key != "PYTHONPATH"}
+    command = [sys.executable, "three_lines.py"]
+    subprocess.run(command, cwd=tmp_path, env=clean, check=True, capture_output=True)
