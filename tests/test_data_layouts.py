@@ -89,6 +89,12 @@ def test_patients_whose_names_hold_a_word_of_a_split_stay_patients(tmp_path):
     assert set(cells.table["group"]) == {"test1", "test2", "test3"}
 
 
+def test_folders_that_name_side_and_class_in_one_are_refused(tmp_path):
+    text = "train_baso/0.png test_baso/1.png train_mono/2.png test_mono/3.png"
+    with pytest.raises(DataError, match=r"such as test_baso, name a side .* Expected train/CLASS"):
+        open_dataset(tree(tmp_path / "set", text))
+
+
 def test_a_folder_that_says_nothing_is_read_through(tmp_path):
     cells = open_dataset(tree(tmp_path / "set", "a/images/0.png a/images/1.png b/Images/0.png"))
     assert cells.class_names == ("a", "b") and set(cells.table["group"]) == {""}
@@ -222,8 +228,9 @@ def test_folders_of_patients(tmp_path, folders, below):
     sides = {path: part[0] if below != ("",) else "" for path, part in parts.items()}
     assert table(cells, "side") == sides
     words = ("SPLIT/" if below != ("",) else "") + order
-    said = f"folders are read as {words}, with the patient or slide as group"
-    assert report(cells) == [(".", "kept", said)]
+    ((place, outcome, told),) = report(cells)
+    assert (place, outcome) == (".", "kept")
+    assert told.startswith(f"folders are read as {words}, with the patient or slide as group (if ")
 
 
 @pytest.mark.parametrize("names", ["fold0 fold1", "Part_1 Part_2", "batch-1 batch-2", "cv fold 1"])

@@ -143,6 +143,9 @@ def read_layout(root: Path) -> Layout | None:
             fix = "Expected train, validation (or val) and test. Rename or move it"
             raise DataError(f"{root}: {what} is no part of one. {fix}")
     elif sides == top:
+        if len(top) > len(set(side_of_top.values())):
+            what = f"its folders, such as {top[0]}, name a side of a split and a class in one"
+            raise DataError(f"{root}: {what}. Expected train/CLASS, validation/CLASS, test/CLASS")
         return None
     else:
         sides = []

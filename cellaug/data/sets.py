@@ -122,7 +122,8 @@ def _open_folder(root: Path, wanted: Sequence[str] | None, columns: Mapping[str,
     listed = _with_manifest(root, listed, columns)
     unread = _unread(file, listed.attrs.pop("overlooked", ()))
     cells = _reported(_collect(root.name, root, listed, names), unread)
-    group = ", with the patient or slide as group" * ("PATIENT" in words)
+    group = ", with the patient or slide as group (if they are something else, such as a clinic or "
+    group = (group + "a stain, list the images in a table)") * ("PATIENT" in words)
     said = f"folders are read as {words}{group}"
     return _reported(cells, [(".", "", "kept", said)] if words else [])
 
