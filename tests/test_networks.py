@@ -77,6 +77,35 @@ def test_discriminator_of_the_thesis():
     assert discriminator.layers[-1].activation is keras.activations.linear
 
 
+@pytest.mark.parametrize("dtype", ["float32", "bfloat16"])
+@pytest.mark.parametrize("channels", [1, 6, 8])
+def test_dropout_by_bytes(dtype, channels):
+    """77 of 256 bytes drop a value, each by itself; the mean stays; inference changes nothing."""
+    layer = networks.dcgan.Dropout(0.3, seed=1, dtype=dtype)
+    x = keras.ops.ones((64, 16, 16, channels), dtype)
+
+    def values(training):
+        return np.asarray(keras.ops.cast(layer(x, training=training), "float32"))
+
+    first, second = values(True), values(True)
+    assert set(np.unique(first)) == {0, float(keras.ops.cast(256 / 179, dtype))}
+    count = first.size
+    for got, expected in (((first == 0).mean(), 77 / 256), ((first == second).mean(), 0.5794)):
+        assert got == pytest.approx(expected, abs=4 * (expected * (1 - expected) / count) ** 0.5)
+    dropped = (first == 0).reshape(-1, channels)
+    if channels == 8:  # the four bytes of a word are independent
+        together = (dropped[:, 0] & dropped[:, 1]).mean()
+        assert together == pytest.approx((77 / 256) ** 2, abs=4 * (0.09 / len(dropped)) ** 0.5)
+    assert (values(False) == 1).all()
+    again = networks.dcgan.Dropout.from_config(layer.get_config())
+    assert again.rate == 0.3 and np.array_equal(
+        np.asarray(keras.ops.cast(again(x, training=True), "float32")), first
+    )
+    none, nearly = networks.dcgan.Dropout(0.0), networks.dcgan.Dropout(1.0)
+    assert (np.asarray(none(x, training=True)) == 1).all()
+    assert (np.asarray(nearly(x, training=True)) == 0).mean() == pytest.approx(255 / 256, abs=0.01)
+
+
 def test_latent_encoder_of_the_thesis():
     encoder = networks.image_to_latent()
     discriminator_without_head = 69_878_401 - (4 * 4 * 2048 + 1)

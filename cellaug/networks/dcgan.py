@@ -9,11 +9,32 @@ from collections.abc import Callable
 
 from cellaug.networks.describe import described
 
-from keras import Input, KerasTensor, Model, layers
+import keras
+from keras import Input, KerasTensor, Model, layers, ops, random
 
 SLOPE = 0.2
 MOMENTUM = 0.9
 SMALLEST = 4  # height and width in pixels at which the convolutions begin and end
+
+
+@keras.saving.register_keras_serializable("cellaug")
+class Dropout(layers.Dropout):
+    """Dropout whose rate is rounded to 1/256: one random byte decides, not one random number.
+
+    On a processor drawing is most of what dropout costs, and a random integer holds four bytes.
+    """
+
+    def call(self, x: KerasTensor, training: bool = False) -> KerasTensor:
+        """The images (N, H, W, C), in training some values 0 and the others larger to match."""
+        if not training or not (threshold := min(round(256 * self.rate), 255)):
+            return x
+        *places, channels = ops.shape(x)
+        words = random.randint(
+            (*places, -(-channels // 4)), -(2**31), 2**31 - 1, "int32", self.seed_generator
+        )
+        drawn = ops.view(words, "uint8")[..., :channels]
+        kept = ops.cast(drawn >= threshold, x.dtype)
+        return x * (kept * ops.cast(256 / (256 - threshold), x.dtype))
 
 
 def doublings(size: int) -> int:
@@ -80,7 +101,7 @@ def discriminator_body(
         channels, name = depth * 2**step, f"down_{side}"
         x = layers.Conv2D(channels, kernel, 2, padding="same", name=name)(x)
         x = layers.LeakyReLU(SLOPE, name=f"relu_{side}")(x)
-        x = layers.Dropout(dropout, name=f"dropout_{side}")(x)
+        x = Dropout(dropout, name=f"dropout_{side}")(x)
     return layers.Flatten(name="features")(x)
 
 
