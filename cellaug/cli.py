@@ -181,14 +181,13 @@ def inspect(data: str, columns: dict, everything: bool, as_json: bool, figure: P
 
     Exit status: 0 if they are, 1 if they are not, 2 if the set cannot be opened.
     """
-    from cellaug import files
     from cellaug.data import inspection
-    from cellaug.data.sets import locate, open_dataset
+    from cellaug.data.sets import open_dataset, roughly
 
-    many = 0 if data.startswith("phantom") else files.count(locate(data))
+    many = 0 if data.startswith("phantom") else roughly(data)
     if (seconds := many / inspection.IMAGES_PER_SECOND) > 10:
         said = f"takes about {seconds:,.0f} seconds on two cores, the first time twice as long"
-        click.echo(f"inspecting {many:,} files {said}", err=True)
+        click.echo(f"inspecting {many:,} images {said}", err=True)
     dataset = open_dataset(data, **columns)
     found = inspection.inspect(dataset)
     print(inspection.as_json(found) if as_json else inspection.as_text(found, everything))
@@ -373,6 +372,9 @@ def augment(
     options["selector"] = selector(cells, read.image_size, seed) if select else None
     manifest = augmentation.augment(cells, read, more, out, **options, class_map=named, fill=fill)
     print(export.as_text(manifest, options["size"], read.image_size))
+    if seen := read.seen(cells):
+        said = f"the generator was trained on {seen:,} of the {len(cells):,} real images"
+        click.echo(f"cellaug: {said}: test a classifier on others alone", err=True)
     if select:
         show_selection(out, read, seed)
     print(out)
@@ -447,6 +449,13 @@ def in_words(error: Exception) -> str:
     return f"{what}" if error.filename is None else f"{error.filename}: {what}"
 
 
+def stop(number: int, frame: Any) -> None:
+    """Stop as Ctrl-C does; half a minute later again: what a callback raises can get lost."""
+    signal.signal(signal.SIGALRM, signal.default_int_handler)
+    signal.alarm(30)
+    raise KeyboardInterrupt
+
+
 def main(argv: Sequence[str] | None = None) -> int:
     """Run the command line: 0, 1 (failed chapter, unfit set), 2 (bad input) or 130 (stopped).
 
@@ -456,7 +465,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         sys.stdout.reconfigure(errors="backslashreplace")
     os.environ.pop("JPY_SESSION_NAME", None)  # a command in a notebook's cell is not that notebook
     if threading.current_thread() is threading.main_thread():
-        signal.signal(signal.SIGTERM, signal.default_int_handler)
+        signal.signal(signal.SIGTERM, stop)
     setattr(warnings, "formatwarning", lambda words, *_, **__: f"cellaug: {words}\n")  # noqa: B010 - mypy
     given = columns_together(sys.argv[1:] if argv is None else argv)
     try:
@@ -467,6 +476,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     except (ChapterFailed, BookError, DataError, FloatingPointError, ReportError, OSError) as error:
         status, message = 1 if isinstance(error, ChapterFailed) else 2, in_words(error)
     except click.Abort as error:
+        signal.alarm(0)
         if not isinstance(error.__cause__, KeyboardInterrupt):
             raise
         goes_on = given[0] in ("run", "study", "advise", "train")

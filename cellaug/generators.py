@@ -94,6 +94,15 @@ class Generator:
         cut = "" if self.truncation is None else f", truncated at {self.truncation:g}"
         return f"{self.data_name} generator {self.digest[:16]}{cut}"
 
+    def seen(self, cells: Dataset) -> int:
+        """How many images of a set it was trained on, by their bytes; 0 if it does not say."""
+        known = () if self.trained_on is None else self.trained_on
+        digests = cells.table["digest"].astype(object)
+        if "source_sha256" in cells.table:  # of the files that `augment` resized
+            before = cells.table["source_sha256"]
+            digests = digests.where(before.str.len() != 64, before)
+        return int(np.isin(digest_numbers(digests), known).sum())
+
     @property
     def caution(self) -> str:
         """What its card says against training on its images; empty if they are near to real ones.

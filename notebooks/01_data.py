@@ -149,7 +149,7 @@ print(
 # The split of an image depends only on what is in the set and on the seed, not on the order of the
 # files. Public sets and the drawn cells are split by the content of each image alone: an image keeps
 # its split when others are added or removed, so the generators that come with this book have seen no
-# test image of PBC. A set of your own is stratified, which means that every class is divided in the
+# test image of `pbc-fine`; of other divisions of PBC they have, and chapter 5 leaves them out there. A set of your own is stratified, which means that every class is divided in the
 # same fractions, and all images of one patient or slide go to the same split if the table of the set
 # has the column `group`. Generated images that are in a set already are never tested on, and the
 # chapters train nothing on them.

@@ -91,16 +91,23 @@ unknown = {
     ]
     for arm, g in generators.items()
 }
-generators = {arm: g for arm, g in generators.items() if not unknown[arm]}
+seen = {arm: g.seen(splits["test"]) for arm, g in generators.items()}
+generators = {
+    arm: g for arm, g in generators.items() if not unknown[arm] and not seen[arm]
+}
 
 # %% [markdown]
-# Not every generator suits every set: it may not know all classes, and images that are far from real
-# cells can only teach a classifier something wrong.
+# Not every generator suits every set: it may not know all classes, or have learned from images that
+# are for testing here, and images that are far from real cells can only teach a classifier something
+# wrong.
 
 # %% tags=["hide-input"]
 for arm, missing in unknown.items():
     if missing:
         print(f"{arm}: left out, because it does not know {', '.join(missing)}")
+    elif seen[arm]:
+        test_images = f"{seen[arm]} of the {len(splits['test'])} test images"
+        print(f"{arm}: left out, because it was trained on {test_images}")
     elif generators[arm].caution:
         print(f"{arm}: {generators[arm].caution}")
 

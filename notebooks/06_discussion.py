@@ -231,7 +231,7 @@ Markdown(f"- **Patients.** {ours['01_data']['patients']}")
 # **Try it.**
 #
 # - Run `cellaug run --profile pbc` on real cells and compare its columns with the recorded ones.
-# - Run the smoke profile with `--set classifier_seeds=5` and see the lines appear in the answer's
+# - Run it again with `--set classifier_seeds=5` and see the lines appear in the answer's
 #   figure.
 
 # %% tags=["remove-cell"]

@@ -268,10 +268,17 @@ def test_a_generator_knows_the_digests_of_its_training_images(saved, dataset):
     assert {f"{number:016x}" for number in found.tolist()} == {d[:16] for d in dataset.digests}
     assert np.array_equal(found, short_digests(reversed(dataset.digests)))
     assert (saved / "trained_on.bin").stat().st_size == 8 * len(dataset)
+    generator = load_generator(saved)
+    assert generator.seen(dataset) == len(dataset) and generator.seen(dataset.subset([0, 3])) == 2
+    other = dataset.table.assign(digest="00" * 32)
+    assert generator.seen(replace(dataset, table=other)) == 0
+    other = other.assign(source_sha256=dataset.table["digest"].astype(str))  # as after `augment`
+    assert generator.seen(replace(dataset, table=other)) == len(dataset)
     card = json.loads((saved / "generator.json").read_text())
     del card["trained_on"]
     (saved / "generator.json").write_text(json.dumps(card))
     assert load_generator(saved).trained_on is None  # saved before there were digests
+    assert load_generator(saved).seen(dataset) == 0
 
 
 @pytest.mark.parametrize("name", shipped_generators())

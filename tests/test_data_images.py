@@ -40,8 +40,14 @@ def test_twelve_bits_are_scaled_by_their_own_range():
     image, notes = decode(encoded(".png", values))
     assert image[0, :, 0].tolist() == [0, 0, 1, 128, 187, 255]
     assert notes[0] == "16-bit scaled to 8-bit: 12-bit values, 0 to 4095"
-    image, notes = decode(encoded(".png", np.array([[0, 8, 4096]], np.uint16)))
-    assert image[0, :, 0].tolist() == [0, 0, 16] and notes[0] == "16-bit scaled to 8-bit"
+    image, notes = decode(encoded(".png", np.array([[0, 8, 16384]], np.uint16)))
+    assert image[0, :, 0].tolist() == [0, 0, 64] and notes[0] == "16-bit scaled to 8-bit"
+    for bits in (10, 14):
+        image, notes = decode(
+            encoded(".png", np.array([[0, 2 ** (bits - 1), 2**bits - 1]], np.uint16))
+        )
+        assert image[0, :, 0].tolist() == [0, 128, 255]
+        assert notes[0] == f"16-bit scaled to 8-bit: {bits}-bit values, 0 to {2**bits - 1}"
     image, _ = decode(encoded(".png", np.array([[0, 8, 255]], np.uint16)))
     assert image[0, :, 0].tolist() == [0, 8, 255]
 

@@ -682,6 +682,18 @@ def test_families_of_files_are_found_by_their_names():
     found = [[path[2:-4] for path in paths] for paths in families(table)]
     assert found == [["a", "a_aug3", "a - copy"], ["b (1)", "b (2)"], ["d", "d_0_77"]]
     assert families(table.assign(**{"class": names})) == []
+    uuid = "0a1b2c3d-0a1b-0a1b-0a1b-0a1b2c3d4e5f"
+    names = ["a_jpg.rf.0a1b.jpg", "a_jpg.rf.2c3d.jpg", "b.png", "b_hflip.png", "aug_b.png"]
+    names += [
+        "c.png",
+        "c - Kopie (2).png",
+        f"x_original_c.png_{uuid}.png",
+        "rot_1.png",
+        "rot_2.png",
+    ]
+    table = pd.DataFrame({"path": [f"x/{name}" for name in names], "class": "x"})
+    found = [[path[2:] for path in paths] for paths in families(table)]
+    assert found == [names[:2], names[2:5], names[5:8]]
     # As sets are published once augmented, without the originals: the first number is the image.
     paths = [f"x/_{image}_{number}.jpeg" for image in range(3) for number in range(100, 104)]
     table = pd.DataFrame({"path": [*paths, "x/other.png"], "class": "x"})
@@ -821,7 +833,9 @@ def test_command_says_how_long_a_large_set_takes(cells, capsys, monkeypatch):
     monkeypatch.setattr(inspection, "IMAGES_PER_SECOND", 4.0)
     assert cli.main(["inspect", str(cells), "--json"]) == 0
     printed = capsys.readouterr()
-    told = "inspecting 80 files takes about 20 seconds on two cores, the first time twice as long\n"
+    told = (
+        "inspecting 80 images takes about 20 seconds on two cores, the first time twice as long\n"
+    )
     assert printed.err == told
     assert json.loads(printed.out)["images"] == 80
 

@@ -808,6 +808,16 @@ def test_a_manifest_in_a_folder_that_names_none_of_its_images_is_refused(root):
         open_dataset(root)
 
 
+def test_a_comma_at_the_end_of_rows_is_passed_over(root):
+    rows = [f"p/{k:02d}.png,{'ab'[k % 2]}," for k in range(40)]
+    for text in ("path,label\n" + "\n".join(rows), "path,label\n" + rows[0] + "\n" + "\n".join(
+        row[:-1] for row in rows[1:]
+    )):  # fmt: skip
+        (root / "cells.csv").write_text(text + "\n")
+        cells = open_dataset(root / "cells.csv")
+        assert cells.class_names == ("a", "b") and len(cells) == 40
+
+
 def test_excel_s_own_line_names_the_separator(root):
     file = save(root, plain(), "cells.csv", sep=";")
     text = file.read_text()

@@ -286,6 +286,28 @@ def test_a_manifest_has_the_classes_of_generated_images(tmp_path):
     assert drawn["real"] == drawn["fake"] == ["basophil"] * 2 + ["monocyte"] * 5
 
 
+def test_layouts_and_tables_are_read_as_by_other_commands(tmp_path):
+    real, fake = tmp_path / "r", tmp_path / "f"
+    rows = ["path,label"]
+    for number in range(24):
+        name, patient = ("basophil", "monocyte")[number % 2], f"P{number % 3}"
+        (real / name / patient).mkdir(parents=True, exist_ok=True)
+        write_png(real / name / patient / f"{number}.png", cell(number, 24, 0))
+        rows.append(f"{name}/{patient}/{number}.png,{name}")
+    of_classes(fake, {"monocyte": 4, "basophil": 4}, 2)
+    (tmp_path / "r" / "cells.csv").write_text("\n".join(rows[:-4]))
+    for k, source in enumerate((real, real / "cells.csv")):
+        key = write_test(source, fake, tmp_path / f"t{k}", count=8)
+        of_real = [x for x, real_one in zip(key["classes"], key["real"], strict=True) if real_one]
+        assert sorted(of_real) == ["basophil"] * 4 + ["monocyte"] * 4
+    (tmp_path / "g").mkdir()
+    (tmp_path / "g" / "generator.json").write_text("{}")
+    with pytest.raises(
+        DataError, match="is a generator, not a folder of images; draw images first"
+    ):
+        write_test(real, tmp_path / "g", tmp_path / "t")
+
+
 def test_without_classes_it_is_said_that_they_do_not_match(made, tmp_path):
     _, key = made
     assert key["notes"][-1].startswith("Classes were not matched: not all images are in subfolders")

@@ -1021,6 +1021,25 @@ def test_real_images_that_are_hardly_changed_are_refused(real, change):
         compare(real, changed(real, change(real.images)))
 
 
+@pytest.mark.parametrize("kind", ["turned", "cropped"])
+def test_turned_and_cropped_real_images_are_refused(kind):
+    """Larger ones, whose details show what they are."""
+    whole = open_dataset("phantom", classes=3, images=60, size=64)
+    drawn = whole.in_memory(64)
+    turn = cv2.getRotationMatrix2D((31.5, 31.5), 20, 1)
+    change = {
+        "turned": lambda image: cv2.warpAffine(
+            image, turn, (64, 64), borderMode=cv2.BORDER_REFLECT
+        ),
+        "cropped": lambda image: cv2.resize(image[5:-5, 5:-5], (64, 64)),
+    }[kind]
+    fake = changed(drawn, np.stack([change(image) for image in drawn.images]))
+    words = rf"\d+ of {len(drawn)} generated images .* {len(drawn)} real images .* shifted or crop"
+    with pytest.raises(DataError, match=words):
+        sources._refuse_real(drawn, fake)
+    assert sources._refuse_real(drawn.subset(range(30)), fake.subset(range(30, len(drawn)))) == []
+
+
 def test_a_few_generated_images_that_are_real_cells_are_named(real):
     images = cells(3).images.copy()
     images[7] = np.flipud(real.images[5])

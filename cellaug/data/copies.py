@@ -29,9 +29,14 @@ _DISC = (_PLACES <= _NEAR.disc).astype(np.uint8)
 _ENOUGH = cv2.TERM_CRITERIA_COUNT + cv2.TERM_CRITERIA_EPS, 30, 1e-4
 _BLOCK = 512  # images handled at once, which bounds the memory
 _PAIRS = 256
-_WORDS = "aug|augmented|copy|kopie|flip|flipped|mirror|mirrored|rot|rotated|crop|cropped|shifted"
+_WORDS = "aug|augmented|copy|kopie|[hv]?flip|flip(?:lr|ud|ped)|lr|ud|mirror|mirrored|rot|rotated"
+_WORDS += "|crop|cropped|shifted"
 _COPY_NAME = re.compile(
-    rf"(?P<word>[ _-]*\(\d+\)|[ _-]+({_WORDS})[ _-]?\d*)$|_\d+_\d+$", re.IGNORECASE
+    rf"(?P<word>([ _-]*\(\d+\)|[ _-]+({_WORDS})[ _-]?\d*)+|\.rf\.\w+)$|_\d+_\d+$", re.IGNORECASE
+)
+# As Augmentor names them, and with the word in front.
+_COPY_OF = re.compile(
+    rf"^(?:.+_original_|(?:{_WORDS})[_-])(.+?)(\.\w+_[0-9a-f-]{{36}})?$", re.IGNORECASE
 )
 
 
@@ -242,7 +247,8 @@ def families(statistics: pd.DataFrame) -> list[list[str]]:
     most names of the class are so, with three or more files to each first number.
     """
     table = statistics[["class", "path"]].astype(object)
-    table["stem"] = [PurePosixPath(path).stem for path in table["path"]]
+    stems = (PurePosixPath(path).stem for path in table["path"])
+    table["stem"] = [_COPY_OF.sub(r"\1 aug", stem) for stem in stems]
     found = [_COPY_NAME.search(stem) for stem in table["stem"]]
     whole = set(zip(table["class"], table["stem"], strict=True))
     table["key"] = table["stem"]

@@ -234,8 +234,8 @@ def _check_parts(tags: Tiff.ImageFileDirectory_v2, data: bytes) -> None:
 def _to_rgb(image: np.ndarray, notes: list[str]) -> np.ndarray:
     if image.dtype == np.uint16:
         notes.append("16-bit scaled to 8-bit")
-        # Cameras of 12 bits, and programs that only change the type, fill the lowest part.
-        bits = next(bits for bits in (8, 12, 16) if image.max() < 2**bits)
+        # Cameras of 10 to 14 bits, and programs that only change the type, fill the lowest part.
+        bits = next(bits for bits in (8, 10, 12, 14, 16) if image.max() < 2**bits)
         if bits < 16:
             notes[-1] += f": {bits}-bit values, 0 to {2**bits - 1}"
         image = cv2.convertScaleAbs(image, alpha=255 / (2**bits - 1))

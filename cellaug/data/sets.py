@@ -35,9 +35,10 @@ from cellaug.data.tables import (
     is_nothing,
     read_manifest,
     read_rows,
+    read_table,
 )
 from cellaug.errors import DataError
-from cellaug.files import cache_home, homes
+from cellaug.files import cache_home, count, homes
 
 import pandas as pd
 
@@ -167,6 +168,14 @@ def locate(source: str | Path) -> Path:
     problem = "is a file, but no manifest" if path.exists() else "no such folder or manifest"
     kinds = "a folder with one subfolder of images per class, or a manifest (.csv or .parquet)"
     raise DataError(f"{source}: {problem}. Give phantom, {', '.join(NAMES)}, {kinds}")
+
+
+def roughly(source: str | Path) -> int:
+    """About how many images a set has, before it is opened; `DataError` as `locate`."""
+    place = locate(source)
+    if place.is_file():
+        return len(read_table(place))
+    return len(Store(place).dataset()) if (place / INDEX).is_file() else count(place)
 
 
 def _find(name: str) -> Path:

@@ -40,8 +40,9 @@ def position(digest: str, class_name: str, seed: int) -> float:
 def by_content(dataset: Dataset) -> bool:
     """Whether an image's split hangs on its content alone: sets opened by name, and PBC's images.
 
-    The shipped weights have seen no test image of these. A set holds PBC's images if a quarter of
-    its real ones have known digests, in whatever folder they lie.
+    The shipped weights have seen no test image of pbc-fine; with other names of classes, or groups,
+    others are test images (see `Generator.seen`). A set holds PBC's images if a quarter of its real
+    ones have known digests, in whatever folder they lie.
     """
     if dataset.credit and dataset.name in (*NAMES, "phantom"):
         return True

@@ -48,6 +48,7 @@ _NO_GROUP |= {word.lower() for word in STR_NA_VALUES if word}
 _MISSING = f"cannot be read ({os.strerror(errno.ENOENT)})"
 _CASE = ", which differs by case only"
 _CSV = {"sep": None, "engine": "python", "dtype": object, "keep_default_na": False}
+_CSV |= {"index_col": False}  # rows may have a field more than the head: a comma at their end
 # A name that is not UTF-8 still finds its file this way.
 _CSV |= {"encoding": "utf-8-sig", "encoding_errors": "surrogateescape"}
 

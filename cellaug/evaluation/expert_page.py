@@ -10,19 +10,20 @@ from contextlib import suppress
 from html import escape
 from pathlib import Path
 from typing import TYPE_CHECKING
+from warnings import catch_warnings
 
 import cellaug
-from cellaug.data import DataError, open_dataset
+from cellaug.data import DataError, Dataset, open_dataset
 from cellaug.data.class_map import folded
 from cellaug.data.dataset import printable
 from cellaug.data.images import check_images, decode, fit_square
 from cellaug.data.published import MANIFEST, MANIFESTS
 from cellaug.data.scan import scan
-from cellaug.data.sets import SMALLEST_SIDE, told
+from cellaug.data.sets import MANIFEST_SUFFIXES, SMALLEST_SIDE, told
 from cellaug.evaluation import expert
 from cellaug.evaluation.expert_score import KEY, PAGE, power_statement
 from cellaug.files import atomic_folder, new_folder, write_json
-from cellaug.generators import CREDIT
+from cellaug.generators import CARD, CREDIT
 
 import cv2
 import numpy as np
@@ -150,8 +151,13 @@ def _truth(answers: Sequence[int], classes: Sequence[str]) -> list[int | bool]:
 
 def _look(kind: str, root: Path) -> pd.DataFrame:
     """The files of one kind: kind, path, name, side (pixels), digest and problem."""
+    cells = open_dataset(root) if root.suffix.lower() in MANIFEST_SUFFIXES else None
+    root = root.parent if cells else root
     if not root.is_dir():
         raise DataError(f"{root}: no such folder; expected one with {kind} images")
+    if (root / CARD).is_file():
+        draw = f"draw images first: cellaug generate --generator {root} --count 60 --out FOLDER"
+        raise DataError(f"{root} is a generator, not a folder of images; {draw}")
 
     def stop(error: OSError) -> None:
         raise DataError(f"{error.filename}: cannot be read ({error.strerror})") from error
@@ -161,6 +167,7 @@ def _look(kind: str, root: Path) -> pd.DataFrame:
         folders[:] = sorted(name for name in folders if not name.startswith("."))
         links = [name for name in folders if Path(place, name).is_symlink()]  # not followed
         names += [Path(place, name).relative_to(root).as_posix() for name in links + sorted(files)]
+    names = list(cells.table["path"]) if cells else names
     ours = (*MANIFESTS, CREDIT)
     names = [name for name in names if Path(name).name not in ours and "/." not in f"/{name}"]
     unwanted, listed = {"real": "synthetic", "fake": "real"}[kind], told(root, names)
@@ -172,7 +179,7 @@ def _look(kind: str, root: Path) -> pd.DataFrame:
         many = f"{made.sum():,} of {len(made):,} images are generated"
         such = printable(names[int(made.argmax())])
         raise DataError(f"{root}: {many}, such as {such} (the files say so). Give real ones")
-    labels = _labels(root)
+    labels = _labels(root, cells)
     known = [labels.get(name, Path(name).parent.name) for name in names]
     table["class"] = pd.Series(known, dtype=object)
     table["kind"], table["side"] = kind, table[["height", "width"]].min(axis=1)
@@ -187,10 +194,12 @@ def _look(kind: str, root: Path) -> pd.DataFrame:
     return table
 
 
-def _labels(root: Path) -> dict[str, str]:
-    """The class of each file that a folder's manifest.csv lists, if it has a usable one."""
-    with suppress(DataError):
-        if (root / MANIFEST).is_file() and not (cells := open_dataset(root / MANIFEST)).unlabelled:
+def _labels(root: Path, cells: Dataset | None) -> dict[str, str]:
+    """The class of each file of a set, or of a folder if it can be opened as one."""
+    with suppress(DataError), catch_warnings(action="ignore"):
+        listed = (root / MANIFEST).is_file()
+        cells = cells or open_dataset(root / MANIFEST if listed else root)
+        if not cells.unlabelled:
             return dict(zip(cells.table["path"], cells.table["class"].astype(str), strict=True))
     return {}
 

@@ -9,6 +9,7 @@ from typing import Any
 
 from cellaug.data import Dataset, open_dataset
 from cellaug.data.class_map import alike
+from cellaug.data.copies import THUMBNAIL, near_duplicates
 from cellaug.data.dataset import digest_numbers, printable
 from cellaug.data.images import decode, fit_square
 from cellaug.data.published import NAMES
@@ -22,12 +23,14 @@ from cellaug.evaluation.scorecard import ROWS, scorecard, tidy
 from cellaug.files import progress, write_json
 from cellaug.generators import CARD, SHIPPED, Generator, read_generator, shipped_generators
 
+import cv2
 import numpy as np
 
 NAMED = 3  # images that a message names
 # Two images show the same cell if their grey levels at 16 pixels differ by less (root mean square,
 # of eight turns the nearest); two cells of 2,500 of PBC differ by 12 or more. So many are refused.
 SAME_CELL, MOST_SAME = 4, 0.05
+LOOKED_AT = 200, 2000  # generated and real images among which turned and cropped ones are sought
 
 
 def read_generated(
@@ -174,7 +177,7 @@ def _refuse_real(real: Dataset, fake: Dataset) -> list[str]:
     rows = [reduced(images) / np.sqrt(3) / 16 for images in small]
     own, near, _ = nearest_training(rows[0], rows[1], 1, views)
     if not (same_cell := near < SAME_CELL).any():
-        return []
+        return _turned_or_cropped(real, fake)
     same_cells = np.flatnonzero(same_cell).tolist()
     which = _listed([f"{_name(fake, k)} is {_name(real, int(own[k]))}" for k in same_cells])
     what = (
@@ -183,6 +186,27 @@ def _refuse_real(real: Dataset, fake: Dataset) -> list[str]:
     what += f"of {real.name}, at most mirrored, turned or changed by a few grey levels"
     what = f"{what} ({which})"
     if same_cell.mean() > MOST_SAME:
+        raise DataError(f"{what}: give images that a generator drew, and real ones it has not seen")
+    return [f"{what}."]
+
+
+def _turned_or_cropped(real: Dataset, fake: Dataset) -> list[str]:
+    """The same for turned, shifted and cropped real images, looked for in a part of both sets."""
+    rng, chosen = np.random.default_rng(0), []
+    for cells, most in ((fake, LOOKED_AT[0]), (real, LOOKED_AT[1])):
+        chosen.append(np.sort(rng.permutation(len(cells))[:most]))
+    images = (pixels(cells.subset(rows)) for cells, rows in zip((fake, real), chosen, strict=True))
+    grey = [cv2.cvtColor(fit_square(image, THUMBNAIL), cv2.COLOR_RGB2GRAY)
+            for part in images for image in part]  # fmt: skip
+    pairs, many = near_duplicates(np.stack(grey)), len(chosen[0])
+    pairs = pairs[(pairs["first"] < many) & (pairs["second"] >= many)].drop_duplicates("first")
+    if pairs.empty:
+        return []
+    both = zip(chosen[0][pairs["first"]], chosen[1][pairs["second"] - many], strict=True)
+    which = _listed([f"{_name(fake, int(k))} of {_name(real, int(own))}" for k, own in both])
+    what = f"{len(pairs):,} of {many:,} generated images of {fake.name} show the same as one of "
+    what += f"{len(chosen[1]):,} real images of {real.name}, turned, shifted or cropped ({which})"
+    if len(pairs) > MOST_SAME * many:
         raise DataError(f"{what}: give images that a generator drew, and real ones it has not seen")
     return [f"{what}."]
 
