@@ -1,6 +1,5 @@
 """The command ``cellaug``; commands import what they need in their body, so ``--help`` is quick."""
 
-import errno
 import io
 import json
 import os
@@ -14,7 +13,7 @@ from pathlib import Path
 from typing import Any
 
 from cellaug import __version__, cli_study
-from cellaug.errors import BookError, ChapterFailed, DataError, ReportError
+from cellaug.errors import BookError, ChapterFailed, DataError, ReportError, in_words
 from cellaug.options import (
     GENERATOR_WORDS,
     SIDE,
@@ -46,18 +45,6 @@ Examples:
   cellaug augment my_cells/ --generator build/pbc-my_cells/artifacts/03_ac_gan/conditional \\
     --out augmented/
   cellaug expert-test --real my_cells/ --fake generated/ --out trial/"""
-
-
-ADVICE = {
-    errno.ENOSPC: "the disk is full: make room on it, or give a folder on another one",
-    errno.EDQUOT: "your share of this disk is full: delete files, or give a folder on another one",
-    errno.EROFS: "this disk can only be read: give a folder on another one",
-    errno.EEXIST: "a file of this name is there already: give another folder",
-    errno.ENOTDIR: "a part of this path is a file, not a folder: give another path",
-    errno.EISDIR: "this is a folder, expected a file",
-    errno.ENOENT: "there is no such file or folder: give another path",
-    errno.EACCES: "you have no right to it: ask for the right, or give another file or folder",
-}
 
 
 def typed(command: str, profile: str, set: Sequence[str]) -> str:
@@ -439,14 +426,6 @@ def expert_score(answers: Sequence[str], key: str, as_json: bool, figure: Path |
 
 for command in (cli_study.train, cli_study.advise, cli_study.study):
     commands.add_command(command)
-
-
-def in_words(error: Exception) -> str:
-    """An error as a sentence; one of the system with its file and what to do."""
-    if not isinstance(error, OSError) or error.errno is None:
-        return str(error)
-    what = ADVICE.get(error.errno, error.strerror)
-    return f"{what}" if error.filename is None else f"{error.filename}: {what}"
 
 
 def stop(number: int, frame: Any) -> None:

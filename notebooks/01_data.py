@@ -8,7 +8,7 @@
 # # Data
 #
 # A generator can only be as good as its training images, and a test is only fair if its images were
-# never used in training. This chapter opens a set of labelled white blood cells, says what is in it
+# never used in training. This chapter opens a set of labelled cells, says what is in it
 # and what was left out, splits it into training, validation and test images, and shows the reader
 # that feeds every network of this book.
 #
@@ -178,13 +178,14 @@ notes = np.where(
 )
 alone = (few.groups > 0) & ((few.groups < BOUNDS["fewest_groups"]) | (few.tested < 2))
 notes = notes + np.where(alone, "Too few patients to say much about others.", "")
+unknown = "not known" if chapter.real == "real" else "none"
 Markdown(
     "| class | test images | recall of 0.9: 95 % interval | patients (in the test) | "
-    "|\n"
+    "note |\n"
     "|---|---|---|---|---|\n"
     + "\n".join(
         f"| {row.Index} | {row.images:,} | {row.low:.2f} to {row.high:.2f} "
-        f"| {f'{row.groups} ({row.tested})' if row.groups else 'not known'} | {note} |"
+        f"| {f'{row.groups} ({row.tested})' if row.groups else unknown} | {note} |"
         for row, note in zip(few.itertuples(), notes, strict=True)
     )
 )

@@ -308,8 +308,8 @@ fake_trial = gan.generate(rng.standard_normal((count, latent_dim)).astype("float
 trial, is_real = expert.shuffle_trial(real_trial, fake_trial, seed)
 
 # %% [markdown]
-# The test is one page that works offline in any browser. Say of each image whether it is real, how
-# sure you are and, if you like, what gave it away. A few images to practise with come first. There is
+# The test is one page that works offline in any browser. Say of each image whether it is
+# generated, how sure you are and, if you like, what gave it away. A few images to practise with come first. There is
 # also a taste of it: 20 images, with the answer at once. These are from the validation split.
 
 # %%

@@ -359,8 +359,8 @@ pd.DataFrame(summary).round(1)
 # ## Nine cells of the largest class
 #
 # In the thesis's Figure 16 the nine cells of its largest class fall into three groups of near
-# duplicates: *mode collapse*. Here are the same nine latent vectors through each of the
-# generators, below nine cells of the data set.
+# duplicates: *mode collapse*. Here are the same nine latent vectors through each generator of this
+# run, below nine cells of the data set; the shipped one, if it is there, has vectors of its own.
 
 # %%
 largest = int(cells.counts().to_numpy().argmax())
@@ -372,7 +372,7 @@ nines = {chapter.real: pool[largest][:9]}
 nines |= {arm: gan.generate(nine, np.full(9, largest)) for arm, gan in arms.items()}
 nines |= {"shipped": shipped.generate([names[largest]], 9)} if fits else {}
 
-# %% mystnb={"figure": {"caption": "Nine cells of the largest class: real ones (top), and one row for each generator from the same nine latent vectors, not selected.", "name": "fig-ac-nine"}}
+# %% mystnb={"figure": {"caption": "Nine cells of the largest class: real ones (top), and one row for each generator, those of this run from the same nine latent vectors; not selected.", "name": "fig-ac-nine"}}
 figures.image_rows(nines)
 
 # %% [markdown]
@@ -446,7 +446,7 @@ chapter.compare(
 # ## What it means
 #
 # Diversity alone is not quality: noise is diverse. The pages on record therefore ask more of a
-# generator: how close its cells are to real ones, how much of the real cells' variety they reach in
+# generator: how close its cells are to real ones, how much of the variety of these they reach in
 # the scarcest class, whether they are copies, and whether the requested class is recognised in them.
 # This chapter says how much variety each construction keeps, and whether the ReLU before the frozen
 # generator costs some of it. Whether a classifier learns from such cells is the question of chapter 5.

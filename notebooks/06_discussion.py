@@ -11,7 +11,7 @@
 # read from what the chapters recorded; none is typed in.
 #
 # **What you will see:** the claims of the thesis with its numbers, ours, and those that were recorded
-# earlier on real cells, each with a verdict; the answer in one figure; and a conclusion that follows
+# earlier on real cells, with verdicts; the answer in one figure; and a conclusion that follows
 # from the intervals, not from what we hoped.
 
 # %% [markdown]
@@ -51,7 +51,7 @@ drawn = ours["01_data"]["phantom"]
 #
 # For each claim a function takes the chapters' figures and returns ours, and another one judges them.
 # The same functions are applied to this run and to every run that was recorded on real cells, so all
-# columns mean the same. The verdict is on real cells.
+# columns mean the same. Verdicts are on real cells.
 
 # %% tags=["hide-input"]
 table = claims_table(ours)
@@ -138,7 +138,7 @@ Markdown(
 )
 
 # %% [markdown]
-# How much of the variety of real cells within a class does each generator keep?
+# How much of the variety within a class does each generator keep, of the cells that it learned from?
 
 # %%
 kept = {"this run": ours} | {f"recorded: {name}": run for name, run in recorded.items()}

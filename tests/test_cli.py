@@ -9,7 +9,7 @@ import sys
 import time
 from pathlib import Path
 
-from cellaug import __version__, augmentation, cli, generators
+from cellaug import __version__, augmentation, cli, errors, generators
 from cellaug.book import run as runner
 from cellaug.errors import BookError, ChapterFailed, ReportError
 from cellaug.files import atomic_folder, write_atomically
@@ -155,11 +155,11 @@ def test_errors_of_the_disk_are_sentences(number, tmp_path, monkeypatch, capsys)
         broken.setattr(Path, "write_bytes", fail)
         assert cli.main([*words, "--out", "out"]) == 2
     line = capsys.readouterr().err
-    assert line == f"cellaug: {tmp_path / 'out'}: {cli.ADVICE[number]}\n"
+    assert line == f"cellaug: {tmp_path / 'out'}: {errors.ADVICE[number]}\n"
     assert "Errno" not in line and ("give" in line) and not list(tmp_path.iterdir())
-    assert cli.in_words(named) == f"x.y: {cli.ADVICE[number]}"
-    assert cli.in_words(OSError("no such place")) == "no such place"
-    assert cli.in_words(OSError(errno.ENODEV, "No such device", "a")) == "a: No such device"
+    assert errors.in_words(named) == f"x.y: {errors.ADVICE[number]}"
+    assert errors.in_words(OSError("no such place")) == "no such place"
+    assert errors.in_words(OSError(errno.ENODEV, "No such device", "a")) == "a: No such device"
 
 
 def test_room_that_lacks_is_named_before_anything_is_decoded(tmp_path, monkeypatch, capsys):
@@ -178,7 +178,7 @@ def test_room_that_lacks_is_named_before_anything_is_decoded(tmp_path, monkeypat
 def test_a_missing_file_is_a_sentence(tmp_path, capsys):
     words = ["augment", "x", "--generator", "pbc-fine-64", "--out", str(tmp_path / "out")]
     assert cli.main([*words, "--class-map", "none.yaml"]) == 2
-    assert capsys.readouterr().err == f"cellaug: none.yaml: {cli.ADVICE[errno.ENOENT]}\n"
+    assert capsys.readouterr().err == f"cellaug: none.yaml: {errors.ADVICE[errno.ENOENT]}\n"
 
 
 def test_a_disk_that_can_only_be_read_is_named_with_the_file(tmp_path, monkeypatch):

@@ -764,15 +764,17 @@ def test_a_taste_tells_each_answer_at_once(chromium, tmp_path):
     visit = opened(chromium, tmp_path)
     taste = visit.page
     assert "computer drawings" in taste.inner_text("#notice")
-    assert "taken through a microscope" not in taste.inner_text("#start")
+    assert "Some are drawn: in this demo by a program, not taken" in taste.inner_text("#start")
+    assert taste.title() == "Drawn or generated?"
+    assert "D or ← drawn, G or → generated" in " ".join(taste.inner_text(".keys").split())
     assert taste.locator("#initials").is_hidden()
     taste.keyboard.press("Enter")
     for index, real in enumerate(truth):
         assert place(taste) == f"Image {index + 1} of 6" and taste.inner_text("#told") == ""
-        taste.keyboard.press("r")
-        word = "Right: this one is real." if real else "No: this one is fake."
+        taste.keyboard.press("d")
+        word = "Right: this one is drawn." if real else "No: this one is generated."
         assert taste.inner_text("#told") == word
-        taste.keyboard.press("f")  # too late
+        taste.keyboard.press("g")  # too late
         assert taste.inner_text("#told") == word
         taste.keyboard.press("Enter")
     assert (
@@ -781,7 +783,7 @@ def test_a_taste_tells_each_answer_at_once(chromium, tmp_path):
     )
     assert taste.locator("#download").is_hidden() and taste.locator("#quick").is_hidden()
     assert taste.get_attribute("#more a", "href") == "expert-test.html"
-    assert taste.inner_text("#list li:nth-child(2)") == "2 fake (you said real)"
+    assert taste.inner_text("#list li:nth-child(2)") == "2 generated (you said drawn)"
     taste.reload()
     assert taste.inner_text("#go") == "Start"  # nothing was kept
     closed(visit)

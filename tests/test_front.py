@@ -155,8 +155,13 @@ def test_verdicts_are_on_real_cells():
     phantoms["01_data"] |= {"phantom": True, "imbalance": 1.0}
     verdicts = claims_table(phantoms)["verdict (recorded: pbc)"]
     assert verdicts[0] == "confirmed" and verdicts[1].endswith(", one seed")
+    single = verdicts[verdicts.str.endswith(", one seed")]
+    assert single.str.contains("agrees").any() and single.str.contains("differs").any()
+    assert not single.str.contains("confirmed|refuted").any()  # of one training
     phantoms["01_data"]["phantom"] = False
-    assert claims_table(phantoms)["verdict (this run)"][0] == "refuted"
+    both = claims_table(phantoms)
+    assert both["verdict (this run)"][0] == "refuted"
+    assert both["verdict (recorded: pbc)"].equals(verdicts)
 
 
 def test_one_latent_vector_is_the_first_of_every_class():

@@ -177,9 +177,13 @@ def test_figures_show_every_arm(results):
     assert named == [EVEN, COPIES, MADE]
     line = next(line for line in axes.lines if len(line.get_xdata()) == 3)
     np.testing.assert_allclose(line.get_ydata(), [0.70, 0.80, 0.88])
+    one = charts.score_curves(table[table["number"] == 10], "images of each", "macro F1")
+    assert [text.get_text() for text in one.axes[0].get_yticklabels()] == [EVEN, COPIES, MADE]
+    assert one.axes[0].get_title() == "10 images of each" and not one.legends
     fig = charts.worth_in_images(answers.worths(results).assign(high=np.inf))
     assert len(fig.axes) == 2
     rows = pd.DataFrame({"class": ["a", "b"], "mean": [0.1, -0.1], "low": 0.0, "high": 0.2})
-    rows = rows.assign(measure="macro_f1", scarcity="tail-10")
+    rows = rows.assign(measure="macro_f1", scarcity="tail-10", n=4)
     (axes,) = charts.change_by_class(rows).axes
+    assert axes.get_title() == "tail-10 (4 seeds)"
     np.testing.assert_allclose(axes.lines[0].get_xdata(), [10, -10])

@@ -56,14 +56,14 @@ def dress(page: BeautifulSoup, table: Tag, number: int) -> None:
     """Put a table into its box and mark columns of numbers and the first column."""
     found = columns(table)
     heads = [cells[0].get_text(" ", strip=True) for cells in found.values()]
-    if heads[1:] == ["thesis", "here"]:  # each row is of another kind
-        found = {0: found[0]}
+    mixed = heads[1:] == ["thesis", "here"]  # each row is of another kind
     for place, cells in found.items():
         body = [cell for cell in cells if cell.find_parent("thead") is None]
         words = [cell.get_text(" ", strip=True) for cell in body]
         told = [word for word in words if word not in NOTHING]
         others = [word for word in told if not NUMBER.match(word)]
-        if place and 2 * len(others) < len(told) and all(len(word) <= SHORT for word in others):
+        few = not others if mixed else 2 * len(others) < len(told)
+        if place and few and all(len(word) <= SHORT for word in others):
             for cell in body:
                 for text in list(cell.find_all(string=True)):
                     said = re.sub(r"(?<=\d)%", " %", text)

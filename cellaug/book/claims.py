@@ -28,6 +28,10 @@ UNEVEN, BALANCED, SMOOTH, LOCATED, NEARER = 2.0, (0.25, 0.75), 2.0, 0.5, 0.9
 """Bounds of the other verdicts, see `rules`."""
 
 
+SINGLE = {"confirmed": "agrees", "refuted": "differs"}
+"""What is said instead where all hangs on one training: no verdict."""
+
+
 @dataclass(frozen=True)
 class Claim:
     """One claim: its words, the thesis's evidence, and functions of a run."""
@@ -110,12 +114,19 @@ def _conditioning(run: Run) -> str:
 def _recognised(run: Run) -> bool:
     """Whether a classifier sees anything of the requested classes in the AC-GAN's cells."""
     agreement = run["05_classifier"]["class_agreement"]["AC-GAN"]
-    return agreement > 1 / run["01_data"]["classes"]
+    return agreement > _chance(run)
+
+
+def _chance(run: Run) -> float:
+    """How often what always names the largest class is right of the cells that were asked for."""
+    return run["05_classifier"].get(
+        "chance", 1 / run["01_data"]["classes"]
+    )  # older records lack it
 
 
 def _conditioned(run: Run) -> str:
     found = run["05_classifier"]
-    agreement, chance = found["class_agreement"]["AC-GAN"], 1 / run["01_data"]["classes"]
+    agreement, chance = found["class_agreement"]["AC-GAN"], _chance(run)
     if not _recognised(run):
         return f"refuted: no better than guessing ({chance:.0%})"
     return "confirmed" if agreement - found["accuracy_on_real"] >= AS_REAL else "refuted"
@@ -226,8 +237,9 @@ def claims() -> list[Claim]:
 def rules() -> str:
     """How the verdicts are reached, in words, as Markdown."""
     low, high = BALANCED
-    return f"""When is a claim confirmed? All but those of F1 are judged by one training with one
-seed, so another run may say otherwise.
+    return f"""When is a claim confirmed? Those of F1 and of the classes are *confirmed* or
+*refuted*. All others hang on one training with one seed: the run *agrees* with the thesis or
+*differs*, and another may say otherwise.
 
 - Classes are *uneven* if the largest has at least {UNEVEN:g} times the images of the smallest.
 - Losses are *in balance* if D(x) is at most {high} for real and at least {low} for generated cells.
@@ -236,8 +248,8 @@ seed, so another run may say otherwise.
 - They are *varied* from {VARIED:g} of the diversity of real cells on, and *collapsed* below.
 - The *requested class* is generated if a classifier recognises at most {-100 * AS_REAL:.0f} points
   fewer generated than real cells.
-- Interpolation is *smooth* if no step is more than {SMOOTH:g} times the mean, of cells that a
-  classifier recognises better than by guessing.
+- Interpolation is *smooth* if no step is more than {SMOOTH:g} times the mean; it is not judged if a
+  classifier recognises no classes in the cells of the AC-GAN that was built on this generator.
 - A latent vector is *found* if the reconstruction differs from its cell at most {LOCATED:g} times
   as much as another cell does, and found *in part* if at most {NEARER:g} times as much.
 - F1 *rises* or falls if the interval is wholly above or below zero, from {FOR_A_VERDICT} seeds."""
@@ -246,14 +258,21 @@ seed, so another run may say otherwise.
 def claims_table(ours: Run) -> pd.DataFrame:
     """A row for each claim: thesis, this run, recorded runs on real cells, and a verdict.
 
-    The verdict is on real cells: of this run if it has them, else of the last recorded run.
+    Verdicts are on real cells: on the last recorded run, and on this run if it has them.
     """
+
+    def judge(claim: Claim, run: Run) -> str:
+        found = claim.judge(run)
+        for word, single in SINGLE.items() if claim.one_seed else ():
+            found = found.replace(word, single)
+        return found + ", one seed" * claim.one_seed
+
     runs = {"this run": ours} | {f"recorded: {name}": run for name, run in real_runs().items()}
-    judged = "this run" if not ours["01_data"]["phantom"] else list(runs)[-1]
+    judged = ["this run"] * (not ours["01_data"]["phantom"]) + list(runs)[1:][-1:]
     rows = [
         {"claim of the thesis": claim.text, "thesis": claim.thesis}
         | {name: claim.found(run) for name, run in runs.items()}
-        | {f"verdict ({judged})": claim.judge(runs[judged]) + ", one seed" * claim.one_seed}
+        | {f"verdict ({name})": judge(claim, runs[name]) for name in judged}
         for claim in claims()
     ]
     return pd.DataFrame(rows)

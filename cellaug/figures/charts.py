@@ -48,7 +48,7 @@ def loss_curves(
 ) -> style.Described:
     """Draw columns of a training history, with their words in the legend, by epoch (Fig. 14).
 
-    A history of at most `FEW` rows is written beside its marks: such a line shows no course.
+    One or two columns of at most `FEW` rows are also written: such a line shows no course.
     """
     fig = style.new_figure(style.WIDTH, 3, layout="constrained")
     ax, table = fig.add_subplot(), history[list(columns)].rename(columns=columns)
@@ -56,7 +56,7 @@ def loss_curves(
     ax.set(xlabel=xlabel, ylabel=ylabel)
     ax.xaxis.set_major_locator(MaxNLocator(integer=True))
     ax.xaxis.set_major_formatter("{x:,.0f}")
-    if len(table) <= FEW:
+    if len(table) <= FEW and table.shape[1] <= 2:
         for _, values in table.items():
             for x, y in values.dropna().items():
                 side = 5 if y == table.loc[x].max() else -10  # points above or below the mark

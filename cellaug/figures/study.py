@@ -20,9 +20,15 @@ def score_curves(
     """Draw scores with intervals against a number, a line for each arm, a panel for each family.
 
     `rows` has the columns family, arm, number (above 0, on a logarithmic axis), mean, low, high;
-    arms differ by colour, mark and line. `xlabel` names the number, by family if it differs.
+    arms differ by colour, mark and line. `xlabel` names the number, by family if it differs. With
+    one number in each family the arms stand below each other instead.
     """
     families, arms = [*rows["family"].unique()], [*rows["arm"].unique()]
+    if rows.groupby("family")["number"].nunique().max() == 1:  # no line to draw
+        words = rows["family"].map(xlabel) if isinstance(xlabel, Mapping) else xlabel
+        table = rows.rename(columns={"arm": "name", "mean": "value"})
+        table["measure"] = rows["number"].map("{:,.0f} ".format) + words
+        return interval_plot(table[["measure", "name", "value", "low", "high"]], ylabel)
     fig = style.new_figure(style.WIDTH, 3.6 + 0.16 * len(arms), layout="constrained")
     axes = fig.subplots(1, len(families), sharey=True, squeeze=False)[0]
     known: dict = {}
@@ -57,10 +63,11 @@ def score_curves(
 def change_by_class(rows: pd.DataFrame) -> style.Described:
     """Draw contrasts by class (recall, in percentage points), a panel for each scarcity.
 
-    `rows` has the columns class, scarcity, mean, low, high, as fractions.
+    `rows` has the columns class, scarcity, mean, low, high, as fractions, and n, the seeds.
     """
     words = {"class": "name", "scarcity": "measure", "mean": "value", "low": "low", "high": "high"}
     table = rows[[*words]].rename(columns=words)
+    table["measure"] += rows["n"].map(" ({} seeds)".format)
     table[["value", "low", "high"]] *= 100
     return interval_plot(table, "change of recall in percentage points", 0, "+.1f")
 

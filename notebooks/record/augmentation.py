@@ -62,9 +62,10 @@ Markdown(
 # ## What is compared
 #
 # An *arm* is a way to make a training set. *Even* shows every class equally often, *duplicates* has as
-# many copies of real images as *synthetic* has generated ones, *half* means that every second image of
-# a scarce class is a generated one, and *classical* stands for flips, turns, zooms and moderate changes
-# of colour. All arms take the same number of steps and start from the same weights. A *scarcity* says
+# many copies of real images as *synthetic* has generated ones, and *classical* stands for flips, turns,
+# zooms and moderate changes of colour. Generated cells fill every class up to the largest, not the scarce
+# ones alone; *half* means that every second image that is shown of a class with such cells is generated:
+# of all classes but the largest. All arms take the same number of steps and start from the same weights. A *scarcity* says
 # how many real images there are: *tail-10* has 10 of each of three rare classes (promyelocyte,
 # metamyelocyte, band neutrophil) and all of the others; *each-10* has 10 of every class.
 #
@@ -73,10 +74,11 @@ Markdown(
 # %% tags=["hide-input"]
 found = answers.scores(results)
 summary = answers.summary(found)
-summary["n"].unstack("scarcity").dropna(how="all").astype("Int64")
+seeds = summary["n"].unstack("scarcity").dropna(how="all").astype("Int64")
+seeds.rename_axis(columns="seeds with")
 
 # %% [markdown]
-# The comparisons were written down before the first run, in this plan:
+# The comparisons were written down before the first run, in this plan (open it to read it):
 
 # %% tags=["hide-cell"]
 print(results.plan.text)
@@ -87,7 +89,7 @@ print(results.plan.text)
 # %% tags=["nbval-check-output", "hide-input"]
 Markdown(answers.in_words(answers.of_question(results, 1)))
 
-# %% mystnb={"figure": {"caption": "Macro F1 on real test images, by arm and by the number of real training images: of three rare classes with all images of the others, or of every class. Marks are means over seeds, upright lines their 95 % intervals where there are at least three seeds.", "name": "fig-augmentation-curves"}} tags=["hide-input"]
+# %% mystnb={"figure": {"caption": "Macro F1 on real test images, by arm and by the number of real training images, as the axis or the title says. Marks are means over seeds, lines their 95 % intervals where there are at least three seeds.", "name": "fig-augmentation-curves"}} tags=["hide-input"]
 planned_arms = {arm for c in results.plan.contrasts for arm in (c.arm, c.against)}
 curves = answers.numbered(results, summary)
 curves = curves[curves["arm"].isin([*planned_arms, "classical"])]
@@ -113,7 +115,7 @@ shown(
 # Which classes gain? A class that is asked for more often is also named more often, so look at the
 # whole row of changes, not at the best one.
 
-# %% mystnb={"figure": {"caption": "Change of each class's recall when half of what is shown of a scarce class is generated, against the same classifier without generated cells, in percentage points: means over seeds, from three seeds on with 95 % intervals over seeds and test images. Classes whose interval includes zero may not have changed.", "name": "fig-augmentation-classes"}} tags=["hide-input"]
+# %% mystnb={"figure": {"caption": "Change of each class's recall when half of what is shown of a class is generated (every class but the largest, not the scarce ones alone), against the same classifier without generated cells, in percentage points: means over seeds, from three seeds on with 95 % intervals over seeds and test images. Nothing counts as changed with fewer than five seeds, or where the interval includes zero.", "name": "fig-augmentation-classes"}} tags=["hide-input"]
 pairs = results.contrasts
 by_class = pairs[(pairs["class"] != "") & (pairs["tested_on"] == answers.OWN)]
 half = by_class["arm"].eq("half synthetic, classical") & by_class["against"].eq(

@@ -47,7 +47,7 @@ Markdown(ACQUISITION["pbc"])
 # %% tags=["hide-input"]
 chosen = {
     ("myelocyte", 1): (
-        "myelocyte: what it should be",
+        "myelocyte: none of these faults",
         [("chromatin", (0.5, 0.5), (0.5, 0.13)), ("rim", (0.33, 0.56), (0.12, 0.9))],
     ),
     ("promyelocyte", 1): (

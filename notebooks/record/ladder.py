@@ -87,7 +87,8 @@ figures.image_rows(dict(zip(arms, cells, strict=True)), study["class_names"])
 
 # %% tags=["nbval-check-output"]
 ends = runs[runs["arm"].isin([steps[0], steps[-1]])].drop(columns="seed")
-ends.groupby("arm", sort=False).agg(["mean", "std"]).round(2).T
+ends = ends.groupby("arm", sort=False).agg(["mean", "std"]).round(2)
+ends.rename(columns={"std": "sd"}).T
 
 # %% [markdown]
 # How much did each step change the Fréchet distance? The last column divides by the step before.

@@ -184,6 +184,7 @@ shown = pd.concat(
     names=["images", "batch of"],
 )
 parts = shown[["computing", "exchanging", "reading"]].mul(1000)
+parts.columns = ["compute", "exchange", "read"]
 parts.assign(step=1000 * shown["step"]).map("{:,.1f}".format).assign(
     **{
         "images/s": shown["images_per_second"].map("{:,.0f}".format),
