@@ -37,12 +37,12 @@ done, planned = results.done
 
 
 # %% tags=["hide-input"]
-def shown(rows, draw, **options):
-    """A figure of these rows, or a sentence that says that there are none yet."""
+def shown(what, rows, draw, **options):
+    """A figure of these rows, or a sentence that says what is not there yet."""
     return (
         draw(rows, **options)
         if len(rows)
-        else Markdown("*No run of these is finished yet.*")
+        else Markdown(f"*{what}: no run of these is finished yet.*")
     )
 
 
@@ -94,6 +94,7 @@ planned_arms = {arm for c in results.plan.contrasts for arm in (c.arm, c.against
 curves = answers.numbered(results, summary)
 curves = curves[curves["arm"].isin([*planned_arms, "classical"])]
 shown(
+    "Scores by number of images",
     curves,
     charts.score_curves,
     xlabel={f: f"real images {f}" for f in curves.get("family", ())},
@@ -107,6 +108,7 @@ shown(
 # %% tags=["hide-input"]
 room = answers.room(results)
 shown(
+    "Room and what is recovered of it",
     room.drop(columns=["score", "ceiling"], errors="ignore").dropna(axis=1, how="all"),
     lambda rows: rows.set_index(["scarcity", "arm"]).round(3),
 )
@@ -121,7 +123,7 @@ by_class = pairs[(pairs["class"] != "") & (pairs["tested_on"] == answers.OWN)]
 half = by_class["arm"].eq("half synthetic, classical") & by_class["against"].eq(
     "even, classical"
 )
-shown(by_class[half], charts.change_by_class)
+shown("Changes by class", by_class[half], charts.change_by_class)
 
 # %% [markdown]
 # What is a gain worth? It could also have been had with more real images. The *worth* is the number
@@ -129,7 +131,7 @@ shown(by_class[half], charts.change_by_class)
 # without synthesis.
 
 # %% mystnb={"figure": {"caption": "Worth of generated cells: the number of further real images of each (scarce) class that would bring the same gain in macro F1, with 95 % intervals over seeds. Below zero the arm does worse than the real images alone. Values beyond the end of the curve are drawn at its end.", "name": "fig-augmentation-worth"}} tags=["hide-input"]
-shown(answers.worths(results), charts.worth_in_images)
+shown("Worth in real images", answers.worths(results), charts.worth_in_images)
 
 # %% [markdown]
 # Which cells does only one of the two classifiers name right? We look for the test images on which they
@@ -142,7 +144,12 @@ differing = answers.only_one(
 )
 cells = answers.cells_of(results)
 missing = Markdown("*The set is not at hand, so its images cannot be shown here.*")
-shown(differing, charts.differing_cells, cells=cells) if cells else missing
+shown(
+    "Cells that one classifier names right",
+    differing,
+    charts.differing_cells,
+    cells=cells,
+) if cells else missing
 
 # %% [markdown]
 # ## 2. Was the thesis's gain augmentation or extra data?
@@ -170,10 +177,11 @@ selection = results.selection.pivot_table(
 )
 share = 100 * selection.div(selection.sum(axis=1), axis=0)
 share = share.rename(columns=REASONS).rename_axis(columns="% of images")
-shown(share.round(1), pd.DataFrame)
+shown("Selected and refused cells", share.round(1), pd.DataFrame)
 
 # %% mystnb={"figure": {"caption": "Macro F1 against the number of generated images, in per cent of the real ones, with 25 real images of each class. Marks are means over seeds, lines 95 % intervals. A curve that falls says that more is worse.", "name": "fig-augmentation-ratio"}} tags=["hide-input"]
 shown(
+    "Ratios",
     answers.ratios(results),
     charts.score_curves,
     xlabel="generated images (% of the real ones)",
@@ -184,7 +192,11 @@ shown(
 # real ones are rank-correlated with the gain of the arm that used them, over all runs.
 
 # %% tags=["hide-input"]
-shown(answers.quality_and_gain(results).round(2), pd.DataFrame)
+shown(
+    "Quality of a generator and its gain",
+    answers.quality_and_gain(results).round(2),
+    pd.DataFrame,
+)
 
 # %% [markdown]
 # ## 4. Does it help on another laboratory's cells, and does the classifier matter?
@@ -206,13 +218,13 @@ Markdown(
 # or for six times as many steps. We compare macro F1, its standard deviation and the number of seeds.
 
 # %% tags=["hide-input"]
-shown(answers.by_classifier(results, "norm").round(3), pd.DataFrame)
+shown("Normalisation", answers.by_classifier(results, "norm").round(3), pd.DataFrame)
 
 # %% tags=["hide-input"]
-shown(answers.by_classifier(results, "network").round(3), pd.DataFrame)
+shown("Networks", answers.by_classifier(results, "network").round(3), pd.DataFrame)
 
 # %% tags=["hide-input"]
-shown(answers.by_classifier(results, "steps").round(3), pd.DataFrame)
+shown("Steps", answers.by_classifier(results, "steps").round(3), pd.DataFrame)
 
 # %% [markdown]
 # ## Can its probabilities be trusted?
@@ -221,7 +233,9 @@ shown(answers.by_classifier(results, "steps").round(3), pd.DataFrame)
 # mean difference.
 
 # %% mystnb={"figure": {"caption": "Expected calibration error (0 is perfect) of each arm at the scarcity tail-20, before and after temperature scaling on validation images: means over seeds with 95 % intervals.", "name": "fig-augmentation-calibration"}} tags=["hide-input"]
-shown(answers.calibration_of(results, "tail-20"), charts.calibration_errors)
+shown(
+    "Calibration", answers.calibration_of(results, "tail-20"), charts.calibration_errors
+)
 
 # %% [markdown]
 # ## 5. What should a lab do on Monday?
