@@ -786,6 +786,7 @@ def test_a_column_that_may_be_group_or_split_is_a_problem(root, column, values, 
 def test_columns_of_another_meaning_are_no_problem(root):
     facts = {"patient": "one", "case": [str(k) for k in range(40)], "set": ["train", "new"] * 20}
     facts |= {"slide": ["unknown", "P1"] * 20, "fall": ["control", "disease"] * 20}
+    facts |= {"donor blood group": ["A", "B", "AB", "0"] * 10, "slide position": ["1", "2"] * 20}
     facts |= {"patient age": [str(30 + k // 4) for k in range(40)], "partition": ["a", "b"] * 20}
     facts |= {"slide stain": ["MGG", "Wright", "Giemsa", "May"] * 10, "valid": ["1", "1"] * 20}
     facts |= {"source": ["original", "copied"] * 20, "generated": ["0", "no"] * 20}

@@ -89,7 +89,7 @@ def test_a_gain_needs_five_seeds_and_an_interval_above_zero(studied):
     told = "2 of 7 planned comparisons were run with 5 seeds or more; of these 0 show a gain and 1"
     assert told in answer.found
     assert "Largest change: generated against real (tail-10), −3.00 points" in answer.found
-    assert answer.answer == "**No:** 1 of 2 comparisons show a loss, none a gain."
+    assert answer.answer == "**Not so far:** 1 of 2 comparisons show a loss, none a gain."
     assert front.advice()["lab"].startswith("Not to improve")
 
 
@@ -104,7 +104,7 @@ def test_a_gain_is_told_with_its_size(studied):
     studied(comparison("generated"), bigger, comparison("generated", **{"class": "basophil"}))
     answer = front.answers()[1]
     assert answer.answer == "**Yes, sometimes:** 2 of 2 comparisons show a gain, none a loss."
-    assert "(1 of the gains after Holm's correction for all of them)" in answer.found
+    assert "(1 of them after Holm's correction for all)" in answer.found
     assert "generated against real (tail-10), +3.45 points (+2.45 to +4.45)" in answer.found
     assert "macro F1" in answer.found and front.advice()["lab"].startswith("Perhaps")
 

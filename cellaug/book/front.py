@@ -86,12 +86,14 @@ def _summary(question: int) -> str:
         return NO_STUDY
     if judged.empty:
         return f"Study: so far {len(table)} {many} were run, none with {FOR_A_VERDICT} seeds."
-    counts, gains = judged["outcome"].value_counts(), judged[judged["outcome"] == "gain"]
+    counts = judged["outcome"].value_counts()
     most = judged.iloc[int(judged["mean"].abs().to_numpy().argmax())]
     said = f"Study: {len(judged)} {many} were run with {FOR_A_VERDICT} seeds or more; of these "
     said += f"{counts.get('gain', 0)} show a gain and {counts.get('loss', 0)} a loss"
-    sure = int((gains["adjusted"] < 0.05).sum())
-    said += f" ({sure} of the gains after Holm's correction for all of them)" * (len(gains) > 0)
+    sure = int((judged.loc[judged["outcome"].isin(["gain", "loss"]), "adjusted"] < 0.05).sum())
+    said += f" ({sure} of them after Holm's correction for all)" * (
+        "gain" in counts or "loss" in counts
+    )
     return (
         f"{said}. Largest change: {most['arm']} against {most['against']} ({most['scarcity']}), "
         f"{points(most, ' points')} of {most['measure'].replace('_f1', ' F1')}."
@@ -154,12 +156,15 @@ def _improves() -> Answer:
         f"Yes: weighted F1 rose from {before:.1%} to {after:.1%} "
         f"({100 * (after - before):+.1f} points), in one run.".replace("%", " %"),
         " ".join([*found, _summary(1)]),
-        _answer(chapters if studied.empty else studied["outcome"]),
+        _answer(chapters if studied.empty else studied["outcome"], planned(1)),
     )
 
 
-def _answer(outcomes: pd.Series) -> str:
-    """What follows from outcomes of comparisons with training on real cells alone."""
+def _answer(outcomes: pd.Series, planned: int = 0) -> str:
+    """What follows from outcomes of comparisons with training on real cells alone.
+
+    While some of those that are `planned` are missing, a no is one so far.
+    """
     judged = outcomes[outcomes != "too few seeds"]
     of, counts = f"of {len(judged)} comparisons", judged.value_counts()
     gains, losses = (int(counts.get(each, 0)) for each in ("gain", "loss"))
@@ -170,7 +175,8 @@ def _answer(outcomes: pd.Series) -> str:
     if gains:
         return f"**Yes, sometimes:** {gains} {of} show a gain, none a loss."
     if losses:
-        return f"**No:** {losses} {of} show a loss, none a gain."
+        no = "Not so far" if len(judged) < planned else "No"
+        return f"**{no}:** {losses} {of} show a loss, none a gain."
     return f"**Not shown:** 0 {of} show a gain or a loss."
 
 

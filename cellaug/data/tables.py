@@ -35,7 +35,8 @@ _GROUP = re.compile(
 )
 _FACT = re.compile(
     "status|(?<!im)age|alter|sex|gender|geschlecht|diagnos|stain|färb|dat(e|um)|count|anzahl|type"
-    "|quality|magni|scanner|path|file|width|height|label|class|comment"
+    "|quality|magni|scanner|path|file|width|height|label|class|comment|position|blood|ethnic|weight"
+    "|disease|condition|therap|treatment|outcome|country|hospital|site|ward|race"
 )
 _SPLIT = re.compile("(data)?split|subset|usage|partition|tvt|(cv)?folds?|(is)?(train|test|val)")
 _FLAGS = {"true": "1", "yes": "1", "ja": "1", "false": "0", "no": "0", "nein": "0"}
