@@ -556,6 +556,17 @@ def test_groups_that_are_written_in_two_ways(monkeypatch):
     text = only(inspect(listed(group=names * 20)).warnings, "differ only by")
     assert ": 4, " in text and "1 = 1.0" in text and "P-7 = P7 = P_7" in text
     assert "1-2 = 1_2" in text and "12" not in text.replace("1-2", "").replace("1_2", "")
+    names = [
+        "2026.001",
+        "2026/001",
+        "P01.",
+        "P01",
+        "'7",
+        "7",
+        "Pat\u201108",
+        "Pat-08",
+    ]
+    assert ": 4, " in only(inspect(listed(group=names * 20)).warnings, "differ only by")
     many = [f"{name}{k}" for k in range(1, 26) for name in "pP"]
     found = inspect(listed(group=many * 4))
     assert "; and 5 more, which '--all' lists" in only(found.warnings, "differ only by")

@@ -698,29 +698,35 @@ def test_an_origin_in_other_words_is_refused(root, words, columns, odd):
 @pytest.mark.parametrize(
     ("column", "words"),
     [("type", ["real", "fake"]), ("source", ["original", "Generated"]),
-     ("is_synthetic", ["False", "True"]), ("generator", ["", "StyleGAN2"])],
+     ("is_synthetic", ["False", "True"]), ("generator", ["", "StyleGAN2"]),
+     ("echt", ["ja", "nein"]),
+     ("is real", ["1", "0"]), ("AI generated", ["N", "Y"]), ("source", ["hospital", "synthetic"]),
+     ("type", ["real", "GAN generated"]), ("künstlich", ["FALSCH", "WAHR"]),
+     ("kind", ["original", "augmented"])],
 )  # fmt: skip
 def test_generated_images_under_another_column_are_refused(root, column, words):
     table = plain().assign(**{column: [words[i % 2] for i in range(40)]})
     file = save(root, table, "cells.csv")
-    with pytest.raises(DataError, match=f"column {column} holds .* no column origin, so that"):
+    with pytest.raises(DataError, match=f"(?i)column {column} holds .* no column origin, so that"):
         open_dataset(file)
     save(root, table.assign(origin=["real", "synthetic"] * 20), "cells.csv")
     assert set(open_dataset(file).table["origin"]) == {"real", "synthetic"}
     save(in_folders(root), table)
-    with pytest.raises(DataError, match=f"column {column} holds"):
+    with pytest.raises(DataError, match=f"(?i)column {column} holds"):
         open_dataset(root)
 
 
 def test_a_file_that_is_called_like_a_generated_one_is_one(root):
     in_folders(root)
-    old, other = sorted(root.glob("monocyte/*.png"))[:2]
+    old, other, third = sorted(root.glob("monocyte/*.png"))[:3]
     old.rename(old.with_name("synthetic_0_00007.png"))
     other.rename(other.with_name("synthetic_1.png"))
+    third.rename(third.with_name("crop_synthetic_2_00009_64px.png"))
     table = open_dataset(root).table
     made = table[table["origin"] == "synthetic"]
     assert made[["path", "seed", "index"]].to_numpy().tolist() == [
-        ["monocyte/synthetic_0_00007.png", "0", "00007"]
+        ["monocyte/crop_synthetic_2_00009_64px.png", "2", "00009"],
+        ["monocyte/synthetic_0_00007.png", "0", "00007"],
     ]
 
 
@@ -760,7 +766,15 @@ def test_a_class_whose_paths_are_all_wrong_names_the_table(root):
         ("phase", ["TRAIN", "EVAL"], "split"),
         ("part of study", ["train", "train", "hold-out"], "split"),
         ("cohort", ["internal test", "external test", "training"], "split"),
+        ("Pt_ID", ["a", "b", "c"], "group"),
+        ("study id", ["a", "b", "c"], "group"),
+        ("LabNo", ["1", "2", "3"], "group"),
+        ("Einsender", ["a", "b", "c"], "group"),
         ("is_test", ["0", "1"], "split"),
+        ("in_train", ["yes", "no"], "split"),
+        ("cv", ["trn", "tst"], "split"),
+        ("use", ["derivation", "validation"], "split"),
+        ("use", ["Trainset", "Testset"], "split"),
         ("fold", ["0", "1", "2"], "split"),
     ],
 )
@@ -790,7 +804,11 @@ def test_columns_of_another_meaning_are_no_problem(root):
     facts |= {"patient age": [str(30 + k // 4) for k in range(40)], "partition": ["a", "b"] * 20}
     facts |= {"slide stain": ["MGG", "Wright", "Giemsa", "May"] * 10, "valid": ["1", "1"] * 20}
     facts |= {"source": ["original", "copied"] * 20, "generated": ["0", "no"] * 20}
-    facts |= {"note": ["tested", "test", "", ""] * 10}
+    facts |= {"note": ["tested", "test", "", ""] * 10, "light": ["natural", "artificial"] * 20}
+    facts |= {"patient group": ["AML", "CML", "healthy", "ALL"] * 10, "real": ["yes", "yes"] * 20}
+    facts |= {"specimen": ["blood", "marrow", "CSF", "pleura"] * 10, "val": ["1", "0"] * 20}
+    facts |= {"device": ["test device", "train device"] * 20, "comment": ["fake", ""] * 20}
+    facts |= {"microscope": ["Zeiss LED", "Leica"] * 20, "usage": ["0", "1", "2", "3"] * 10}
     cells = open_dataset(save(root, plain().assign(**facts), "cells.csv"))
     assert not cells.report["reason"].str.startswith("column not read").any()
 
@@ -817,6 +835,22 @@ def test_a_comma_at_the_end_of_rows_is_passed_over(root):
         (root / "cells.csv").write_text(text + "\n")
         cells = open_dataset(root / "cells.csv")
         assert cells.class_names == ("a", "b") and len(cells) == 40
+
+
+def test_columns_that_are_not_read_are_named_in_the_report(root):
+    table = plain().assign(operator=["A", "B"] * 20, cell=[str(k) for k in range(40)], stain="MGG")
+    (row,) = open_dataset(save(root, table, "cells.csv")).report.to_numpy().tolist()
+    assert row[:3] == ["cells.csv", "", "kept"]
+    assert row[3].startswith("columns without a meaning here: operator. One that names the patient")
+    whole = table.assign(group="P1", split="train", origin="real")
+    assert open_dataset(save(root, whole, "cells.csv")).report.empty
+
+
+def test_a_row_that_says_more_than_the_head_names_is_refused(root):
+    rows = [f"p/{k:02d}.png,{'ab'[k % 2]},P{k % 4}" for k in range(40)]
+    (root / "cells.csv").write_text("path,label\n" + "\n".join(rows) + "\n")
+    with pytest.raises(DataError, match="row 1 has more fields than the first line has names"):
+        open_dataset(root / "cells.csv")
 
 
 def test_excel_s_own_line_names_the_separator(root):

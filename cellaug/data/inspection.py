@@ -92,9 +92,9 @@ class Inspection:
     def alike_groups(self) -> list[list[str]]:
         """Groups whose names differ only as one patient's may: by case, blanks, zeros, signs, …"""
         names = pd.Series(sorted(set(self.statistics["group"]) - {""}), dtype=object)
-        look = names.map(lambda name: unicodedata.normalize("NFC", name)).str.casefold()
-        for odd, same in ((r"\.0+$|(?<=[^\W\d_])[\s_-]+(?=\d)|\s", ""), (r"[_-]+", "-"),
-                          (r"(?<!\d)0+(?=\d)", "")):  # fmt: skip
+        look = names.map(lambda name: unicodedata.normalize("NFKC", name)).str.casefold()
+        for odd, same in ((r"\.0+$|^[\W_]+|[\W_]+$|(?<=[^\W\d_])[\W_]+(?=\d)|\s", ""),
+                          (r"[\W_]+", "-"), (r"(?<!\d)0+(?=\d)", "")):  # fmt: skip
             look = look.replace(odd, same, regex=True)
         return [spellings for spellings in names.groupby(look).agg(list) if len(spellings) > 1]
 

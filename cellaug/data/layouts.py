@@ -27,6 +27,7 @@ _SIDE_OF = {name: name for name in ("train", "validation", "test")}
 _SIDE_OF |= {"training": "train", "val": "validation", "valid": "validation", "testing": "test"}
 _SIDE_OF |= {"dev": "validation", "development": "validation", "trainingsdaten": "train"}
 _SIDE_OF |= {"testdaten": "test", "validierungsdaten": "validation", "validierung": "validation"}
+SIDES = set(_SIDE_OF)
 _SIDE = re.compile(rf"({'|'.join(_SIDE_OF)})([ _-]?(set|split|data|images?|imgs|cells))?")
 _CLUTTER = {"__macosx", "thumbs.db", "desktop.ini", "icon\r"}
 _OURS = {*MANIFESTS, "credit.txt", INDEX}
@@ -69,19 +70,13 @@ def sides_among(names: Iterable[str]) -> dict[str, str]:
     strict = {name: side for name in names if (side := side_of(name))}
     loose: dict[str, str] = {}
     for name in names:
-        found = {_SIDE_OF[word] for word in _words(name) if word in _SIDE_OF}
+        found = {_SIDE_OF[word] for word in words_of(name) if word in _SIDE_OF}
         if len(found) == 1:
             loose[name] = found.pop()
     return loose if not strict and len(set(loose.values())) > 1 else strict
 
 
-def speaks_of_sides(name: str) -> bool:
-    """Whether a side, or another word for what is held out, is among a name's words."""
-    held = {"eval", "evaluation", "hold", "holdout"}
-    return any(word in _SIDE_OF or word in held for word in _words(name))
-
-
-def _words(name: str) -> list[str]:
+def words_of(name: str) -> list[str]:
     """The words of a name in lower case, also those of wbcTrain."""
     return [word.lower() for word in re.findall(r"[A-ZÄÖÜ]?[a-zäöü]+|[A-ZÄÖÜ]+", name)]
 

@@ -21,6 +21,7 @@ from pathlib import Path
 from typing import Any
 
 from cellaug.data import layouts, published
+from cellaug.data.columns import OriginError, is_nothing
 from cellaug.data.dataset import REPORT_COLUMNS, Dataset, as_table, printable
 from cellaug.data.images import CHUNK
 from cellaug.data.layouts import check_label
@@ -30,9 +31,7 @@ from cellaug.data.scan import scan
 from cellaug.data.store import INDEX, Store
 from cellaug.data.tables import (
     MisnamedError,
-    OriginError,
     explained,
-    is_nothing,
     read_manifest,
     read_rows,
     read_table,
@@ -46,7 +45,8 @@ SMALLEST_SIDE = 8  # pixels; an image that is smaller on a side shows no cell an
 MANIFEST_SUFFIXES = (".csv", ".parquet")
 OVERLOOKED = "column not read"  # how the report begins for a column that may be group or split
 UNKNOWN = "group not known"  # how the report begins for these groups
-_GENERATED_NAME = r"(?:^|/)synthetic_(\d+)_(\d{5,})\.\w+$"  # as `augment` writes them
+# As `augment` writes them, perhaps with more words before and behind.
+_GENERATED_NAME = r"(?:^|[/_ -])synthetic_(\d+)_(\d{5,})(?:[_ -][^/]*)?\.\w+$"
 
 
 def open_dataset(source: str | Path, **options) -> Dataset:
@@ -121,7 +121,7 @@ def _open_folder(root: Path, wanted: Sequence[str] | None, columns: Mapping[str,
         check_label(name, root, "a folder's name")
     names = _in_order(root, folders, wanted)
     listed = _with_manifest(root, listed, columns)
-    unread = _unread(file, listed.attrs.pop("overlooked", ()))
+    unread = _unread(file, listed.attrs.pop("overlooked", ()), listed.attrs.pop("unread", ()))
     cells = _reported(_collect(root.name, root, listed, names), unread)
     group = ", with the patient or slide as group (if they are something else, such as a clinic or "
     group = (group + "a stain, list the images in a table)") * ("PATIENT" in words)
@@ -140,16 +140,24 @@ def _open_manifest(
 ) -> Dataset:
     listed = read_manifest(file, columns)
     recoded = ", ".join(listed.attrs.pop("recoded"))
-    unread = _unread(file, listed.attrs.pop("overlooked"))
+    unread = _unread(file, listed.attrs.pop("overlooked"), listed.attrs.pop("unread"))
     names = _in_order(file, listed["class"][listed["reason"] == ""].unique(), wanted)
     cells = _collect(name, file.parent, listed, names, file=file)
     said = f"not UTF-8: the columns {recoded} are read as Windows-1252"
     return _reported(cells, unread + [(file.name, "", "converted", said)] * bool(recoded))
 
 
-def _unread(file: Path | None, overlooked: Sequence[tuple[str, str]]) -> list[tuple]:
-    """Warn of columns of a table that may be the group or the split; their rows of the report."""
-    rows = []
+def _unread(
+    file: Path | None, overlooked: Sequence[tuple[str, str]], others: Sequence[str]
+) -> list[tuple]:
+    """Warn of columns of a table that may be the group or the split; the rows of the report."""
+    rows, names = [], sorted(set(others) - {column for column, _ in overlooked})
+    if names:
+        said = f"columns without a meaning here: {', '.join(names)}. One that names the patient or "
+        said += (
+            "slide has to be called group, a published split split, and real or generated origin"
+        )
+        rows.append((file.name if file else "", "", "kept", said))
     for column, ours in overlooked:
         said = f"{OVERLOOKED}: {column}, which may be the {ours}. If it is, rename it to {ours} or "
         said += f'give --columns {ours}="{column}" (not to run or book); if not, rename it, too'
@@ -254,7 +262,7 @@ def _with_manifest(root: Path, listed: pd.DataFrame, columns: Mapping[str, str])
     if listed["side"][usable].any():
         lacking = usable & (listed["side"] == "")
         listed.loc[lacking, "reason"] = f"no split in {file.name}, where other files have one"
-    listed.attrs["overlooked"] = rows.attrs["overlooked"]
+    listed.attrs |= {key: rows.attrs[key] for key in ("overlooked", "unread")}
     return listed
 
 
@@ -419,7 +427,7 @@ def _with_origins(
     """
     by = other["by"].where(said == "", f"the text chunk {CHUNK} of the file")
     said = said.where(said != "", other["said"])
-    named = table["path"].str.extract(_GENERATED_NAME)[said == ""].dropna()
+    named = generated_names(table["path"])[said == ""].dropna()
     for row, seed, index in named.itertuples():  # converted files lose their text chunk
         said[row], by[row] = json.dumps({"generator": "", "seed": seed, "index": index}), "its name"
     said = said[said != ""]
@@ -432,6 +440,11 @@ def _with_origins(
             told = table.get(name, pd.Series("", table.index, dtype=object))
             table[name] = told.where(told != "", facts[name].reindex(table.index, fill_value=""))
     return table, ("generated, though listed as real: " + by + " says so").where(belied, "")
+
+
+def generated_names(paths: pd.Series) -> pd.DataFrame:
+    """Seed and index of paths that `augment` gave to generated images; NaN for other paths."""
+    return paths.str.extract(_GENERATED_NAME)
 
 
 def _copies(table: pd.DataFrame) -> pd.Series:

@@ -217,7 +217,8 @@ def _why_none(dataset: Dataset, kind: str, part: str, divided: list[str]) -> tup
     if "" not in groups and 0 < len(groups) < parts:
         some = "one patient or slide" if len(groups) == 1 else f"{len(groups)} patients or slides"
         why = f'all {images} of class "{kind}" come from {some} ({", ".join(groups)})'
-        return why, f"A group is never divided: add images of others, {parts} splits need as many"
+        fix = f"A group is never divided: add images of others, {parts} splits need as many"
+        return why, f"{fix}. If these are no patients or slides, list the images in a table"
     fix = "Add images of it"
     if by_content(dataset):
         why = "the images of public sets and drawn cells are divided by their content alone"

@@ -7,45 +7,32 @@ import re
 from codecs import BOM_UTF16_BE, BOM_UTF16_LE
 from collections.abc import Iterable, Mapping, Sequence
 from contextlib import suppress
+from csv import Error as CsvError
 from difflib import get_close_matches
 from functools import cache
 from io import BytesIO
 from pathlib import Path
+from warnings import catch_warnings
 
+from cellaug.data.columns import (
+    GENERATED,
+    NAMES,
+    ORIGINS,
+    PERHAPS,
+    OriginError,
+    overlooked,
+    refuse_origins,
+    unread,
+)
 from cellaug.data.dataset import printable
-from cellaug.data.layouts import check_label, side_of, speaks_of_sides
+from cellaug.data.layouts import check_label, side_of
 from cellaug.errors import DataError
 
 import pandas as pd
-from pandas._libs.parsers import STR_NA_VALUES
 
-_NAMES = ("path", "label", "split", "group", "origin")  # of a manifest's columns
-_ORIGINS = {"real", "synthetic"}
-_GENERATED = {"generated", "fake", "artificial", "augmented", "gan"}  # other words for synthetic
-_GENERATED |= {"synthetisch", "künstlich", "generiert", "erzeugt", "synthétique", "sintético"}
 _LIKE = {"path": ["filename", "file name", "filepath", "image", "image path", "image id", "images"]}
 _LIKE |= {"label": ["class", "cell type", "celltype", "category", "diagnosis", "labels"]}
-_NATURAL = {"real", "original", "originals", "natural", "genuine", "authentic", "echt"}
-_MADE = re.compile("(is)?(synthetic|generated|fake|artificial|gan|synthetisch|generiert)")
-# Of columns in one piece: a group in any name but that of a fact about it, or a whole name.
-_GROUP = re.compile(
-    "patient|participant|proband|subject|donor|spender|slide|smear|ausstrich|objektträger|präparat"
-    "|specimen|animal|individual|wsi|barcode|accession"
-    "|^(pat|person|fall|case|pid|mrn|sample|proben?|tier)s?(u?id|no|nr|nummer|number|code|name)?$"
-)
-_FACT = re.compile(
-    "status|(?<!im)age|alter|sex|gender|geschlecht|diagnos|stain|färb|dat(e|um)|count|anzahl|type"
-    "|quality|magni|scanner|path|file|width|height|label|class|comment|position|blood|ethnic|weight"
-    "|disease|condition|therap|treatment|outcome|country|hospital|site|ward|race"
-)
-_SPLIT = re.compile("(data)?split|subset|usage|partition|tvt|(cv)?folds?|(is)?(train|test|val)")
-_FLAGS = {"true": "1", "yes": "1", "ja": "1", "false": "0", "no": "0", "nein": "0"}
 _SEP = re.compile(rb'(?:\xef\xbb\xbf)?"?sep=(.)"?\r?\n', re.IGNORECASE)
-_NO_GROUP = set("n.a. nil unknown unk missing - -- ? ?? ??? k.a. n.v. unbekannt tbd -1 x".split())
-_NO_GROUP |= set("#nv #value! #ref! #name? #div/0! #null! #num! #wert! #bezug!".split())
-_NO_GROUP |= set("notknown keineangabe ka anonym anonymous anonymized anon unbek keiner".split())
-_NO_GROUP |= set("keinname nichtbekannt leer ohne nopatient unspecified notavailable".split())
-_NO_GROUP |= {word.lower() for word in STR_NA_VALUES if word}
 _MISSING = f"cannot be read ({os.strerror(errno.ENOENT)})"
 _CASE = ", which differs by case only"
 _CSV = {"sep": None, "engine": "python", "dtype": object, "keep_default_na": False}
@@ -59,15 +46,16 @@ def read_rows(file: Path, needed: Sequence[str], columns: Mapping[str, str]) -> 
 
     `outside` says of which rows the path leads out of the folder; it is left as it is then.
     `attrs["recoded"]` are the columns with texts that were not UTF-8, `attrs["overlooked"]` what
-    seems to hold groups or a split under another name: column and our name.
+    seems to hold groups or a split under another name (column and our name), `attrs["unread"]` all
+    others in which values repeat.
     """
     table = read_table(file)
     table.columns = pd.Index([name.strip().lower() for name in table.columns], dtype=object)
     if twice := list(table.columns[table.columns.duplicated()]):
         raise DataError(f"{file}: several columns are called {twice[0]}; rename or remove them")
     table, recoded = _named(file, table, needed, columns), []
-    overlooked = _overlooked(table)
-    _refuse_origins(file, table)
+    seem, others = overlooked(table), unread(table)
+    refuse_origins(file, table)
     for name in table:
         try:
             "".join(table[name]).encode()
@@ -88,67 +76,19 @@ def read_rows(file: Path, needed: Sequence[str], columns: Mapping[str, str]) -> 
     places = pd.Series([_within(path, root) for path in table["path"]], dtype=object)
     table["path"] = places.fillna(table["path"])
     table = table.assign(outside=places.isna())
-    table.attrs.update(recoded=recoded, overlooked=overlooked)
+    table.attrs.update(recoded=recoded, overlooked=seem, unread=others)
     return table
-
-
-def is_nothing(group: str) -> bool:
-    """Whether a group is a word for none, such as unknown."""
-    word = group.strip().lower()
-    return word in _NO_GROUP or re.sub(r"[\s.]+", "", word) in _NO_GROUP
-
-
-def _overlooked(table: pd.DataFrame) -> list[tuple[str, str]]:
-    """Columns that seem to be the group or the split, of a table without such a column."""
-    found = []
-    for column in table.columns.difference(_NAMES, sort=False):
-        values, piece = set(table[column]) - {""}, re.sub(r"[\W_]+", "", column)
-        names = {value for value in values if not is_nothing(value)}
-        several = len(names) > 2 or (len(names) == 2 and any(re.search(r"\d", x) for x in names))
-        named = _GROUP.search(piece) and not _FACT.search(piece)
-        if "group" not in table and named and several and len(names) < len(table):
-            found.append((column, "group"))
-        if "split" not in table and 1 < len(values) <= 10:
-            sides = [value for value in values if speaks_of_sides(value)]
-            numbers = all(_flag(value).isdigit() for value in values)
-            most = 2 * table[column].isin(sides).sum() >= len(table)
-            if (len(sides) > 1 and most) or (numbers and _SPLIT.fullmatch(piece)):
-                found.append((column, "split"))
-    return found
-
-
-def _flag(value: str) -> str:
-    """A number as it is, and "1" or "0" for a word or number that means yes or no."""
-    return _FLAGS.get(value.lower(), re.sub(r"\.0$", "", value))
-
-
-def _refuse_origins(file: Path, table: pd.DataFrame) -> None:
-    """`OriginError` if a table without a column origin says in another which are generated."""
-    for column in table.columns.difference(_NAMES, sort=False) if "origin" not in table else ():
-        words = set(table[column].str.lower()) - {""}
-        made = words & (_GENERATED | {"synthetic"})
-        told = made and words <= _GENERATED | _NATURAL | {"synthetic"}
-        flags = _MADE.fullmatch(re.sub(r"[\W_]+", "", column)) and set(map(_flag, words))
-        if told or (flags and "1" in flags <= {"0", "1"}) or (column == "generator" and words):
-            what = f"the column {column} holds {', '.join(map(repr, sorted(words)[:3]))}, and there"
-            what += " is no column origin, so that generated images would pass as real ones"
-            fix = "Add a column origin with real or synthetic (generated) in each row"
-            raise OriginError(f"{file}: {what}. {fix}, or rename {column} if it is no origin")
 
 
 class MisnamedError(DataError):
     """A table lacks a column that it seems to have under another name."""
 
 
-class OriginError(DataError):
-    """A table's column origin cannot be read, so that generated images could pass as real ones."""
-
-
 def _are_origins(file: Path, table: pd.DataFrame, meant: bool) -> bool:
     """Whether the column origin of a table is ours; `OriginError` if it is so only in part."""
     words = set(table["origin"].str.lower()) - {""} if "origin" in table else set()
-    if odd := sorted(words - _ORIGINS):
-        if meant or words & (_ORIGINS | _GENERATED):
+    if odd := sorted(words - ORIGINS):
+        if meant or words & (ORIGINS | GENERATED | PERHAPS):
             what = f"the column origin holds {', '.join(map(repr, odd[:3]))}"
             fix = "Expected real or synthetic (generated): correct it, or rename the column"
             raise OriginError(f"{file}: {what}. {fix}")
@@ -160,8 +100,8 @@ def _named(
 ) -> pd.DataFrame:
     """Give the columns of a manifest our names: those of `columns`, or their own."""
     there = f"(there are: {', '.join(table.columns)})"
-    if odd := sorted(set(columns).difference(_NAMES)):
-        raise DataError(f"columns: unknown name {odd[0]!r}. Expected {', '.join(_NAMES)}")
+    if odd := sorted(set(columns).difference(NAMES)):
+        raise DataError(f"columns: unknown name {odd[0]!r}. Expected {', '.join(NAMES)}")
     taken = {name: column.strip().lower() for name, column in columns.items()}
     for name, column in taken.items():
         if column not in table:
@@ -232,13 +172,28 @@ def read_table(file: Path) -> pd.DataFrame:
                 if text.encode() != head and not set(",;\t") & set(text):
                     raise ValueError("it does not begin with the names of columns")
                 data = text.encode() + end + rows
-            table = pd.read_csv(BytesIO(data), **options)
+            with catch_warnings(action="ignore", category=pd.errors.ParserWarning):
+                table = pd.read_csv(BytesIO(data), **options)
+            _refuse_more_fields(data, options, len(table.columns))
     except Exception as error:  # readers raise what they like on a damaged file
         what = f"cannot be read as {file.suffix[1:]} ({error}). Expected a table with the columns"
         fix = "path and label, saved as UTF-8 with commas, semicolons or tabs"
         raise DataError(f"{file}: {what} {fix}") from error
     table.columns = pd.Index(list(map(str, table.columns)), dtype=object)
     return table
+
+
+def _refuse_more_fields(data: bytes, options: dict, count: int) -> None:
+    """Raise ValueError if rows say something in a field more than there are names of columns."""
+    head, more = data.partition(b"\n")[0], pd.Series(dtype=object)
+    names: dict = {"header": None, "skiprows": 1, "usecols": [count]}
+    names["names"] = [*range(count + 1)]
+    names["sep"] = options["sep"] or max(",;\t", key=lambda sign: head.count(sign.encode()))
+    with suppress(ValueError, IndexError, CsvError):  # no row has one
+        more = pd.read_csv(BytesIO(data), **options | names)[count].fillna("").str.strip()
+    if (more != "").any():
+        row = int((more != "").argmax()) + 1
+        raise ValueError(f"row {row} has more fields than the first line has names of columns")
 
 
 def _recoded(text: str, root: str = "") -> str:

@@ -4,6 +4,7 @@ import hashlib
 import json
 import os
 import re
+import shlex
 from base64 import b64encode
 from collections.abc import Sequence
 from contextlib import suppress
@@ -19,7 +20,7 @@ from cellaug.data.dataset import printable
 from cellaug.data.images import check_images, decode, fit_square
 from cellaug.data.published import MANIFEST, MANIFESTS
 from cellaug.data.scan import scan
-from cellaug.data.sets import MANIFEST_SUFFIXES, SMALLEST_SIDE, told
+from cellaug.data.sets import MANIFEST_SUFFIXES, SMALLEST_SIDE, generated_names, told
 from cellaug.evaluation import expert
 from cellaug.evaluation.expert_score import KEY, PAGE, power_statement
 from cellaug.files import atomic_folder, new_folder, write_json
@@ -156,7 +157,8 @@ def _look(kind: str, root: Path) -> pd.DataFrame:
     if not root.is_dir():
         raise DataError(f"{root}: no such folder; expected one with {kind} images")
     if (root / CARD).is_file():
-        draw = f"draw images first: cellaug generate --generator {root} --count 60 --out FOLDER"
+        draw = f"draw images first: cellaug generate --generator {shlex.quote(str(root))} "
+        draw += "--count 60 --out FOLDER"
         raise DataError(f"{root} is a generator, not a folder of images; {draw}")
 
     def stop(error: OSError) -> None:
@@ -175,10 +177,13 @@ def _look(kind: str, root: Path) -> pd.DataFrame:
         by = printable(listed["by"][int(wrong.argmax())])
         raise DataError(f"{root}: {by} lists images of origin {unwanted}, not {kind}")
     table = scan(root, names)
-    if kind == "real" and (made := table["generated"] != "").any():
+    called = generated_names(pd.Series(names, dtype=object))[0].notna()
+    if kind == "real" and (made := (table["generated"] != "") | called).any():
         many = f"{made.sum():,} of {len(made):,} images are generated"
         such = printable(names[int(made.argmax())])
-        raise DataError(f"{root}: {many}, such as {such} (the files say so). Give real ones")
+        raise DataError(
+            f"{root}: {many}, such as {such} (the files or their names say so). Give real ones"
+        )
     labels = _labels(root, cells)
     known = [labels.get(name, Path(name).parent.name) for name in names]
     table["class"] = pd.Series(known, dtype=object)

@@ -114,7 +114,8 @@ def conditional_generator(
         return layers.LeakyReLU(SLOPE, name=f"relu_{side}")(x)
 
     activate = modulated if modulation else activated
-    image = generator_body(style, size, depth, kernel, activate, resize, narrowest, resize_all)
+    ends = resize, narrowest, resize_all
+    image = generator_body(style, size, depth, kernel, activate, *ends)
     return Model([latent, label], image, name="conditional_generator")
 
 

@@ -196,7 +196,10 @@ parts.assign(step=1000 * shown["step"]).map("{:,.1f}".format).assign(
 lines = pd.DataFrame({size: rows["efficiency"] for size, rows in growing.items()})
 lines.index = pd.Index(COUNTS)
 words = {size: f"{size} px" for size in sizes}
-figures.loss_curves(lines, words, "efficiency (1 is perfect)", "devices")
+fig = figures.loss_curves(lines, words, "efficiency (1 is perfect)", "devices")
+fig.axes[0].set_xscale("log")
+fig.axes[0].set_xticks(COUNTS, [f"{count:,}" for count in COUNTS])
+fig
 
 # %% tags=["nbval-check-output", "hide-input"]
 limits = []
