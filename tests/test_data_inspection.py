@@ -566,7 +566,7 @@ def test_groups_that_are_written_in_two_ways(monkeypatch):
         "Pat\u201108",
         "Pat-08",
     ]
-    assert ": 4, " in only(inspect(listed(group=names * 20)).warnings, "differ only by")
+    assert ": 4, " in only(inspect(listed(group=names * 25)).warnings, "differ only by")
     many = [f"{name}{k}" for k in range(1, 26) for name in "pP"]
     found = inspect(listed(group=many * 4))
     assert "; and 5 more, which '--all' lists" in only(found.warnings, "differ only by")
