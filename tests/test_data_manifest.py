@@ -702,7 +702,7 @@ def test_an_origin_in_other_words_is_refused(root, words, columns, odd):
      ("echt", ["ja", "nein"]),
      ("is real", ["1", "0"]), ("AI generated", ["N", "Y"]), ("source", ["hospital", "synthetic"]),
      ("type", ["real", "GAN generated"]), ("künstlich", ["FALSCH", "WAHR"]),
-     ("kind", ["original", "augmented"])],
+     ("kind", ["original", "augmented"]), ("synthetic", ["", "x"]), ("is_original", ["1", "0"])],
 )  # fmt: skip
 def test_generated_images_under_another_column_are_refused(root, column, words):
     table = plain().assign(**{column: [words[i % 2] for i in range(40)]})
@@ -772,6 +772,7 @@ def test_a_class_whose_paths_are_all_wrong_names_the_table(root):
         ("Einsender", ["a", "b", "c"], "group"),
         ("is_test", ["0", "1"], "split"),
         ("in_train", ["yes", "no"], "split"),
+        ("Hold-out", ["True", "False"], "split"),
         ("cv", ["trn", "tst"], "split"),
         ("use", ["derivation", "validation"], "split"),
         ("use", ["Trainset", "Testset"], "split"),

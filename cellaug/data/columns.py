@@ -31,7 +31,7 @@ _WHAT = "specimen|sample|proben?|person|individual|animal|tier|case|fall|study|r
 _WHAT += "|lab|labor|auftrags?|barcode"
 _GROUP = re.compile(rf"{_ID}?({_WHO})s?{_ID}*(anonym)?|{_ID}({_WHAT})s?|({_WHAT})s?{_ID}+")
 _SPLIT = re.compile(
-    "(is|in)(train|test|val)(ing|idation|set)?|(data)?splits?|partition|tvt|k?(cv)?folds?"
+    "(is|in)(train|test|val)(ing|idation|set)?|(data)?splits?|partition|tvt|k?(cv)?folds?|holdout"
 )
 _SIDES = SIDES | set("eval evaluation hold holdout trn tst tr va te tune learn derivation".split())
 _SIDES |= {"trainset", "valset", "testset"}
@@ -40,9 +40,9 @@ _MADE = re.compile(
     "(is|ai|image)*(synthetic|synth|generated|fake|artificial|simulated|gan|synthetisch|generiert"
     "|künstlich)(images?|bild)?"
 )
-_TRUE = re.compile("(is)?(real|echt|genuine)(images?|bild)?")
+_TRUE = re.compile("(is)?(real|original|echt|genuine)(images?|bild)?")
 _GAN = re.compile("(style|cycle|big|pro|dc|ac|w|c)?gan|diffusion|ddpm|vae")
-_YES = set("1 1.0 true yes ja wahr t y w j".split())
+_YES = set("1 1.0 true yes ja wahr t y w j x".split())
 _NO = set("0 0.0 false no nein falsch f n".split())
 _NO_GROUP = set("n.a. nil unknown unk missing - -- ? ?? ??? k.a. n.v. unbekannt tbd -1 x".split())
 _NO_GROUP |= set("#nv #value! #ref! #name? #div/0! #null! #num! #wert! #bezug!".split())
