@@ -154,9 +154,8 @@ def _unread(
     rows, names = [], sorted(set(others) - {column for column, _ in overlooked})
     if names:
         said = f"columns without a meaning here: {', '.join(names)}. One that names the patient or "
-        said += (
-            "slide has to be called group, a published split split, and real or generated origin"
-        )
+        said += "slide has to be called 'group', one with a published split 'split', and one that "
+        said += "says what is generated 'origin'"
         rows.append((file.name if file else "", "", "kept", said))
     for column, ours in overlooked:
         said = f"{OVERLOOKED}: {column}, which may be the {ours}. If it is, rename it to {ours} or "
