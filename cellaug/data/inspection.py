@@ -31,7 +31,7 @@ _RULES = yaml.safe_load(Path(__file__).with_name("inspection.yaml").read_text("u
 MEASURES = {name: SimpleNamespace(**entry) for name, entry in _RULES["measures"].items()}
 """Words for low and high values of each measure, its unit and the floor of its scale."""
 BOUNDS: dict[str, float] = _RULES["bounds"]
-IMAGES_PER_SECOND = 500.0
+IMAGES_PER_SECOND = 350.0
 """Of 360 pixels or fewer, that are inspected on two cores."""
 _BLOCK = 128  # images measured at once
 _SOUND = tuple(_RULES["sound"])
