@@ -22,6 +22,7 @@ from typing import TYPE_CHECKING, Any
 import cellaug
 from cellaug.data import DataError, Dataset, to_uint8
 from cellaug.data.dataset import digest_numbers, printable, relative
+from cellaug.data.splits import as_published
 from cellaug.files import (
     atomic_folder,
     write_atomically,
@@ -97,11 +98,7 @@ class Generator:
     def seen(self, cells: Dataset) -> int:
         """How many images of a set it was trained on, by their bytes; 0 if it does not say."""
         known = () if self.trained_on is None else self.trained_on
-        digests = cells.table["digest"].astype(object)
-        if "source_sha256" in cells.table:  # of the files that `augment` resized
-            before = cells.table["source_sha256"]
-            digests = digests.where(before.str.len() != 64, before)
-        return int(np.isin(digest_numbers(digests), known).sum())
+        return int(np.isin(digest_numbers(as_published(cells.table)), known).sum())
 
     @property
     def caution(self) -> str:

@@ -90,10 +90,9 @@ def _summary(question: int) -> str:
     most = judged.iloc[int(judged["mean"].abs().to_numpy().argmax())]
     said = f"Study: {len(judged)} {many} were run with {FOR_A_VERDICT} seeds or more; of these "
     said += f"{counts.get('gain', 0)} show a gain and {counts.get('loss', 0)} a loss"
-    sure = int((judged.loc[judged["outcome"].isin(["gain", "loss"]), "adjusted"] < 0.05).sum())
-    said += f" ({sure} of them after Holm's correction for all)" * (
-        "gain" in counts or "loss" in counts
-    )
+    clear = judged[judged["outcome"].isin(["gain", "loss"])]
+    sure = int((clear["adjusted"] < 0.05).sum())
+    said += f" ({sure} of them after Holm's correction for all)" * (len(clear) > 0)
     return (
         f"{said}. Largest change: {most['arm']} against {most['against']} ({most['scarcity']}), "
         f"{points(most, ' points')} of {most['measure'].replace('_f1', ' F1')}."

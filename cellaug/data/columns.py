@@ -117,10 +117,10 @@ def _says_generated(column: pd.Series, texts: set[str], piece: str) -> bool:
         return True
     if (column == "").any():  # a remark on some
         return False
-    doubtful = all(each & PERHAPS or each <= REAL for each in words)
-    return any(each & GENERATED for each in words) or (
-        doubtful and any(each & PERHAPS for each in words) and any(each <= REAL for each in words)
-    )
+    if any(each & GENERATED for each in words):
+        return True
+    perhaps, real = ([each for each in words if each & PERHAPS], [x for x in words if x <= REAL])
+    return bool(perhaps and real) and len(perhaps) + len(real) == len(words)
 
 
 def _piece(column: str) -> str:

@@ -46,12 +46,12 @@ def by_content(dataset: Dataset) -> bool:
     """
     if dataset.credit and dataset.name in (*NAMES, "phantom"):
         return True
-    real = _as_published(dataset.table)[dataset.table["origin"] == "real"]
+    real = as_published(dataset.table)[dataset.table["origin"] == "real"]
     firsts = [int(digest[:16], 16) for digest in real]
     return len(firsts) > 0 and np.isin(firsts, np.fromfile(_PBC_DIGESTS, ">u8")).mean() >= _KNOWN
 
 
-def _as_published(table: pd.DataFrame) -> pd.Series:
+def as_published(table: pd.DataFrame) -> pd.Series:
     """Digests of the files as they were before `augment` resized them: these decide the split."""
     before = table.get("source_sha256", pd.Series("", table.index))
     return table["digest"].astype(object).where(~before.str.fullmatch(r"[0-9a-f]{64}"), before)
@@ -144,7 +144,7 @@ def measurable(parts: Mapping[str, Dataset]) -> pd.DataFrame:
 def _divided(cells: Dataset, shares: np.ndarray, seed: int) -> np.ndarray:
     """The part of each image, as numbers (N,) into `shares`."""
     table = cells.table
-    digests = _as_published(table)
+    digests = as_published(table)
     rows = zip(digests, table["class"], table["group"], strict=True)
     places = [position(g, "a group", seed) if g else position(d, k, seed) for d, k, g in rows]
     found = np.searchsorted(np.cumsum(shares)[:-1], places, side="right")

@@ -172,9 +172,10 @@ def read_table(file: Path) -> pd.DataFrame:
                 if text.encode() != head and not set(",;\t") & set(text):
                     raise ValueError("it does not begin with the names of columns")
                 data = text.encode() + end + rows
-            with catch_warnings(action="ignore", category=pd.errors.ParserWarning):
+            with catch_warnings(record=True, action="always") as longer:
                 table = pd.read_csv(BytesIO(data), **options)
-            _refuse_more_fields(data, options, len(table.columns))
+            if longer:  # rows than the first line
+                _refuse_more_fields(data, options, len(table.columns))
     except Exception as error:  # readers raise what they like on a damaged file
         what = f"cannot be read as {file.suffix[1:]} ({error}). Expected a table with the columns"
         fix = "path and label, saved as UTF-8 with commas, semicolons or tabs"

@@ -160,16 +160,7 @@ def _look(kind: str, root: Path) -> pd.DataFrame:
         draw = f"draw images first: cellaug generate --generator {shlex.quote(str(root))} "
         draw += "--count 60 --out FOLDER"
         raise DataError(f"{root} is a generator, not a folder of images; {draw}")
-
-    def stop(error: OSError) -> None:
-        raise DataError(f"{error.filename}: cannot be read ({error.strerror})") from error
-
-    names = []
-    for place, folders, files in os.walk(root, onerror=stop):
-        folders[:] = sorted(name for name in folders if not name.startswith("."))
-        links = [name for name in folders if Path(place, name).is_symlink()]  # not followed
-        names += [Path(place, name).relative_to(root).as_posix() for name in links + sorted(files)]
-    names = list(cells.table["path"]) if cells else names
+    names = list(cells.table["path"]) if cells else _below(root)
     ours = (*MANIFESTS, CREDIT)
     names = [name for name in names if Path(name).name not in ours and "/." not in f"/{name}"]
     unwanted, listed = {"real": "synthetic", "fake": "real"}[kind], told(root, names)
@@ -197,6 +188,20 @@ def _look(kind: str, root: Path) -> pd.DataFrame:
     first = usable.drop_duplicates("digest").set_index("digest")["name"][copies["digest"]]
     table.loc[copies.index, "problem"] = [f"copy of {name.partition('/')[2]}" for name in first]
     return table
+
+
+def _below(root: Path) -> list[str]:
+    """The paths in a folder of all files below it, and of links to folders: not followed."""
+
+    def stop(error: OSError) -> None:
+        raise DataError(f"{error.filename}: cannot be read ({error.strerror})") from error
+
+    names = []
+    for place, folders, files in os.walk(root, onerror=stop):
+        folders[:] = sorted(name for name in folders if not name.startswith("."))
+        links = [name for name in folders if Path(place, name).is_symlink()]
+        names += [Path(place, name).relative_to(root).as_posix() for name in links + sorted(files)]
+    return names
 
 
 def _labels(root: Path, cells: Dataset | None) -> dict[str, str]:

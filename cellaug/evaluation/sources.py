@@ -184,10 +184,7 @@ def _refuse_real(real: Dataset, fake: Dataset) -> list[str]:
         f"{len(same_cells):,} of the {len(fake):,} generated images of {fake.name} are real images "
     )
     what += f"of {real.name}, at most mirrored, turned or changed by a few grey levels"
-    what = f"{what} ({which})"
-    if same_cell.mean() > MOST_SAME:
-        raise DataError(f"{what}: give images that a generator drew, and real ones it has not seen")
-    return [f"{what}."]
+    return _said_of(f"{what} ({which})", same_cell.mean())
 
 
 def _turned_or_cropped(real: Dataset, fake: Dataset) -> list[str]:
@@ -206,7 +203,12 @@ def _turned_or_cropped(real: Dataset, fake: Dataset) -> list[str]:
     which = _listed([f"{_name(fake, int(k))} of {_name(real, int(own))}" for k, own in both])
     what = f"{len(pairs):,} of {many:,} generated images of {fake.name} show the same as one of "
     what += f"{len(chosen[1]):,} real images of {real.name}, turned, shifted or cropped ({which})"
-    if len(pairs) > MOST_SAME * many:
+    return _said_of(what, len(pairs) / many)
+
+
+def _said_of(what: str, share: float) -> list[str]:
+    """A note on generated images that are real ones; DataError if their share is too large."""
+    if share > MOST_SAME:
         raise DataError(f"{what}: give images that a generator drew, and real ones it has not seen")
     return [f"{what}."]
 
