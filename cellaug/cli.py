@@ -172,8 +172,8 @@ def inspect(data: str, columns: dict, everything: bool, as_json: bool, figure: P
     from cellaug.data.sets import open_dataset, roughly
 
     many = 0 if data.startswith("phantom") else roughly(data)
-    if (seconds := many / inspection.IMAGES_PER_SECOND) > 10:
-        said = f"takes about {seconds:,.0f} seconds on two cores, the first time twice as long"
+    if (seconds := inspection.seconds(many)) > 10:
+        said = f"takes about {seconds:,.0f} seconds on two cores, again a fifth of it"
         click.echo(f"inspecting {many:,} images {said}", err=True)
     dataset = open_dataset(data, **columns)
     found = inspection.inspect(dataset)

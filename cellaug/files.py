@@ -156,16 +156,23 @@ def progress(items: Iterable[T] | None = None, words: str = "", **options: Any) 
 
 
 def in_parallel(
-    work: Callable[[Any], T], parts: Iterable[Any], words: str, size: int, each: int
+    work: Callable[[Any], T],
+    parts: Iterable[Any],
+    words: str,
+    size: int,
+    each: int,
+    threads: bool = False,
 ) -> list[T]:
     """The results of `work` for each part, by one process per processor if there are many parts.
 
     `words`, the number of items, `size`, and of those in a part, `each`, are for a progress bar.
+    `threads` instead of processes suit large arrays, which nothing has to copy then.
     """
     total = -(-size // each)
     jobs = cpu_count() if total >= _MANY else 1
     calls = (delayed(work)(part) for part in parts)
-    results = Parallel(jobs, return_as="generator", max_nbytes=None)(calls)
+    prefer = "threads" if threads else "processes"
+    results = Parallel(jobs, prefer=prefer, return_as="generator", max_nbytes=None)(calls)
     return list(progress(results, words, total=total, unit_scale=each))
 
 

@@ -12,6 +12,7 @@ from pathlib import Path
 
 from cellaug import cli
 from cellaug.data import DataError, Dataset, copies, inspection, open_dataset, stored
+from cellaug.data import measure as measuring
 from cellaug.data.copies import families, leaked, near_duplicates
 from cellaug.data.dataset import as_table
 from cellaug.data.images import write_png
@@ -22,9 +23,9 @@ from cellaug.data.inspection import (
     as_text,
     deviations,
     inspect,
-    measure,
     worst,
 )
+from cellaug.data.measure import measure
 from cellaug.data.splits import measurable
 
 import cv2
@@ -342,9 +343,9 @@ def test_many_copies_of_one_image_stay_bounded():
 
 
 def test_spectrum_does_not_depend_on_how_an_image_lies():
-    image = copies._details(thumbnail(smear(4))[None])
+    image = thumbnail(smear(4))[None]
     lain = [np.rot90(image[:, :, ::flip], k, (1, 2)) for flip in (1, -1) for k in range(4)]
-    signs = copies._signs(copies._rings(np.concatenate(lain)))
+    signs = copies._waves(np.concatenate(lain), 1)[1]
     assert len(signs) == 8 and np.abs(signs - signs[0]).max() < 1e-4 < 0.1 < signs[0].max()
 
 
@@ -826,27 +827,55 @@ def test_command_says_by_its_status_whether_the_set_is_fit(cells, capsys):
     assert cli.main(["inspect", str(cells / "nowhere")]) == 2
 
 
-def test_processes_measure_what_one_does(cells, monkeypatch):
+def same_findings(found, expected):
+    pd.testing.assert_frame_equal(found.statistics, expected.statistics)
+    pd.testing.assert_frame_equal(found.duplicates, expected.duplicates)
+
+
+def test_processes_measure_what_one_does(cells, tmp_path, monkeypatch):
+    monkeypatch.setenv("CELLAUG_CACHE", str(tmp_path / "one"))
     dataset = open_dataset(cells)
     alone = inspect(dataset)
-    monkeypatch.setattr(inspection, "_BLOCK", 9)
+    monkeypatch.setattr(measuring, "_BLOCK", 9)
     monkeypatch.setattr(copies, "_BLOCK", 9)
     monkeypatch.setattr(copies, "_PAIRS", 2)
-    shared = inspect(dataset)
-    pd.testing.assert_frame_equal(shared.statistics, alone.statistics)
-    pd.testing.assert_frame_equal(shared.duplicates, alone.duplicates)
-    dataset.paths[70].unlink()
-    with pytest.raises(DataError, match=re.escape(f"{dataset.paths[70]}: cannot be read (No such")):
+    monkeypatch.setenv("CELLAUG_CACHE", str(tmp_path / "many"))
+    same_findings(inspect(dataset), alone)
+    monkeypatch.setenv("CELLAUG_CACHE", str(tmp_path / "none"))
+    write_png(dataset.paths[71], smear(3))
+    with pytest.raises(DataError, match=re.escape(f"{dataset.paths[71]}: has changed since")):
         inspect(dataset)
+    dataset.paths[71].unlink()
+    with pytest.raises(DataError, match=re.escape(f"{dataset.paths[71]}: cannot be read (No such")):
+        inspect(dataset)
+
+
+def test_only_new_images_are_measured_again(cells, tmp_path, monkeypatch):
+    monkeypatch.setenv("CELLAUG_CACHE", str(tmp_path / "cache"))
+    (cells / "baso" / "again.png").write_bytes((cells / "baso" / "00.png").read_bytes())
+    first = inspect(open_dataset(cells))
+    read, searched = [], []
+    decode_same, near = measuring.decode_same, measuring.near_duplicates
+    monkeypatch.setattr(
+        measuring, "decode_same", lambda *f: (read.append(f[0]), decode_same(*f))[1]
+    )
+    monkeypatch.setattr(measuring, "near_duplicates", lambda t: (searched.append(t), near(t))[1])
+    same_findings(inspect(open_dataset(cells)), first)
+    assert not read and not searched
+    write_png(cells / "baso" / "99.png", smear(77))
+    more = inspect(open_dataset(cells))
+    assert [path.name for path in read] == ["99.png"] and len(searched) == 1
+    for file in (tmp_path / "cache").rglob("*.parquet"):
+        file.write_bytes(b"damaged")
+    same_findings(inspect(open_dataset(cells)), more)
+    assert len(read) == 1 + len(more.statistics)
 
 
 def test_command_says_how_long_a_large_set_takes(cells, capsys, monkeypatch):
     monkeypatch.setattr(inspection, "IMAGES_PER_SECOND", 4.0)
     assert cli.main(["inspect", str(cells), "--json"]) == 0
     printed = capsys.readouterr()
-    told = (
-        "inspecting 80 images takes about 20 seconds on two cores, the first time twice as long\n"
-    )
+    told = "inspecting 80 images takes about 20 seconds on two cores, again a fifth of it\n"
     assert printed.err == told
     assert json.loads(printed.out)["images"] == 80
 

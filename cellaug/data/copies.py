@@ -11,8 +11,8 @@ import cv2
 import numpy as np
 import pandas as pd
 import yaml
-from scipy.fft import fft2, fftshift, irfft, rfft
-from scipy.ndimage import gaussian_filter
+from scipy.fft import fftshift, irfft, rfft, rfft2
+from scipy.ndimage import gaussian_filter1d
 from scipy.sparse import coo_array
 from scipy.sparse.csgraph import connected_components
 from sklearn.neighbors import NearestNeighbors
@@ -26,6 +26,14 @@ _MIDDLE = (_NEAR.thumbnail - 1) / 2
 _PLACES = np.hypot(*np.mgrid[-_MIDDLE : _MIDDLE + 1, -_MIDDLE : _MIDDLE + 1]) * 2 / _NEAR.thumbnail
 _WINDOW = np.cos(np.pi / 2 * _PLACES.clip(0, 1)).astype(np.float32)
 _DISC = (_PLACES <= _NEAR.disc).astype(np.uint8)
+_BLURS = [
+    gaussian_filter1d(np.eye(_NEAR.thumbnail, dtype=np.float32), blur, axis=0, mode="mirror")
+    for blur in _NEAR.blurs
+]  # as matrices: of an image's rows and columns
+_TURNS = np.arange(_NEAR.angles)[:, None] * np.pi / _NEAR.angles - np.pi / 2
+_RINGS = 2 * np.arange(*_NEAR.rings)
+_ALONG = (_RINGS * np.cos(_TURNS)).astype(np.float32)  # places of half rings in a half spectrum
+_ACROSS = (_RINGS * np.sin(_TURNS) + _NEAR.thumbnail).astype(np.float32)
 _ENOUGH = cv2.TERM_CRITERIA_COUNT + cv2.TERM_CRITERIA_EPS, 30, 1e-4
 _BLOCK = 512  # images handled at once, which bounds the memory
 _PAIRS = 256
@@ -57,12 +65,12 @@ def near_duplicates(thumbnails: np.ndarray) -> pd.DataFrame:
     kinds = {"first": int, "second": int, "likeness": float, "turn": str}
     found = pd.DataFrame({name: pd.Series(dtype=kind) for name, kind in kinds.items()})
     if len(shown) > 1:
-        rings, signs = _described(thumbnails, 1)
+        waves, signs = _described(thumbnails, 1)
         count = min(_NEAR.neighbours + 1, len(shown))
         search = NearestNeighbors(n_neighbors=count, algorithm="brute").fit(signs)
         for scale in _NEAR.scales:
-            own, signs = (rings, signs) if scale == 1 else _described(thumbnails, scale)
-            near, angles = _ranked(own, rings, search.kneighbors(signs)[1], scale)
+            own, signs = (waves, signs) if scale == 1 else _described(thumbnails, scale)
+            near, angles = _ranked(own, waves, search.kneighbors(signs)[1], scale)
             going_on = np.ones((len(shown), 1), bool)
             for ranks in (slice(0, _NEAR.tried), slice(_NEAR.tried, None)):
                 rows, ks = np.nonzero((near[:, ranks] >= 0) & going_on)
@@ -74,27 +82,37 @@ def near_duplicates(thumbnails: np.ndarray) -> pd.DataFrame:
 
 
 def _described(thumbnails: np.ndarray, scale: float) -> tuple[np.ndarray, np.ndarray]:
-    """Rings (N, rings, angles) of cropped thumbnails, and what describes these, of norm 1."""
+    """`_waves` of cropped thumbnails, and what describes these whatever the turn, of norm 1."""
     blocks = (thumbnails[i : i + _BLOCK] for i in range(0, len(thumbnails), _BLOCK))
-    spectra = partial(_spectra, scale=scale)
-    rings = in_parallel(spectra, blocks, f"describing at scale {scale}", len(thumbnails), _BLOCK)
-    signs = np.concatenate([_signs(block) for block in rings])
+    look, words = partial(_waves, scale=scale), f"describing at scale {scale}"
+    found = in_parallel(look, blocks, words, len(thumbnails), _BLOCK, threads=True)
+    waves, signs = (np.concatenate(part) for part in zip(*found, strict=True))
     # of each scale on its own: enlarged crops have fewer details
     signs = (signs - signs.mean(axis=0)) / np.maximum(signs.std(axis=0), 1e-3)
-    return np.concatenate(rings), _unit(signs)
+    return waves, _unit(signs)
 
 
-def _spectra(thumbnails: np.ndarray, scale: float) -> np.ndarray:
-    return _rings(_details(_cropped(thumbnails, scale))).astype(np.float16)
+def _waves(thumbnails: np.ndarray, scale: float) -> tuple[np.ndarray, np.ndarray]:
+    """Harmonics of the rings of a spectrum, complex64 (N, rings, angles // 2 + 1), of norm 1.
+
+    The second are the amplitudes of the lowest ones, (N, rings × harmonics).
+    """
+    waves = rfft(_rings(_details(_cropped(thumbnails, scale))), axis=2)
+    signs = np.abs(waves[:, :, : _NEAR.harmonics]).reshape(len(waves), -1)
+    waves[:, :, 0] = 0  # the mean of a ring says nothing of a turn
+    twice = np.where(np.arange(waves.shape[2]) % (_NEAR.angles // 2), 2, 1)  # Parseval
+    power = (np.abs(waves) ** 2 * twice).sum(axis=(1, 2), keepdims=True) / _NEAR.angles
+    return waves / np.maximum(np.sqrt(power), 1e-9).astype(np.float32), signs
 
 
 def _ranked(
-    own: np.ndarray, rings: np.ndarray, near: np.ndarray, scale: float
+    own: np.ndarray, waves: np.ndarray, near: np.ndarray, scale: float
 ) -> tuple[np.ndarray, np.ndarray]:
     """Neighbours of each row (N, K), the most similar first, -1 for none; the turns (N, K, 2)."""
     parts = (slice(i, i + _BLOCK) for i in range(0, len(own), _BLOCK))
-    blocks = ((own[part], rings[near[part]]) for part in parts)
-    turns = in_parallel(_turns, blocks, f"comparing at scale {scale}", len(own), _BLOCK)
+    blocks = ((own[part], waves[near[part]]) for part in parts)
+    words = f"comparing at scale {scale}"
+    turns = in_parallel(_turns, blocks, words, len(own), _BLOCK, threads=True)
     alike, angles = (np.concatenate(part) for part in zip(*turns, strict=True))
     near = np.where((alike >= _NEAR.alike) & (near != np.arange(len(own))[:, None]), near, -1)
     order = np.argsort(np.where(near < 0, np.inf, -alike), axis=1, kind="stable")
@@ -139,8 +157,8 @@ def _likenesses(
 
 def _details(thumbnails: np.ndarray) -> np.ndarray:
     """Thumbnails without noise and the dark disc of a cell, float32; zeros without details."""
-    images, look = thumbnails.astype(np.float32), {"axes": (1, 2), "mode": "mirror"}
-    fine, coarse = (gaussian_filter(images, blur, **look) for blur in _NEAR.blurs)
+    images = thumbnails.astype(np.float32)
+    fine, coarse = (blur @ images @ blur.T for blur in _BLURS)
     spread = (fine - coarse)[:, 3:-3, 3:-3].std(axis=(1, 2), keepdims=True)
     return np.where(spread >= _NEAR.flat, fine - coarse, 0)
 
@@ -156,18 +174,11 @@ def _cropped(thumbnails: np.ndarray, scale: float) -> np.ndarray:
 
 def _rings(details: np.ndarray) -> np.ndarray:
     """Amplitudes along half rings of the spectrum, float32 (N, rings, angles), of norm 1 or 0."""
-    size, (low, high) = 2 * details.shape[1], _NEAR.rings
     mean = (details * _WINDOW).sum(axis=(1, 2), keepdims=True) / _WINDOW.sum()
-    waves = np.abs(fftshift(fft2((details - mean) * _WINDOW, (size, size)), (1, 2)))
-    shape, middle = (size // 4, 2 * _NEAR.angles), (size // 2, size // 2)
-    rings = [cv2.warpPolar(wave, shape, middle, size / 2, cv2.INTER_LINEAR) for wave in waves]
-    return _unit(np.array(rings)[:, : _NEAR.angles, low:high].transpose(0, 2, 1))
-
-
-def _signs(rings: np.ndarray) -> np.ndarray:
-    """What describes rings (N, rings, angles) whatever the turn: (N, rings × harmonics)."""
-    waves = np.abs(rfft(rings.astype(np.float32), axis=2))[:, :, : _NEAR.harmonics]
-    return waves.reshape(len(rings), -1)
+    size = (2 * _NEAR.thumbnail,) * 2
+    waves = np.abs(fftshift(rfft2((details - mean) * _WINDOW, size), axes=1))
+    rings = [cv2.remap(wave, _ALONG, _ACROSS, cv2.INTER_LINEAR) for wave in waves]
+    return _unit(np.array(rings).transpose(0, 2, 1))
 
 
 def _unit(rows: np.ndarray) -> np.ndarray:
@@ -175,20 +186,13 @@ def _unit(rows: np.ndarray) -> np.ndarray:
     return rows / np.maximum(norms, 1e-9).reshape(-1, *[1] * (rows.ndim - 1)).astype(rows.dtype)
 
 
-def _turns(rings: tuple[np.ndarray, np.ndarray]) -> tuple[np.ndarray, np.ndarray]:
-    """Correlation of each row of rings with its others once turned, and the turns, in degrees.
+def _turns(waves: tuple[np.ndarray, np.ndarray]) -> tuple[np.ndarray, np.ndarray]:
+    """Correlation of each image's rings with its others' once turned, and the turns, in degrees.
 
     Shapes (N, K) and (N, K, 2): if it lies as the other does, and if it is mirrored.
     """
-    own, others = rings
-
-    def waves(rings: np.ndarray) -> np.ndarray:
-        rings = rings.astype(np.float32)
-        return rfft(_unit(rings - rings.mean(axis=-1, keepdims=True)), axis=-1)
-
-    mine = waves(own)[:, None]
-    theirs = waves(others.reshape(-1, *own.shape[1:])).reshape(*others.shape[:3], -1)
-    both = (mine * theirs.conj()).sum(axis=2), (mine * theirs).sum(axis=2)
+    own, others = waves
+    both = [np.einsum("nrf,nkrf->nkf", own, theirs) for theirs in (others.conj(), others)]
     match = irfft(np.stack(both, axis=2), axis=-1)  # (N, K, 2, angles)
     return match.max(axis=(2, 3)), match.argmax(axis=3) * 180 / _NEAR.angles
 

@@ -269,13 +269,25 @@ def turned(images: np.ndarray, view: int) -> np.ndarray:
     return np.rot90(images[..., ::-1, :] if view >= 4 else images, view % 4, axes=(-3, -2))
 
 
+def decode_same(path: Path, digest: str) -> np.ndarray:
+    """Decode a file, uint8 RGB (H, W, 3); `DataError` if it is bad or has another digest."""
+    try:
+        return decode(_read_same(path, digest), path.name)[0]
+    except DataError as error:
+        raise DataError(f"{path}: {error}") from error
+
+
+def _read_same(path: Path, digest: str) -> bytes:
+    data = read_file(path)[0]
+    if digest and hashlib.sha256(data).hexdigest() != digest:
+        raise DataError("has changed since the set was opened; open it again")
+    return data
+
+
 def read_image(path: str | Path, size: int, digest: str = "") -> np.ndarray:
     """A file's central square, uint8 RGB (size, size, 3); `DataError` if bad or not of `digest`."""
     try:
-        data = read_file(Path(path))[0]
-        if digest and hashlib.sha256(data).hexdigest() != digest:
-            raise DataError("has changed since the set was opened; open it again")
-        return fit_square(decode_reduced(data, size), size)
+        return fit_square(decode_reduced(_read_same(Path(path), digest), size), size)
     except DataError as error:
         raise DataError(f"{path}: {error}") from error
 

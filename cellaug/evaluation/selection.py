@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING
 from cellaug.data import DataError, Dataset, split
 from cellaug.data.copies import near_duplicates
 from cellaug.data.images import to_float
-from cellaug.data.inspection import measure
+from cellaug.data.measure import measure
 from cellaug.evaluation.calibration import probabilities
 from cellaug.evaluation.classifiers import (
     balanced,
