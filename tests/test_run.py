@@ -138,6 +138,20 @@ def test_only_what_changed_is_run_again(tiny, capsys, monkeypatch):
     third = executed(tiny)
     assert {c for c in first if second[c] != third[c]} == {"06_discussion"}
 
+    # What comes out the same again is no reason to train later chapters; 06 shows the times.
+    run.run(name, profile, ["01"], force=True)
+    assert run.outdated(name, profile) == []
+    run.run(name, profile)
+    fourth = executed(tiny)
+    assert {c for c in first if third[c] != fourth[c]} == {"01_data"}
+    file = tiny / "build/tiny/artifacts/01_data/metrics.json"
+    record = json.loads(file.read_text())
+    file.write_text(json.dumps(record | {"seconds": 2.5, "date": "2026-01-02"}))
+    assert run.outdated(name, profile) == ["06_discussion"]
+    file.write_text(json.dumps(record | {"metrics": {"seed": 5}}))
+    late = ["02_vanilla_gan", "03_ac_gan", "04_latent_space", "05_classifier", "06_discussion"]
+    assert run.outdated(name, profile) == late
+
 
 def test_code_that_changes_during_the_run_does_not_count(tiny):
     path = tiny / "notebooks" / "01_data.py"

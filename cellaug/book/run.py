@@ -169,19 +169,36 @@ def state_of(name: str, profile: Mapping[str, Any]) -> str:
     return hashlib.sha256(json.dumps(found).encode()).hexdigest()
 
 
-def _task(name: str, profile: Mapping[str, Any], force: bool = False) -> Task:
-    """A notebook in doit's terms; doit finds from ``file_dep`` which chapters come first."""
-    build = build_folder(profile["profile"])
+def _found(file: Path, times: bool) -> Any:
+    """What a chapter's record holds, with or without the `times` that it took; None without one."""
+
+    def timeless(pairs: list[tuple[str, Any]]) -> Values:
+        return {k: v for k, v in pairs if times or not ("second" in k or k == "date")}
+
+    return json.loads(file.read_text(), object_pairs_hook=timeless) if file.is_file() else None
+
+
+def _task(name: str, profile: Mapping[str, Any], known: Dependency, force: bool = False) -> Task:
+    """A notebook in doit's terms: what it needs comes first, and what it depends on is its state.
+
+    That is its own state with those of the chapters that it reads, and what these found. The
+    discussion shows how long they took, too.
+    """
+    artifacts = build_folder(profile["profile"]) / "artifacts"
+    needs = NEEDS.get(name, ())
 
     def current(task: Task, values: Mapping[str, Any]) -> bool:
-        state = state_of(name, profile)  # before the run, so that a change during it counts
+        read = [_found(artifacts / each / "metrics.json", name == CHAPTERS[-1]) for each in needs]
+        states = [known.get_values(each).get("state") for each in needs]
+        # before the run, so that a change during it counts
+        content = json.dumps([state_of(name, profile), states, read])
+        state = hashlib.sha256(content.encode()).hexdigest()
         task.value_savers.append(lambda: {"state": state})
         return values.get("state") == state and not force
 
-    made = [str(build / "notebooks" / f"{name}.ipynb")]
-    made += [str(build / "artifacts" / name / "metrics.json")] if name in CHAPTERS else []
-    read = [str(build / "artifacts" / each / "metrics.json") for each in NEEDS.get(name, ())]
-    return Task(name, None, file_dep=read, targets=made, uptodate=[current], meta=profile)
+    made = [str(artifacts.with_name("notebooks") / f"{name}.ipynb")]
+    made += [str(artifacts / name / "metrics.json")] if name in CHAPTERS else []
+    return Task(name, None, task_dep=needs, targets=made, uptodate=[current], meta=profile)
 
 
 class _Runner(Runner):
@@ -220,11 +237,13 @@ def run(name: str, profile: Values, chapters: Sequence[str] = (), force: bool = 
     another run of the same name is under way.
     """
     asked = chosen(chapters)
-    (known := build_folder(name) / ".doit.json").parent.mkdir(parents=True, exist_ok=True)
-    with _alone(known.parent):
-        control = TaskControl([_task(page, profile, force and page in asked) for page in pages()])
+    (file := build_folder(name) / ".doit.json").parent.mkdir(parents=True, exist_ok=True)
+    with _alone(file.parent):
+        known = Dependency(JsonDB, str(file))
+        tasks = [_task(page, profile, known, force and page in asked) for page in pages()]
+        control = TaskControl(tasks)
         control.process(asked)
-        runner = _Runner(Dependency(JsonDB, str(known)), ZeroReporter(sys.stdout, {}))
+        runner = _Runner(known, ZeroReporter(sys.stdout, {}))
         runner.run_all(control.task_dispatcher())
         return book.merge_metrics(name)
 
@@ -249,12 +268,12 @@ def _alone(build: Path) -> Iterator[None]:
 
 def outdated(name: str, profile: Mapping[str, Any]) -> list[str]:
     """The notebooks that `run` would run, but for those that only wait for another."""
-    known = build_folder(name) / ".doit.json"
-    if not known.is_file():  # also where the data are not there
+    file = build_folder(name) / ".doit.json"
+    if not file.is_file():  # also where the data are not there
         return list(pages())
-    state = Dependency(JsonDB, str(known))
-    tasks = [_task(page, profile) for page in pages()]
-    return [t.name for t in tasks if state.get_status(t, None).status != "up-to-date"]
+    known = Dependency(JsonDB, str(file))
+    tasks = [_task(page, profile, known) for page in pages()]
+    return [t.name for t in tasks if known.get_status(t, None).status != "up-to-date"]
 
 
 def execute(name: str, profile: Mapping[str, Any]) -> Path:
