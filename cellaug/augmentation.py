@@ -34,7 +34,7 @@ def generate(
     generator: Generator, labels: Labels, count: int, out: str | Path, seed: int = 0,
     selector: "Selector | None" = None,
 ) -> pd.DataFrame:  # fmt: skip
-    """Write `count` images of each label as `<label>_<seed>_<index>.png` and a `manifest.csv`.
+    """Write `count` images of each label: `synthetic_<label>_<seed>_<index>.png`; and a manifest.
 
     Returns the manifest: path, label ("cell" without classes), origin, generator, seed, index. A
     row's image is `generator.generate(label, index + 1, seed=(seed, class number))[index]`, without
@@ -52,6 +52,7 @@ def generate(
         stems[name] = re.sub(r"[^\w.-]+", "-", name)[:50].lstrip(".")
         while [x.casefold() for x in stems.values()].count(stems[name].casefold()) > 1:
             stems[name] += "-2"
+    stems = {name: f"synthetic_{stem}" for name, stem in stems.items()}
     require_room(out, generator.image_size**2 * len(wanted) * count, "the set of images")
     with atomic_folder(out) as part:
         made = _draw_files(generator, wanted, seed, part, stems, selector=selector)

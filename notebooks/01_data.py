@@ -328,7 +328,8 @@ chapter.compare(
 # %% tags=["hide-input"]
 groups = {side: set(part.table["group"]) - {""} for side, part in parts.items()}
 named = int((cells.table["group"] != "").sum())
-both = groups["train"] & groups["test"]
+both = {group for side in groups for group in groups[side] if side != "train"}
+both &= groups["train"]
 if named == len(cells) and not both:
     patients = (
         "Splits are by patient: all images of a group (patient or slide) are in the "
@@ -342,12 +343,14 @@ elif chapter.real != "real":
         "in one split where a table names it."
     )
 else:
+    why = "The published split of this set divides them"
+    if named < len(cells):
+        why = "Images without a group are split by image"
     patients = (
         f"{named:,} of {len(cells):,} images name their group (patient or slide), and "
-        f"{len(both):,} "
-        "groups are in training and test. Images without a group are split by image, "
-        "so cells of one "
-        "patient may be in both, and scores within this set are too optimistic."
+        f"{len(both):,} groups are in training and in another split. {why}, so "
+        "cells of one patient may be in both, and scores within this set are too "
+        "optimistic."
     )
 Markdown(patients)
 

@@ -163,8 +163,8 @@ def test_unconditional_generator(tmp_path, dataset):
     with pytest.raises(DataError, match="no label to train on"):
         augment(dataset, generator, 0.5, tmp_path / "out")
     manifest = generate(generator, None, 2, tmp_path / "out", seed=4)
-    assert manifest["path"].tolist() == ["cell_4_00000.png", "cell_4_00001.png"]
-    drawn = read_image(tmp_path / "out" / "cell_4_00001.png", SIZE)
+    assert manifest["path"].tolist() == [f"synthetic_cell_4_0000{k}.png" for k in range(2)]
+    drawn = read_image(tmp_path / "out" / "synthetic_cell_4_00001.png", SIZE)
     assert np.array_equal(drawn, generator.generate(None, 2, seed=4)[1])
 
 
@@ -402,15 +402,15 @@ def test_generate_writes_images_and_manifest(saved, tmp_path):
     assert len(manifest) == 6
     files = set(contents(out))
     assert files == {"manifest.csv", "CREDIT.txt", *manifest["path"]}
-    assert manifest["path"][4] == "platelet_7_00001.png"
-    assert manifest["path"][0] == "band-neutrophil_7_00000.png"
+    assert manifest["path"][4] == "synthetic_platelet_7_00001.png"
+    assert manifest["path"][0] == "synthetic_band-neutrophil_7_00000.png"
     pd.testing.assert_frame_equal(pd.read_csv(out / "manifest.csv"), manifest)
     row = manifest.iloc[4]
     expected = generator.generate(row["label"], row["index"] + 1, seed=(row["seed"], 2))[-1]
     assert np.array_equal(read_image(out / row["path"], SIZE), expected)
     # a class's images do not depend on which others are asked for
     generate(generator, "platelet", 2, tmp_path / "alone", seed=7)
-    name = "platelet_7_00001.png"
+    name = "synthetic_platelet_7_00001.png"
     assert (tmp_path / "alone" / name).read_bytes() == (out / name).read_bytes()
 
 
@@ -455,7 +455,7 @@ def test_every_generated_file_says_what_it_is(saved, dataset, tmp_path):
     generate(generator, "platelet", 2, tmp_path / "made", seed=7)
     augment(dataset, generator, 0.5, tmp_path / "augmented", seed=3)
     for file, label, seed, index in (
-        (tmp_path / "made" / "platelet_7_00001.png", "platelet", 7, 1),
+        (tmp_path / "made" / "synthetic_platelet_7_00001.png", "platelet", 7, 1),
         (tmp_path / "augmented" / "eosinophil" / "synthetic_3_00001.png", "eosinophil", 3, 1),
     ):
         facts = {"generator": generator.source, "class": label, "seed": seed, "index": index}
@@ -535,7 +535,7 @@ def test_images_with_names_of_other_systems_are_copied(saved, dataset, cells, tm
 def test_generated_files_of_similar_classes_have_different_names(saved, tmp_path):
     own = ("a b", "A-b", "a/b")
     manifest = generate(replace(load_generator(saved), class_names=own), own, 1, tmp_path / "out")
-    found = ["a-b_0_00000.png", "A-b-2_0_00000.png", "a-b-2-2_0_00000.png"]
+    found = [f"synthetic_{stem}_0_00000.png" for stem in ("a-b", "A-b-2", "a-b-2-2")]
     assert manifest["path"].tolist() == found and manifest["label"].tolist() == list(own)
 
 

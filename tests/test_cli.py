@@ -118,7 +118,7 @@ def test_tensorflow_writes_nothing_of_its_own(tmp_path):
     told = os.environ | {"KERAS_BACKEND": "tensorflow"}
     done = subprocess.run(command, capture_output=True, text=True, env=told)
     assert (done.returncode, done.stderr) == (0, "") and done.stdout == f"{tmp_path / 'out'}\n"
-    assert (tmp_path / "out" / "basophil_0_00000.png").is_file()
+    assert (tmp_path / "out" / "synthetic_basophil_0_00000.png").is_file()
 
 
 def test_a_failed_import_of_tensorflow_is_heard(tmp_path):
@@ -172,7 +172,7 @@ def test_room_that_lacks_is_named_before_anything_is_decoded(tmp_path, monkeypat
     monkeypatch.setattr("cellaug.data.open_dataset", lambda *_, **__: 1 / 0)
     assert cli.main([*words, "--out", str(tmp_path / "out")]) == 2
     line = capsys.readouterr().err
-    assert "the set of images needs 1.17 MiB more, but the disk has 1 left. Make" in line
+    assert "the set of images needs 1.17 MiB more, but the disk has 1 MiB left. Make" in line
 
 
 def test_a_missing_file_is_a_sentence(tmp_path, capsys):

@@ -568,6 +568,8 @@ def test_groups_that_are_written_in_two_ways(monkeypatch):
         "Pat-08",
     ]
     assert ": 4, " in only(inspect(listed(group=names * 25)).warnings, "differ only by")
+    smith = ["Smith, J.", "smith j", "Smith,J", "SMITH  J.", "1,2", "12", "Smith", "J"]
+    assert inspect(listed(group=smith * 25)).alike_groups == [sorted(smith[:4])]
     many = [f"{name}{k}" for k in range(1, 26) for name in "pP"]
     found = inspect(listed(group=many * 4))
     assert "; and 5 more, which '--all' lists" in only(found.warnings, "differ only by")

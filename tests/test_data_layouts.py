@@ -288,6 +288,9 @@ MASKS, BOXES = "holds segmentation masks \\({}", "holds fields with boxes \\({}"
         ("a/0.png a/0_mask.png b/0.png", MASKS.format("a/0_mask.png")),
         ("a/P1/0.png a/P1/0-seg.png b/P2/0.png", MASKS.format("a/P1/0-seg.png")),
         ("0.png 0_mask.png", MASKS.format("0_mask.png")),
+        ("a/0.png a/0_binary.png b/0.png", MASKS.format("a/0_binary.png")),
+        ("Original/a/0.png GrTh/a/0.png", MASKS.format("GrTh")),
+        ("a/RGB/0.png a/GT_nucleus/0.png b/RGB/0.png", MASKS.format("a/GT_nucleus")),
         ("a/0.png a/0.bmp a/1.png a/1.bmp", MASKS.format("a/0.bmp, or a copy, beside 0.png")),
         ("JPEGImages/0.png Annotations/0.xml", BOXES.format("Annotations/0.xml")),
         ("BCCD/JPEGImages/0.png BCCD/Annotations/0.xml", BOXES.format("Annotations/0.xml")),
@@ -302,6 +305,19 @@ MASKS, BOXES = "holds segmentation masks \\({}", "holds fields with boxes \\({}"
 def test_masks_and_boxes_are_no_cells(tmp_path, text, message):
     with pytest.raises(DataError, match=message + ".*Expected one image per cell, in one folder"):
         open_dataset(tree(tmp_path / "set", text))
+
+
+@pytest.mark.parametrize(
+    ("text", "which"),
+    [("a/RGB/0.png a/Nucleus/0.png b/RGB/0.png b/Nucleus/0.png", "a/RGB and a/Nucleus"),
+     ("Raw/a/0.png Raw/b/1.png Segmented/a/0.png Segmented/b/1.png", "Raw and Segmented")],
+)  # fmt: skip
+def test_two_versions_of_the_same_images_are_not_two_patients(tmp_path, text, which):
+    with pytest.raises(DataError, match=f"{which} hold images of the same names, which may be mas"):
+        open_dataset(tree(tmp_path / "set", text))
+    patients = text.replace("RGB", "P1").replace("Nucleus", "P2").replace("Raw", "P1")
+    cells = open_dataset(tree(tmp_path / "other", patients.replace("Segmented", "P2")))
+    assert set(cells.class_names) == {"a", "b"} and set(cells.table["group"]) == {"P1", "P2"}
 
 
 @pytest.mark.parametrize(

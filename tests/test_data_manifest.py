@@ -722,12 +722,22 @@ def test_a_file_that_is_called_like_a_generated_one_is_one(root):
     old.rename(old.with_name("synthetic_0_00007.png"))
     other.rename(other.with_name("synthetic_1.png"))
     third.rename(third.with_name("crop_synthetic_2_00009_64px.png"))
+    fourth = sorted(root.glob("lymphocyte/*.png"))[0]
+    fourth.rename(fourth.with_name("synthetic_lymphocyte_3_00001.png"))  # as `generate` calls it
     table = open_dataset(root).table
     made = table[table["origin"] == "synthetic"]
     assert made[["path", "seed", "index"]].to_numpy().tolist() == [
+        ["lymphocyte/synthetic_lymphocyte_3_00001.png", "3", "00001"],
         ["monocyte/crop_synthetic_2_00009_64px.png", "2", "00009"],
         ["monocyte/synthetic_0_00007.png", "0", "00007"],
     ]
+
+
+@pytest.mark.parametrize("words", ["0 1", "no yes", "orig aug", "ja nein", "Original rescan"])
+def test_a_column_origin_in_other_words_is_refused(root, words):
+    file = save(root, plain().assign(origin=words.split() * 20), "cells.csv")
+    with pytest.raises(DataError, match=r"the column origin holds .* Expected real or synthetic"):
+        open_dataset(file)
 
 
 def test_a_column_origin_of_another_meaning_is_kept(root):

@@ -273,7 +273,7 @@ def test_places_that_are_refused(folder, tmp_path, monkeypatch):
         stored(cells, 0, tmp_path / "other")
     usage = shutil.disk_usage(tmp_path)._replace(free=2**26 + 14 * ROW - 1)
     monkeypatch.setattr(shutil, "disk_usage", lambda _: usage)
-    with pytest.raises(DataError, match=r"needs 64 MiB more, but the disk has 64 left"):
+    with pytest.raises(DataError, match=r"needs 64 MiB more, but the disk has 64 MiB left"):
         stored(cells, SIZE, tmp_path / "full")
     monkeypatch.setattr(shutil, "disk_usage", lambda _: usage._replace(free=usage.free + 1))
     stored(cells, SIZE, tmp_path / "full")

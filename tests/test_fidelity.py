@@ -813,9 +813,13 @@ def test_real_images_are_read_at_the_size_of_the_generated_ones(real):
     assert compare(real, small).table.equals(compare(real.in_memory(16), small).table)
 
 
-def test_bad_sets_are_refused(real, training):
+def test_bad_sets_are_refused(real, training, monkeypatch):
     with pytest.raises(DataError, match=r"no class in common \(red, green, blue and a, b, c\)"):
         compare(real, cells(3, names=("a", "b", "c")))
+    with monkeypatch.context() as patch:
+        patch.setattr(extractors, "learn_extractor", None)  # nothing is learned for it
+        with pytest.raises(DataError, match="no class in common"):
+            compare(real, cells(3, names=("a", "b", "c")), features="own")
     with pytest.raises(DataError, match="180 of the 180 real images of held out are among the tr"):
         compare(real, cells(3), trained_on=digests(real))
     with pytest.raises(DataError, match="the real images have no classes"):

@@ -11,7 +11,7 @@ from types import SimpleNamespace
 
 from cellaug import cli
 from cellaug.book import chapter as book
-from cellaug.book import run, source
+from cellaug.book import check, run, source
 from cellaug.data import open_dataset, split
 from cellaug.data.images import write_png
 from cellaug.data.inspection import BOUNDS
@@ -527,6 +527,14 @@ def test_the_first_chapter_says_whether_its_set_is_split_by_patient(tmp_path):
         names = {"cells": opened, "parts": split(opened, seed=1), "Markdown": said.append}
         names["chapter"] = chapter
         exec(code, names)
+    sides = ["train", "train", "validation", "test"]  # a published split that divides patients
+    rows = [f"{k}.png,{'ab'[k % 2]},p{k // 5},{sides[k // 2 % 4]}" for k in range(60)]
+    (tmp_path / "m.csv").write_text("\n".join(["path,label,group,split", *rows]))
+    opened = open_dataset(tmp_path / "m.csv")
+    chapter.real = "real"
+    exec(code, names | {"cells": opened, "parts": split(opened, seed=1)})
+    assert "12 groups are in training and in another split. The published split" in said[4]
+    assert check.torn_groups(opened) == 12
     assert said[0].startswith("Splits are by patient") and "the 2 groups of the test" in said[0]
     assert said[1].startswith("30 of 60 images name their group") and "too optimistic" in said[1]
     assert said[2].startswith("0 of 60 images name their group") and "too optimistic" in said[2]

@@ -39,6 +39,7 @@ import pandas as pd
 import psutil
 import pytest
 import yaml
+from dask.distributed import Client
 from PIL import Image
 
 PLANS = notebook_file("studies/augmentation").parent / "plans"
@@ -459,6 +460,13 @@ def results(plan, folder):
     table, answers = gather(plan, folder, parts["validation"], [own_test(parts["test"])])
     table = table[table["seed"] == 1].drop(columns=["seconds", "seconds_before", "device"])
     return table, answers[answers["run"].isin(table["run"])].reset_index(drop=True)
+
+
+def test_workers_leave_ctrl_c_to_the_command_that_started_them():
+    usual = signal.getsignal(signal.SIGINT)
+    with cluster.local_cluster(1) as workers, Client(workers) as client:
+        (theirs,) = client.run(lambda: signal.getsignal(signal.SIGINT)).values()
+    assert theirs == signal.SIG_IGN and signal.getsignal(signal.SIGINT) == usual
 
 
 def test_a_study_whose_worker_is_killed_gives_the_same_table(alone, tmp_path, capsys, monkeypatch):

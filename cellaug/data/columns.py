@@ -20,8 +20,8 @@ OURS = ("generator", "generator_class", "seed", "index", "source", "source_sha25
 ORIGINS = {"real", "synthetic"}
 GENERATED = {"generated", "fake", "gan", "synthetisch", "künstlich", "generiert", "erzeugt"}
 GENERATED |= {"synthétique", "sintético", "synthetic"}
-PERHAPS = {"artificial", "augmented"}  # beside "real" or the like
-REAL = {"real", "original", "originals", "genuine", "echt"}
+PERHAPS = {"artificial", "augmented", "aug"}  # beside "real" or the like
+REAL = {"real", "original", "originals", "orig", "genuine", "echt"}
 
 # Names in one piece, without signs: whole ones, and those that need a word for a number.
 _ID = "(id|no|nr|num|nummer|number|code|name|key|uid|uuid|ref|identifier|index)"
@@ -42,8 +42,8 @@ _MADE = re.compile(
 )
 _TRUE = re.compile("(is)?(real|original|echt|genuine)(images?|bild)?")
 _GAN = re.compile("(style|cycle|big|pro|dc|ac|w|c)?gan|diffusion|ddpm|vae")
-_YES = set("1 1.0 true yes ja wahr t y w j x".split())
-_NO = set("0 0.0 false no nein falsch f n".split())
+YES = set("1 1.0 true yes ja wahr t y w j x".split())
+NO = set("0 0.0 false no nein falsch f n".split())
 _NO_GROUP = set("n.a. nil unknown unk missing - -- ? ?? ??? k.a. n.v. unbekannt tbd -1 x".split())
 _NO_GROUP |= set("#nv #value! #ref! #name? #div/0! #null! #num! #wert! #bezug!".split())
 _NO_GROUP |= set("notknown keineangabe ka anonym anonymous anonymized anon unbek keiner".split())
@@ -74,7 +74,7 @@ def overlooked(table: pd.DataFrame) -> list[tuple[str, str]]:
         elif "split" not in table and 1 < len(values) <= _FEW:
             sides = {frozenset(words_of(value)) for value in values if is_side(value)}
             whole = all(map(is_side, values)) and len(sides) > 1
-            numbers = all(x.lower() in _YES | _NO or x.isdigit() for x in values)
+            numbers = all(x.lower() in YES | NO or x.isdigit() for x in values)
             if whole or (numbers and _SPLIT.fullmatch(piece)):
                 found.append((column, "split"))
     return found
@@ -107,9 +107,9 @@ def refuse_origins(file: Path, table: pd.DataFrame) -> None:
 
 
 def _says_generated(column: pd.Series, texts: set[str], piece: str) -> bool:
-    if texts and texts <= _YES | _NO:
+    if texts and texts <= YES | NO:
         made, true = _MADE.fullmatch(piece), _TRUE.fullmatch(piece)
-        return bool((made and texts & _YES) or (true and texts & _NO))
+        return bool((made and texts & YES) or (true and texts & NO))
     if not 0 < len(texts) <= _FEW:
         return False
     words = [set(words_of(text)) for text in set(column) - {""}]

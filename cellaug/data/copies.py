@@ -21,6 +21,7 @@ HELD_OUT = ("validation", "test")  # the splits that training must not see
 _RULES = yaml.safe_load(Path(__file__).with_name("inspection.yaml").read_text("utf-8"))
 _NEAR = SimpleNamespace(**_RULES["near_duplicates"])
 _NEAREST: float = _RULES["bounds"]["near"]
+SURE: float = _RULES["bounds"]["sure"]
 THUMBNAIL: int = _NEAR.thumbnail
 _MIDDLE = (_NEAR.thumbnail - 1) / 2
 _PLACES = np.hypot(*np.mgrid[-_MIDDLE : _MIDDLE + 1, -_MIDDLE : _MIDDLE + 1]) * 2 / _NEAR.thumbnail

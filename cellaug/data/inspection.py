@@ -13,7 +13,7 @@ from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
 
-from cellaug.data.copies import HELD_OUT, families, leaked
+from cellaug.data.copies import HELD_OUT, SURE, families, leaked
 from cellaug.data.dataset import Dataset, printable
 from cellaug.data.measure import measured, near_pairs
 from cellaug.data.sets import OVERLOOKED, UNKNOWN
@@ -89,8 +89,8 @@ class Inspection:
         """Groups whose names differ only as one patient's may: by case, blanks, zeros, signs, …"""
         names = pd.Series(sorted(set(self.statistics["group"]) - {""}), dtype=object)
         look = names.map(lambda name: unicodedata.normalize("NFKC", name)).str.casefold()
-        for odd, same in ((r"\.0+$|^[\W_]+|[\W_]+$|(?<=[^\W\d_])[\W_]+(?=\d)|\s", ""),
-                          (r"[\W_]+", "-"), (r"(?<!\d)0+(?=\d)", "")):  # fmt: skip
+        nothing = r"\.0+$|^[\W_]+|[\W_]+$|(?<=[^\W\d_])[\W_]+(?=\d)|\s|(?<=[^\W\d_]),"
+        for odd, same in ((nothing, ""), (r"[\W_]+", "-"), (r"(?<!\d)0+(?=\d)", "")):
             look = look.replace(odd, same, regex=True)
         return [spellings for spellings in names.groupby(look).agg(list) if len(spellings) > 1]
 
@@ -224,6 +224,8 @@ def _pairs(dataset: Dataset, statistics: pd.DataFrame, thumbnails: np.ndarray) -
     known = statistics[["path", "class", "side"]]
     others = known.add_prefix("other_").rename(columns={"other_path": "other"})
     pairs = pairs.join(known, on="index").join(others, on="other_index")
+    one = pairs["class"] == pairs["other_class"]
+    pairs = pairs[one | (pairs["likeness"] >= SURE)]
     order = [pairs[name] == pairs[f"other_{name}"] for name in ("class", "side")]
     rank = np.lexsort((pairs["path"], -pairs["likeness"].astype(float), *reversed(order)))
     return pairs.iloc[rank].reset_index(drop=True)

@@ -34,12 +34,14 @@ _OURS = {*MANIFESTS, "credit.txt", INDEX}
 _NO_IMAGES = {".txt", ".csv", ".tsv", ".md", ".json", ".xml", ".html", ".pdf", ".xlsx", ".xls"}
 _NO_IMAGES |= {".docx", ".yaml", ".yml", ".ini", ".parquet", ".zip", ".py"}
 _BOXES = (".xml", ".txt", ".json")
-_MASKS = re.compile(r"(.*[ _.-])?(masks?|ground[ _-]?truths?|segmentations?)", re.IGNORECASE)
-_MASK_OF = re.compile(r"(.+)[ _.-](masks?|segmentation|seg|gt|labels?)", re.IGNORECASE)
+_MASK = r"(masks?|ground[ _-]?truths?|segmentations?|gt|grth)"
+_MASKS = re.compile(rf"(.*[ _.-])?{_MASK}|{_MASK}[ _.-].*", re.IGNORECASE)
+_MASK_OF = re.compile(r"(.+)[ _.-](masks?|segmentation|seg|gt|labels?|binary|bin)", re.IGNORECASE)
 _COCO = re.compile(r".*\.coco\.json|_?(annotations?|instances|coco)\w*\.json", re.IGNORECASE)
 _ANNOTATIONS = {"annotation", "annotations", "labels", "boxes", "bboxes"}
 _PLAIN = set("images image imgs img pictures bilder cells crops cropped photos raw".split())
 _PLAIN |= set("original originals png jpg jpeg tif tiff bmp".split())  # they say nothing
+_COLOURED = _PLAIN | {"rgb", "color", "colour"}  # of several versions of each image the photograph
 _PART = re.compile(r"(cv[ _-]?)?(folds?|parts?|batch|chunk|set|subset)[ _.-]?\d+", re.IGNORECASE)
 _CELLS = re.compile(r".*(phil|cyte|blast|platelet|phage)s?", re.IGNORECASE)
 _Look = Callable[[str], tuple[list[str], list[str]]]  # a path: names of its files, of its folders
@@ -315,6 +317,15 @@ def _order(root: Path, held: Mapping[str, set[str]]) -> str:
     raise DataError(f"{root}: its folders {a}/{b}, … can be read as {both}. {fix}")
 
 
+def _same_names(look: _Look, one: str, other: str) -> bool:
+    """Whether nearly all images in or below two folders have the same names."""
+    both = []
+    for path in (one, other):
+        below = [("", look(path)[0]), *((x, look(f"{path}/{x}")[0]) for x in look(path)[1])]
+        both.append({(x, _stem(name)) for x, files in below for name in _images(files)})
+    return len(both[0] & both[1]) > 0.9 * max(1, *map(len, both))
+
+
 def _refuse_annotated(root: Path, look: _Look, paths: Sequence[str]) -> None:
     """Refuse segmentation masks, and boxes of cells in larger fields, in or among these folders."""
     for path in paths:
@@ -346,3 +357,9 @@ def _refuse_annotated(root: Path, look: _Look, paths: Sequence[str]) -> None:
             fix = "Cut every box out into an image of its own"
             what = f"it holds fields with boxes ({boxes[0].lstrip('/')}), not one cell an image"
             raise DataError(f"{root}: {what}. {expected}. {fix}")
+        for name in (name for name in folders if name.lower() in _COLOURED):
+            same = [x for x in folders if x != name and _same_names(look, below[name], below[x])]
+            if same := [x for x in same if x.lower() not in SIDES]:
+                what = f"{below[name]} and {below[same[0]]} hold images of the same names, which"
+                fix = f"Take {same[0]} out of the set, or list the cells in a table (path, label)"
+                raise DataError(f"{root}: {what} may be masks or changed copies. {fix}")

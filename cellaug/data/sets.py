@@ -45,8 +45,8 @@ SMALLEST_SIDE = 8  # pixels; an image that is smaller on a side shows no cell an
 MANIFEST_SUFFIXES = (".csv", ".parquet")
 OVERLOOKED = "column not read"  # how the report begins for a column that may be group or split
 UNKNOWN = "group not known"  # how the report begins for these groups
-# As `augment` writes them, perhaps with more words before and behind.
-_GENERATED_NAME = r"(?:^|[/_ -])synthetic_(\d+)_(\d{5,})(?:[_ -][^/]*)?\.\w+$"
+# As `augment` and `generate` write them, perhaps with more words before and behind.
+_GENERATED_NAME = r"(?:^|[/_ -])synthetic_(?:[^/]+_)?(\d+)_(\d{5,})(?:[_ -][^/]*)?\.\w+$"
 
 
 def open_dataset(source: str | Path, **options) -> Dataset:
@@ -422,7 +422,7 @@ def _with_origins(
     """Believe whatever says that images are generated; return which of them were listed as real.
 
     `said` holds for each row what the file says (`generated_by`), `other` what a manifest (`told`);
-    a file that is called as `augment` calls generated ones is one, too.
+    a file that is called as we call generated ones is one, too.
     """
     by = other["by"].where(said == "", f"the text chunk {CHUNK} of the file")
     said = said.where(said != "", other["said"])
@@ -442,7 +442,7 @@ def _with_origins(
 
 
 def generated_names(paths: pd.Series) -> pd.DataFrame:
-    """Seed and index of paths that `augment` gave to generated images; NaN for other paths."""
+    """Seed and index of paths that we gave to generated images; NaN for other paths."""
     return paths.str.extract(_GENERATED_NAME)
 
 

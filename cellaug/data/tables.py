@@ -17,8 +17,11 @@ from warnings import catch_warnings
 from cellaug.data.columns import (
     GENERATED,
     NAMES,
+    NO,
     ORIGINS,
     PERHAPS,
+    REAL,
+    YES,
     OriginError,
     overlooked,
     refuse_origins,
@@ -88,7 +91,7 @@ def _are_origins(file: Path, table: pd.DataFrame, meant: bool) -> bool:
     """Whether the column origin of a table is ours; `OriginError` if it is so only in part."""
     words = set(table["origin"].str.lower()) - {""} if "origin" in table else set()
     if odd := sorted(words - ORIGINS):
-        if meant or words & (ORIGINS | GENERATED | PERHAPS):
+        if meant or words & (ORIGINS | GENERATED | PERHAPS | REAL) or words <= YES | NO:
             what = f"the column origin holds {', '.join(map(repr, odd[:3]))}"
             fix = "Expected real or synthetic (generated): correct it, or rename the column"
             raise OriginError(f"{file}: {what}. {fix}")

@@ -67,6 +67,7 @@ def evaluate(
         raise ValueError(f"expected {wanted}; got {resamples}, {k} and {features}")
     sets = {"real": real, "generated": fake} | ({"reference": reference} if reference else {})
     sets, left_out, said = separated(sets, fake.images.shape[1], trained_on)
+    _strata(sets["real"], sets["generated"])  # without a common class nothing need be learned
     findings: list[Fidelity] = []
     for described in _in_features(sets, features, seed, extractor):
         comparison = _Comparison(*described, left_out, resamples, seed, k)

@@ -9,7 +9,7 @@ from typing import Any
 
 from cellaug.data import Dataset, open_dataset
 from cellaug.data.class_map import alike
-from cellaug.data.copies import THUMBNAIL, near_duplicates
+from cellaug.data.copies import SURE, THUMBNAIL, near_duplicates
 from cellaug.data.dataset import digest_numbers, printable
 from cellaug.data.images import decode, fit_square
 from cellaug.data.published import NAMES
@@ -196,7 +196,8 @@ def _turned_or_cropped(real: Dataset, fake: Dataset) -> list[str]:
     grey = [cv2.cvtColor(fit_square(image, THUMBNAIL), cv2.COLOR_RGB2GRAY)
             for part in images for image in part]  # fmt: skip
     pairs, many = near_duplicates(np.stack(grey)), len(chosen[0])
-    pairs = pairs[(pairs["first"] < many) & (pairs["second"] >= many)].drop_duplicates("first")
+    pairs = pairs[(pairs["first"] < many) & (pairs["second"] >= many)]
+    pairs = pairs[pairs["likeness"] >= SURE].drop_duplicates("first")
     if pairs.empty:
         return []
     both = zip(chosen[0][pairs["first"]], chosen[1][pairs["second"] - many], strict=True)

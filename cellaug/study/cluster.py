@@ -2,10 +2,12 @@
 
 import os
 import shutil
+import signal
+import threading
 import time
 import warnings
-from collections.abc import Sequence
-from contextlib import suppress
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any
 
@@ -51,7 +53,7 @@ def local_cluster(workers: int | None = None) -> LocalCluster:
     }
     flags = f"--xla_cpu_multi_thread_eigen={'true' if threads > 1 else 'false'}"
     environment = dict.fromkeys(limits, str(threads)) | quiet | {"XLA_FLAGS": flags}
-    with dask.config.set({
+    with _uninterrupted(), dask.config.set({
         "distributed.nanny.pre-spawn-environ": environment,
         "distributed.scheduler.allowed-failures": KILLS,
         "distributed.worker.memory.terminate": False,
@@ -60,6 +62,19 @@ def local_cluster(workers: int | None = None) -> LocalCluster:
             n_workers=count, threads_per_worker=1, processes=True, dashboard_address="127.0.0.1:0",
             silence_logs="ERROR",
         )  # fmt: skip
+
+
+@contextmanager
+def _uninterrupted() -> Iterator[None]:
+    """Processes that are started here leave Ctrl-C to this one, which closes them."""
+    if threading.current_thread() is not threading.main_thread():
+        yield  # only the main thread may say so, and only that one is interrupted
+        return
+    usual = signal.signal(signal.SIGINT, signal.SIG_IGN)
+    try:
+        yield
+    finally:
+        signal.signal(signal.SIGINT, usual)
 
 
 def carry_out(
