@@ -80,6 +80,13 @@ print("\n".join(filter(None, [cells.credit, cells.origins()])))
 # %% tags=["hide-input"]
 Markdown(published.ACQUISITION.get(data, "")) if data in published.NAMES else None
 
+# %% tags=["hide-input"]
+whole = sum(published.SETS["pbc"].images.values()) if data in ("pbc", "pbc-fine") else 0
+here = len(cells) + int((cells.report["outcome"] == "dropped").sum())
+Markdown(
+    f"The set was published with {whole:,} images; {here:,} of them are in this folder."
+) if here < whole else None
+
 # %% [markdown]
 # Some cell types are rare in every laboratory. The figure counts the images of each class. The larger
 # the gap between the longest and the shortest bar, the stronger the {term}`class imbalance`.
@@ -127,8 +134,14 @@ print(
     outcomes.to_string(index=False) if len(outcomes) else "every file was kept as it is"
 )
 
+# %% [markdown]
+# Up to five files of each kind, those that were dropped first:
+
 # %% tags=["hide-input"]
-cells.report.head(20) if len(cells.report) else None
+kinds = ["outcome", cells.report["reason"].str.split(":").str[0]]
+some = cells.report.groupby(kinds, sort=False).head(5)
+dropped = some["outcome"] == "dropped"
+pd.concat([some[dropped], some[~dropped]]) if len(some) else None
 
 # %% [markdown]
 # ## Decoded once

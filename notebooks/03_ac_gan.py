@@ -214,7 +214,7 @@ cgan, cgan_history = train(
 # Ten years of small improvements lie between the thesis's recipe and today's. `Recipe` names each of
 # them, and each can be switched off. The most important ones:
 #
-# **Relativistic loss.** The discriminator compares each generated cell with a real cell of the same
+# **Relativistic loss.** The discriminator compares each generated cell with a training cell of the same
 # class and decides which looks more real, so a generator that repeats itself still loses
 # {cite}`jolicoeur2019,huang2024`.
 
@@ -230,7 +230,7 @@ show(R1)
 
 # %% [markdown]
 # **Projection and wrong labels.** The discriminator multiplies the features of an image with a vector
-# of its class {cite}`miyato2018proj`. It also learns that a real cell with a wrong label is not real
+# of its class {cite}`miyato2018proj`. It also learns to refuse a training cell with a wrong label
 # {cite}`reed2016`; without this it could ignore the class.
 
 # %%
@@ -240,7 +240,7 @@ show(WrongLabels, networks.conditional_discriminator)
 # **The generator.** Class and latent vector scale and shift every layer. Kernels of 4 × 4 at stride 2
 # overlap evenly, and the last layer is a bilinear enlargement followed by a convolution, so no grid is
 # built in {cite}`odena2016`. A moving average of its weights is what we use in the end
-# {cite}`karras2018`. The discriminator also sees how much the images of a batch differ, and real cells
+# {cite}`karras2018`. The discriminator also sees how much the images of a batch differ, and training cells
 # are shown in all eight symmetries, since a smear has no up and no left.
 
 # %%

@@ -441,6 +441,7 @@ chapter.finish(
         "training_images": {arm: len(cells) for arm, (cells, _) in arms.items()},
         "test_images": len(splits["test"]),
         "class_agreement": agreement,
+        "class_agreement_intervals": intervals,
         "accuracy_on_real": accuracy,
     }
 )

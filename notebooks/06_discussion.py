@@ -224,8 +224,9 @@ Markdown(f"- **Patients.** {ours['01_data']['patients']}")
 #   misses much of what a haematologist looks at. The pages on record also measure in features of blood
 #   cells, with an extractor trained on the cells of one laboratory. `cellaug evaluate` says where it
 #   does not know other cells, and learns features from these if there are enough.
-# - **Not tried here:** as many generated images as real ones (`ratio: 1.0`) and classifiers other than
-#   the Xception family; the thesis proposes both. The Wasserstein loss {cite}`arjovsky2017`, its third
+# - **Not tried in the chapters:** as many generated images as real ones (`ratio: 1.0`) and classifiers
+#   other than the Xception family; the thesis proposes both, and the plan of the
+#   [study](record/augmentation.ipynb) has both. The Wasserstein loss {cite}`arjovsky2017`, its third
 #   proposal, is a variant on the page [](record/ladder.ipynb).
 #
 # **Try it.**

@@ -96,6 +96,20 @@ class Visit:
         found = Axe().run(self.page, options=options).response["violations"]
         return [f"{rule['id']}: {rule['nodes'][0]['html'][:200]}" for rule in found]
 
+    def unseen(self) -> list[str]:
+        """The words of table cells that have the colour of their ground."""
+        return self.page.evaluate(
+            """[...document.querySelectorAll('article :is(td, th)')].filter(cell => {
+                const color = getComputedStyle(cell).color;
+                let ground = cell, own = '';
+                while (ground && /^rgba\\(.* 0\\)$|^$/.test(own)) {
+                    own = getComputedStyle(ground).backgroundColor;
+                    ground = ground.parentElement;
+                }
+                return cell.innerText.trim() && own === color;
+            }).map(cell => cell.innerText)"""
+        )
+
     def widest(self) -> int:
         """How wide the page is, in pixels; wider than the screen, it scrolls sideways."""
         return self.page.evaluate("document.documentElement.scrollWidth")

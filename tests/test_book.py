@@ -172,6 +172,18 @@ def test_the_book_works_with_the_network_off(smoke):
             visit.close()
 
 
+def test_tables_and_links_can_be_read_in_the_dark(smoke):
+    chosen = "for (const key of ['mode', 'theme']) localStorage.setItem(key, 'dark')"
+    with browser.chromium() as chromium:
+        for name in ("index", "02_vanilla_gan_3", "03_ac_gan_3", "06_discussion"):
+            options = smoke / "html", f"{name}.html", browser.DESKTOP
+            visit = browser.Visit(chromium, *options, lambda page: page.add_init_script(chosen))
+            theme = visit.page.evaluate("document.documentElement.dataset.theme")
+            assert theme == "dark" and visit.unseen() == [], (name, visit.unseen())
+            assert not visit.barriers(), (name, visit.barriers())
+            visit.close()
+
+
 def test_every_picture_says_what_it_shows_and_no_table_is_empty(smoke):
     """An alt text never is a file's name, and tells more than the kind of the figure."""
     for name in html_pages(smoke / "html"):

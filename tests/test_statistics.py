@@ -129,6 +129,8 @@ def test_worth_on_a_known_curve():
     assert found["low"] == pytest.approx(found["images"]) == found["high"]
     assert worth(curve, 20, [-0.1] * 3, resamples=10)["images"] == pytest.approx(-10)
     assert worth(curve, 40, [0.3] * 3, resamples=10)["images"] == np.inf
+    assert worth(curve, 10, [-0.1] * 3, resamples=10)["images"] == -np.inf
+    assert worth(curve, 40, [-0.3] * 3, resamples=10, beyond=True)["images"] == -30
     assert worth(curve, 40, [0.0] * 3, resamples=10)["images"] == pytest.approx(0, abs=1e-9)
     uneven = {**curve, 40: [0.1 * np.log2(20) - 0.02] * 3}  # by chance lower: made level
     assert worth(uneven, 20, [0.0] * 3, resamples=10)["images"] <= 0

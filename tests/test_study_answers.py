@@ -122,15 +122,19 @@ def test_cells_that_only_one_classifier_names_right(results):
 def test_what_a_study_recommends(results):
     row = {"question": 1, "class": "", "taxonomy": "fine", "tested_on": answers.OWN, "arm": MADE,
            "against": COPIES, "scarcity": "tail-10", "mean": 0.08, "low": 0.07, "high": 0.09,
-           "n": 6}  # fmt: skip
+           "n": 6, "adjusted": 0.01}  # fmt: skip
     pairs = pd.DataFrame([row, row | {"against": EVEN, "scarcity": "tail-20", "low": -0.01}])
     said = answers.advice(replace(results, contrasts=pairs)).split("\n")
     assert "**tail-10**: of the arms without synthesis take *duplicates, classical*" in said[0]
-    assert said[0].endswith("add generated cells, as in *half selected, classical*: they help.")
-    assert said[1].endswith("have not been shown to help (*half selected, classical*).")
-    worse = pairs.assign(low=-0.2, high=-0.1)
-    said = answers.advice(replace(results, contrasts=worse)).split("\n")
-    assert said[0].endswith("add no generated cells: they do harm.")
+    assert said[0].endswith("; add generated cells: *half selected, classical* did better.")
+    assert said[1].endswith("; not shown to help: *half selected, classical*.")
+    worse = pairs.assign(low=-0.2, high=-0.1, adjusted=0.06)
+    more = pairs.assign(arm="half synthetic, classical", low=-0.1)  # another arm is undecided
+    said = answers.advice(replace(results, contrasts=pd.concat([worse, more]))).split("\n")
+    assert said[0].endswith(
+        "; add no generated cells: *half selected, classical* (but not after Holm's correction) "
+        "did worse; not shown to help: *half synthetic, classical*."
+    )
     few = answers.advice(replace(results, contrasts=pairs.assign(n=3))).split("\n")
     assert few[0].endswith("is not decided, for there are too few seeds.")
 

@@ -113,8 +113,11 @@ def _conditioning(run: Run) -> str:
 
 def _recognised(run: Run) -> bool:
     """Whether a classifier sees anything of the requested classes in the AC-GAN's cells."""
-    agreement = run["05_classifier"]["class_agreement"]["AC-GAN"]
-    return agreement > _chance(run)
+    found = run["05_classifier"]
+    agreement = found["class_agreement"]["AC-GAN"]
+    # older records have no intervals
+    low, _ = found.get("class_agreement_intervals", {}).get("AC-GAN", (agreement, 1))
+    return low > _chance(run)
 
 
 def _chance(run: Run) -> float:

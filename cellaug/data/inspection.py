@@ -29,7 +29,7 @@ _RULES = yaml.safe_load(Path(__file__).with_name("inspection.yaml").read_text("u
 MEASURES = {name: SimpleNamespace(**entry) for name, entry in _RULES["measures"].items()}
 """Words for low and high values of each measure, its unit and the floor of its scale."""
 BOUNDS: dict[str, float] = _RULES["bounds"]
-IMAGES_PER_SECOND, PAIRS_PER_SECOND = 500.0, 8e7  # of 360 pixels or fewer, on two cores
+IMAGES_PER_SECOND, PAIRS_PER_SECOND = 500.0, 3e8  # of 360 pixels or fewer, on two cores
 _SOUND = tuple(_RULES["sound"])
 _LAB = ["background_l", "background_a", "background_b"]
 _BACKGROUNDS = (("darker", "brighter"), ("greener", "redder"), ("bluer", "yellower"))

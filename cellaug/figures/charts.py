@@ -4,7 +4,7 @@ from collections.abc import Mapping, Sequence
 from itertools import chain
 from typing import Any
 
-from cellaug.evaluation.classifiers import FOR_AN_INTERVAL
+from cellaug.evaluation.classifiers import FOR_A_VERDICT, FOR_AN_INTERVAL
 from cellaug.figures import alt, style
 
 import numpy as np
@@ -171,11 +171,11 @@ def forest(sources: Mapping[str, Changes]) -> style.Described:
     table[["low", "high"]] = 100 * table[["low", "high"]].where(table["n"] >= FOR_AN_INTERVAL)
     fig = interval_plot(table.reset_index(), "change in percentage points of F1", 0)
     fig.set_figheight(fig.get_figheight() + 0.12 * (len(sources) - 1) * len(names))
-    known = table.dropna(subset=["value", "low", "high"])
+    known = table[table["n"] >= FOR_A_VERDICT].dropna(subset=["value", "low", "high"])
     above, below = (known["low"] > 0).sum(), (known["high"] < 0).sum()
-    found = f"Of {len(known)} changes with an interval {above} are gains and {below} losses; "
-    found += "the intervals of the others include zero."
-    fig.alt += f" {found if len(known) else 'No change has an interval.'}"
+    found = f"Of {len(known)} changes over {FOR_A_VERDICT} seeds or more {above} are gains and "
+    found += f"{below} losses; the intervals of the others include zero."
+    fig.alt += f" {found if len(known) else f'No change has {FOR_A_VERDICT} seeds.'}"
     return fig
 
 

@@ -76,13 +76,12 @@ def worth_in_images(rows: pd.DataFrame) -> style.Described:
     """Draw how many more real images would bring an arm's gain, a panel for each scarcity.
 
     `rows` are those of `cellaug.study.answers.worths`; what lies beyond the curve is drawn at its
-    end, the last number, and its interval is open there.
+    end, and its interval is open there.
     """
     table = rows.rename(columns={"arm": "name", "scarcity": "measure", "images": "value"})
     columns = ["value", "low", "high"]
     finite = table[columns].to_numpy()[np.isfinite(table[columns])]
-    end = max([1.0, *finite])
-    table[columns] = table[columns].clip(upper=end)
+    table[columns] = table[columns].clip(min([-1.0, *finite]), max([1.0, *finite]))
     label = "further real images of each class that would bring the same gain"
     return interval_plot(table[["measure", "name", *columns]], label, 0, "+.0f")
 

@@ -181,7 +181,7 @@ def worths(results: Results) -> pd.DataFrame:
     The baseline of a family of scarcities (`curves`) is the arm without synthesis that is best on
     validation images among those that all of its scarcities have. Rows: family, scarcity, number
     (of real images), baseline, arm, images, low, high, n; an arm is measured where it shares three
-    seeds with the baseline.
+    seeds with the baseline. One that scores less than the curve does anywhere has no row.
     """
     found, rows = scores(results), []
     for family, numbers in curves(results.plan).items():
@@ -200,7 +200,7 @@ def worths(results: Results) -> pd.DataFrame:
                 rows.append({"family": family, "scarcity": scarcity, "number": numbers[scarcity],
                              "baseline": base, "arm": arm, "n": len(gains),
                              **worth(curve, numbers[scarcity], gains.tolist())})  # fmt: skip
-    return pd.DataFrame(rows)
+    return pd.DataFrame([row for row in rows if row["images"] > -np.inf])
 
 
 def verdict(row: Mapping[str, Any]) -> str:
@@ -364,15 +364,19 @@ def advice(results: Results) -> str:
         words = f"**{scarcity}**: of the arms without synthesis take *{real}*"
         words += f" (macro F1 {own.at[real, 'mean']:.3f}, {own.at[real, 'n']:.0f} seeds)"
         rows = planned[planned["scarcity"] == scarcity]
-        called = {row["arm"]: verdict(row) for row in rows.to_dict("records")
-                  if row["against"] == real}  # fmt: skip
-        if better := [arm for arm, word in called.items() if word == "better"]:
-            words += f"; add generated cells, as in *{'* and *'.join(better)}*: they help"
-        elif "worse" in called.values():
-            words += "; add no generated cells: they do harm"
-        elif decided := [arm for arm, word in called.items() if word]:
-            words += f"; generated cells have not been shown to help (*{'*, *'.join(decided)}*)"
-        elif called:
+        told: dict[str, list[str]] = {}
+        for row in rows[rows["against"] == real].to_dict("records"):
+            sure = row["adjusted"] < 1 - LEVEL or "but not after Holm's correction"
+            word = verdict(row)
+            note = f" ({sure})" if word in ("better", "worse") and sure is not True else ""
+            told.setdefault(word, []).append(f"*{row['arm']}*{note}")
+        if "better" in told:
+            words += f"; add generated cells: {' and '.join(told['better'])} did better"
+        elif worse := told.get("worse"):
+            words += f"; add no generated cells: {' and '.join(worse)} did worse"
+        if undecided := told.get("undecided"):
+            words += f"; not shown to help: {', '.join(undecided)}"
+        if set(told) == {""}:
             words += "; whether generated cells help is not decided, for there are too few seeds"
         lines.append(f"- {words}.")
     few = f"Nothing yet: no arm without synthesis has {classifiers.FOR_A_VERDICT} seeds."

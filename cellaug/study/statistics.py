@@ -162,7 +162,8 @@ def worth(
     are those of an arm over the baseline at `count`, one for each seed. The mean curve, made to
     rise only (isotonic regression), is read off along the logarithm of the number. Returns images
     and its percentile interval over seeds, low and high; inf beyond the last point of the curve, or
-    with `beyond` what its last stretch that rises gives when it is continued.
+    with `beyond` what its last stretch that rises gives when it is continued; -inf before the
+    first, or with `beyond` as many fewer as lead to it.
     """
     rng, numbers = np.random.default_rng(seed), np.array(sorted(curve))
     places = np.log(numbers)
@@ -177,7 +178,7 @@ def worth(
             run, rise = (np.subtract(values[-1], values[before[-1]]) for values in (places, rising))
             return float(np.exp(places[-1] + (wanted - rising[-1]) * run / rise) - count)
         if wanted < rising[0]:
-            return float(numbers[0] - count)
+            return float(numbers[0] - count) if beyond else -np.inf
         steps = np.flatnonzero(np.diff(rising, prepend=rising[0] - 1) > 0)  # the first of equals
         return float(np.exp(np.interp(wanted, rising[steps], places[steps])) - count)
 

@@ -42,7 +42,7 @@ def shown(what, rows, draw, **options):
     return (
         draw(rows, **options)
         if len(rows)
-        else Markdown(f"*{what}: no run of these is finished yet.*")
+        else Markdown(f"*{what}: nothing to show from the runs that are finished.*")
     )
 
 
@@ -128,9 +128,9 @@ shown("Changes by class", by_class[half], charts.change_by_class)
 # %% [markdown]
 # What is a gain worth? It could also have been had with more real images. The *worth* is the number
 # of further real images of each class that would have brought the same, read off the curve of the arm
-# without synthesis.
+# without synthesis. An arm that scores less than this curve does anywhere cannot be read off it.
 
-# %% mystnb={"figure": {"caption": "Worth of generated cells: the number of further real images of each (scarce) class that would bring the same gain in macro F1, with 95 % intervals over seeds. Below zero the arm does worse than the real images alone. Values beyond the end of the curve are drawn at its end.", "name": "fig-augmentation-worth"}} tags=["hide-input"]
+# %% mystnb={"figure": {"caption": "Worth of generated cells: the number of further real images of each (scarce) class that would bring the same gain in macro F1, with 95 % intervals over seeds. Below zero the arm does worse than the real images alone. What lies beyond an end of the curve is drawn at that end.", "name": "fig-augmentation-worth"}} tags=["hide-input"]
 shown("Worth in real images", answers.worths(results), charts.worth_in_images)
 
 # %% [markdown]
@@ -138,9 +138,9 @@ shown("Worth in real images", answers.worths(results), charts.worth_in_images)
 # differ most, counted over seeds. The images are PBC's (Acevedo et al. 2020, CC BY 4.0) and are read
 # from its archive, so this figure is there only where the set is.
 
-# %% mystnb={"figure": {"caption": "Real test cells that only one of two classifiers names right, with 20 real images of each scarce class: above, those that only the classifier with generated cells gets right; below, those that only the one without gets right. Under each cell its class, then what the other classifier calls it. The largest differences over seeds, not selected by eye.", "name": "fig-augmentation-cells"}} tags=["hide-input"]
+# %% mystnb={"figure": {"caption": "Real test cells that only one of two classifiers names right, with 10 real images of each scarce class: above, those that only the classifier with generated cells gets right; below, those that only the one without gets right. Under each cell its class, then what the other classifier calls it. The largest differences over seeds, not selected by eye.", "name": "fig-augmentation-cells"}} tags=["hide-input"]
 differing = answers.only_one(
-    results, "half synthetic, classical", "even, classical", "tail-20"
+    results, "half synthetic, classical", "even, classical", "tail-10"
 )
 cells = answers.cells_of(results)
 missing = Markdown("*The set is not at hand, so its images cannot be shown here.*")
@@ -232,9 +232,9 @@ shown("Steps", answers.by_classifier(results, "steps").round(3), pd.DataFrame)
 # If a classifier says 90 %, it should be right in nine of ten such cells. The calibration error is the
 # mean difference.
 
-# %% mystnb={"figure": {"caption": "Expected calibration error (0 is perfect) of each arm at the scarcity tail-20, before and after temperature scaling on validation images: means over seeds with 95 % intervals.", "name": "fig-augmentation-calibration"}} tags=["hide-input"]
+# %% mystnb={"figure": {"caption": "Expected calibration error (0 is perfect) of each arm at the scarcity tail-10, before and after temperature scaling on validation images: means over seeds, with 95 % intervals where there are at least three.", "name": "fig-augmentation-calibration"}} tags=["hide-input"]
 shown(
-    "Calibration", answers.calibration_of(results, "tail-20"), charts.calibration_errors
+    "Calibration", answers.calibration_of(results, "tail-10"), charts.calibration_errors
 )
 
 # %% [markdown]

@@ -77,7 +77,7 @@ def measured_in(digest: str) -> str:
     present = json.loads((SHIPPED / f"{NAME}.json").read_text("utf-8"))["sha256"][: len(digest)]
     if digest == present:
         return f"Features of extractor {digest}."
-    only = "compare these values with each other, not with those of other pages"
+    only = "compare these values with each other, not with any that name another extractor"
     return f"Features of extractor {digest}, not of the present one ({present}): {only}."
 
 
