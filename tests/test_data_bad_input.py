@@ -507,7 +507,8 @@ class Manifest(NamedTuple):
     whole: bool = False  # the text is the whole file
 
 
-OUT = "outside the manifest's folder: expected a path below {root} (row 5)"
+OUT = "outside the manifest's folder: expected a path below {root}; put the manifest into a "
+OUT += "folder above the images (row 5)"
 TWICE = "listed with different labels, splits or groups (row {})"
 COLUMNS = (
     "no column '{}' (there are: {}). Expected path (or file) and label, and if wanted split, group "

@@ -137,7 +137,8 @@ def test_paths(root):
     used = {path.relative_to(root).as_posix() for path in cells.paths}
     lost = {4, 5, 6, 7, 8, 9, 10, 11, 12, 15}
     assert used == {f"p/{i:02d}.png" for i in range(36) if i not in lost}
-    outside = f"outside the manifest's folder: expected a path below {root}"
+    outside = f"outside the manifest's folder: expected a path below {root}; put the manifest into "
+    outside += "a folder above the images"
     doubtful = "listed with different labels, splits or groups"
     assert sorted(cells.report[["path", "reason"]].itertuples(index=False, name=None)) == sorted(
         [

@@ -187,6 +187,13 @@ def test_seed_decides_and_the_order_is_not_the_seeds_alone(folders, tmp_path):
     assert len(orders) == 5
 
 
+def test_a_full_disk_is_named_with_what_is_needed(folders, tmp_path, monkeypatch):
+    monkeypatch.setattr("cellaug.files.free_bytes", lambda _: 1000)
+    with pytest.raises(DataError, match=r"the test needs 0\.\d+ MiB more, but the disk has 0\.000"):
+        write_test(*folders, tmp_path / "a", count=COUNT)
+    assert not (tmp_path / "a").exists()
+
+
 def test_size_and_notes(folders, tmp_path):
     key = write_test(*folders, tmp_path / "a", count=COUNT)
     assert key["size"] == 24

@@ -136,7 +136,8 @@ def read_manifest(file: Path, columns: Mapping[str, str]) -> pd.DataFrame:
     if table["side"].any():
         reasons[table["side"] == ""] = "no split, where other rows have one"
     reasons[table["class"] == ""] = "no label"
-    reasons[outside] = f"outside the manifest's folder: expected a path below {root}"
+    fix = "put the manifest into a folder above the images"
+    reasons[outside] = f"outside the manifest's folder: expected a path below {root}; {fix}"
     reasons[table["path"] == ""] = "no path"
     rows = table.loc[reasons == "", ["path", "class", "side", "group", "origin"]]
     rows["origin"] = rows["origin"].replace("", "real")

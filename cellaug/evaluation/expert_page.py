@@ -23,7 +23,7 @@ from cellaug.data.scan import scan
 from cellaug.data.sets import MANIFEST_SUFFIXES, SMALLEST_SIDE, generated_names, told
 from cellaug.evaluation import expert
 from cellaug.evaluation.expert_score import KEY, PAGE, power_statement
-from cellaug.files import atomic_folder, new_folder, write_json
+from cellaug.files import atomic_folder, new_folder, require_room, write_json
 from cellaug.generators import CARD, CREDIT
 
 import cv2
@@ -86,6 +86,7 @@ def write_test(
     truth = (more["kind"] == "real").tolist()
     truth = [known.index(name) for name in classes[len(drawn) :]] if known else truth
     html = page(images[order], _credit(roots), known, practice=(practice, truth))
+    require_room(out, len(html), "the test")
     with atomic_folder(out) as part:
         (part / PAGE).write_bytes(html.encode())
         write_json(part / KEY, key)
