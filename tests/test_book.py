@@ -219,7 +219,7 @@ def test_the_book_holds_every_figure(smoke):
             if chapter == "record/augmentation" and "text/markdown" in output.data:
                 # Of a study that is not finished, or whose cells are not on this machine.
                 said = output.data["text/markdown"]
-                assert said.endswith(("finished yet.*", "cannot be shown here.*"))
+                assert said.endswith(("runs that are finished.*", "cannot be shown here.*"))
                 continue
             assert "image/png" in output.data
             captions += 1  # there is none without a picture
