@@ -108,9 +108,8 @@ def require_room(folder: Path, needed: int, words: str) -> None:
     """Raise `DataError` if the disk of a folder, to be made perhaps, lacks `needed` bytes."""
     if needed > (free := free_bytes(folder)):
         unit, name = (2**30, "GiB") if needed >= 2**30 else (2**20, "MiB")
-        less = (
-            f"needs {needed / unit:.3g} {name} more, but the disk has {free / unit:.3g} {name} left"
-        )
+        more, left = (f"{size / unit:.3g} {name}" for size in (needed, free))
+        less = f"needs {more} more, but the disk has {left} left"
         raise DataError(f"{folder}: {words} {less}. Make room, or give a folder on another disk")
 
 

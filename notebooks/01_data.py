@@ -135,7 +135,7 @@ print(
 )
 
 # %% [markdown]
-# Up to five files of each kind, those that were dropped first:
+# If there are such files, the table lists up to five of each kind, those that were dropped first.
 
 # %% tags=["hide-input"]
 kinds = ["outcome", cells.report["reason"].str.split(":").str[0]]
@@ -341,8 +341,8 @@ chapter.compare(
 # %% tags=["hide-input"]
 groups = {side: set(part.table["group"]) - {""} for side, part in parts.items()}
 named = int((cells.table["group"] != "").sum())
-both = {group for side in groups for group in groups[side] if side != "train"}
-both &= groups["train"]
+others = (names for side, names in groups.items() if side != "train")
+both = groups["train"].intersection(set().union(*others))
 if named == len(cells) and not both:
     patients = (
         "Splits are by patient: all images of a group (patient or slide) are in the "

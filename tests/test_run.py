@@ -534,7 +534,11 @@ def test_the_first_chapter_says_whether_its_set_is_split_by_patient(tmp_path):
     chapter.real = "real"
     exec(code, names | {"cells": opened, "parts": split(opened, seed=1)})
     assert "12 groups are in training and in another split. The published split" in said[4]
-    assert check.torn_groups(opened) == 12
+    profile = {key: value for page in book.CHAPTERS
+               for key, value in book.declared_parameters(page).items()}  # fmt: skip
+    told = "12 of 12 groups (patients or slides) are on several sides of the published split"
+    with pytest.warns(UserWarning, match=re.escape(told)):
+        check.data_problems(profile | {"data": str(tmp_path / "m.csv")}, tmp_path)
     assert said[0].startswith("Splits are by patient") and "the 2 groups of the test" in said[0]
     assert said[1].startswith("30 of 60 images name their group") and "too optimistic" in said[1]
     assert said[2].startswith("0 of 60 images name their group") and "too optimistic" in said[2]

@@ -1,15 +1,15 @@
 """Check a profile before its first chapter runs: its values, its data set, room on the disk."""
 
-import warnings
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
+from warnings import catch_warnings, warn
 
 from cellaug.data import open_dataset, split
 from cellaug.data.dataset import Dataset
 from cellaug.data.published import NAMES
 from cellaug.data.sets import OVERLOOKED
-from cellaug.data.splits import DISJOINT
+from cellaug.data.splits import DISJOINT, sides_of_groups
 from cellaug.errors import DataError
 from cellaug.files import free_bytes
 
@@ -74,12 +74,6 @@ def own_data(given: str, folders: Sequence[Path]) -> str:
     raise DataError(f"data: there is no {' and no '.join(map(str, places))}. {known}.")
 
 
-def torn_groups(cells: Dataset) -> int:
-    """How many groups a published split has on more than one side."""
-    known = cells.table.query("side != '' and group != ''")
-    return int((known.groupby("group")["side"].nunique() > 1).sum())
-
-
 def data_problems(values: Mapping[str, Any], build: Path) -> list[str]:
     """A sentence for each reason why the data set does not do for chapter 01 and those after it.
 
@@ -90,9 +84,7 @@ def data_problems(values: Mapping[str, Any], build: Path) -> list[str]:
     given = drawing | {"seed": values["seed"]} if values["data"] == "phantom" else {}
     disjoint = False
     try:
-        with warnings.catch_warnings(
-            action="ignore"
-        ):  # the report has them, and they are told below
+        with catch_warnings(action="ignore"):  # the report has them, and they are told below
             cells = open_dataset(values["data"], **given)
         parts = split(cells, seed=values["seed"])
         if disjoint := values["protocol"] == "disjoint":
@@ -103,11 +95,11 @@ def data_problems(values: Mapping[str, Any], build: Path) -> list[str]:
     unread = cells.report["reason"].str.startswith(OVERLOOKED)
     if unread.any():
         return [f"data: {why}." for why in cells.report["reason"][unread]]
-    if torn := torn_groups(cells):
-        several = f"{torn:,} of {len(set(cells.table['group']) - {''}):,} groups"
-        what = f"{several} (patients or slides) are on several sides of the published split"
+    sides = sides_of_groups(cells.table)
+    if torn := int((sides.map(len) > 1).sum()):
+        what = f"{torn:,} of {len(sides):,} groups (patients or slides) are on several sides of the"
         fix = "correct it, or leave out the column or folders that give it"
-        warnings.warn(f"{what}, so the scores will be too good: {fix}", stacklevel=2)
+        warn(f"{what} published split, so the scores will be too good: {fix}", stacklevel=2)
     training = next(iter(parts.values()))
     training = training.subset(training.table["origin"] == "real")
     whole = ("gan_batch_size", "ac_batch_size", "cgan_batch_size", "recipe_batch_size")

@@ -17,7 +17,14 @@ from cellaug.data.copies import HELD_OUT, SURE, families, leaked
 from cellaug.data.dataset import Dataset, printable
 from cellaug.data.measure import measured, near_pairs
 from cellaug.data.sets import OVERLOOKED, UNKNOWN
-from cellaug.data.splits import DEFAULT_FRACTIONS, DISJOINT, measurable, plan, split
+from cellaug.data.splits import (
+    DEFAULT_FRACTIONS,
+    DISJOINT,
+    measurable,
+    plan,
+    sides_of_groups,
+    split,
+)
 from cellaug.errors import DataError
 
 import numpy as np
@@ -303,7 +310,7 @@ def _groups(
 ) -> Iterator[tuple[str, int, int, dict[str, Any]]]:
     """Patients or slides that are divided, unknown or written in two ways, and what is too few."""
     grouped = statistics[statistics["group"] != ""]
-    sides = grouped[grouped["side"] != ""].groupby("group")["side"].unique()
+    sides = sides_of_groups(statistics)
     torn = sides[sides.map(len) > 1]
     which = (f"{group} ({', '.join(parts)})" for group, parts in torn.head(3).items())
     yield "torn_groups", len(torn), len(sides), {"which": ", ".join(which)}

@@ -12,13 +12,16 @@ from pathlib import Path
 from cellaug.data.copies import THUMBNAIL, near_duplicates
 from cellaug.data.dataset import Dataset
 from cellaug.data.images import decode_same, fit_square
+from cellaug.data.scan import DECODERS
 from cellaug.files import cache_home, in_parallel, write_atomically
 
 import cv2
 import numpy as np
 import pandas as pd
 
-_RULES = Path(__file__).with_name("inspection.yaml").read_bytes() + cv2.__version__.encode()
+_BY = ("inspection.yaml", "measure.py", "copies.py", "images.py")
+# Other code or decoders may find other values: then nothing is taken from the cache.
+_RULES = b"".join(Path(__file__).with_name(name).read_bytes() for name in _BY) + DECODERS.encode()
 _BLOCK = 128  # images measured at once
 _SIDE = 256  # pixels, to which images are brought, so that their sharpness can be compared
 _COLUMNS = ["values", "thumbnail"]

@@ -26,7 +26,8 @@ import PIL
 import simplejpeg
 
 FIELDS = ["size", "mtime_ns", "digest", "height", "width", "notes", "problem", "generated"]
-_FORMAT = "; ".join(("5", *(f"{m.__name__} {m.__version__}" for m in (cv2, PIL, simplejpeg))))
+DECODERS = "; ".join(f"{m.__name__} {m.__version__}" for m in (cv2, PIL, simplejpeg))
+_FORMAT = f"5; {DECODERS}"
 _HUSHING = threading.Lock()  # two at once would save each other's silence
 _THREADS = min(8, os.cpu_count() or 1)
 _SAVE_EVERY = 30.0  # seconds

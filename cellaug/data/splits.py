@@ -118,6 +118,12 @@ def plan(dataset: Dataset) -> dict[str, Any]:
     return facts | {"published": published, "stratified": not by_content(dataset)}
 
 
+def sides_of_groups(table: pd.DataFrame) -> pd.Series:
+    """The sides on which each known group (index) is, of a table with columns group and side."""
+    known = table[(table["group"] != "") & (table["side"] != "")]
+    return known.groupby("group", observed=True)["side"].unique()
+
+
 def measurable(parts: Mapping[str, Dataset]) -> pd.DataFrame:
     """What the test images of each class can measure.
 

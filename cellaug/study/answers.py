@@ -366,9 +366,9 @@ def advice(results: Results) -> str:
         rows = planned[planned["scarcity"] == scarcity]
         told: dict[str, list[str]] = {}
         for row in rows[rows["against"] == real].to_dict("records"):
-            sure = row["adjusted"] < 1 - LEVEL or "but not after Holm's correction"
             word = verdict(row)
-            note = f" ({sure})" if word in ("better", "worse") and sure is not True else ""
+            doubtful = word in ("better", "worse") and not row["adjusted"] < 1 - LEVEL
+            note = " (but not after Holm's correction)" * doubtful
             told.setdefault(word, []).append(f"*{row['arm']}*{note}")
         if "better" in told:
             words += f"; add generated cells: {' and '.join(told['better'])} did better"
