@@ -396,7 +396,7 @@ def predict(classifier: Path, images: Sequence[str]) -> int:
 @option("--count N", "Images of each kind, drawn at random; 50 in the thesis.", default=50)
 @seed_option
 @option("--size PIXELS", "Size of all images; by default the shortest side of any drawn image.")
-@option("--ask real|class", "Real or fake? Or which class, to test labels?", default="real")
+@option("--ask real|class", "Real or generated? Or which class, to test labels?", default="real")
 def expert_test(real: Path, fake: Path, out: Path, **options: Any) -> None:
     """Make a page that tests a person on real and fake images.
 

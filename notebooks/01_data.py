@@ -192,16 +192,20 @@ notes = np.where(
 alone = (few.groups > 0) & ((few.groups < BOUNDS["fewest_groups"]) | (few.tested < 2))
 notes = notes + np.where(alone, "Too few patients to say much about others.", "")
 unknown = "not known" if chapter.real == "real" else "none"
-Markdown(
-    "| class | test images | recall of 0.9: 95 % interval | patients (in the test) | "
-    "note |\n"
-    "|---|---|---|---|---|\n"
-    + "\n".join(
-        f"| {row.Index} | {row.images:,} | {row.low:.2f} to {row.high:.2f} "
-        f"| {f'{row.groups} ({row.tested})' if row.groups else unknown} | {note} |"
-        for row, note in zip(few.itertuples(), notes, strict=True)
-    )
+table = pd.DataFrame(
+    {
+        "test images": few.images.map("{:,}".format),
+        "recall of 0.9: 95 % interval": [
+            f"{row.low:.2f} to {row.high:.2f}" for row in few.itertuples()
+        ],
+        "patients (in the test)": [
+            f"{row.groups} ({row.tested})" if row.groups else unknown
+            for row in few.itertuples()
+        ],
+        "note": notes,
+    }
 )
+table if any(notes) else table.drop(columns="note")
 
 # %% [markdown] tags=["new-page"]
 # ## From bytes to numbers
@@ -216,7 +220,8 @@ Markdown(
 values = pd.Series(range(256), dtype="uint8").to_numpy()
 scaled = to_float(values)
 print(
-    f"0 becomes {scaled[0]:+.0f}, 255 becomes {scaled[255]:+.0f}, dtype {scaled.dtype}"
+    f"0 becomes {scaled[0]:+.0f}, 255 becomes {scaled[255]:+.0f}".replace("-", "−")
+    + f", dtype {scaled.dtype}"
 )
 print("all 256 values come back:", bool((to_uint8(scaled) == values).all()))
 

@@ -295,7 +295,7 @@ pd.DataFrame(
         }
         for arm, (cells, _) in arms.items()
     }
-).T.fillna("")
+).T.fillna("–")
 
 # %% tags=["hide-input"]
 one = (
@@ -347,7 +347,7 @@ pd.Series(
     agreement
     | {f"{chapter.real} test images": accuracy, "always the largest class": chance},
     name="share named as the requested class",
-).to_frame().style.format("{:.0%}")
+).mul(100).to_frame().style.format("{:.0f} %")
 
 # %% tags=["hide-input"]
 below = [arm for arm, (_, high) in intervals.items() if high < chance]

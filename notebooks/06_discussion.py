@@ -144,7 +144,7 @@ Markdown(
 kept = {"this run": ours} | {f"recorded: {name}": run for name, run in recorded.items()}
 pd.DataFrame(
     {name: run["03_ac_gan"]["diversity_of_real"] for name, run in kept.items()}
-).style.format("{:.0%}", na_rep="–")
+).mul(100).style.format("{:.0f} %", na_rep="–")
 
 # %% [markdown]
 # ## Beyond the thesis
@@ -180,12 +180,13 @@ missed, undecided = (
     targets.index[~met & (targets["missed"] == 0)],
 )
 Markdown(
-    f"After long training the recipe meets {met.sum()} of {len(targets)} targets with "
-    "every seed. "
-    f"Missed with at least one seed: {', '.join(missed) or 'none'}. Undecided with at "
-    "least one seed "
-    f"and missed with none, because the interval includes the target's end: "
+    f"In all {len(long_runs)} long trainings the recipe meets {met.sum()} of "
+    f"{len(targets)} targets. "
+    f"Missed in at least one: {', '.join(missed) or 'none'}. Undecided in at least one "
+    f"and missed in none, because the interval includes the target's end: "
     f"{', '.join(undecided) or 'none'}."
+    + f" Fewer than {FOR_A_VERDICT} trainings are no verdict."
+    * (len(long_runs) < FOR_A_VERDICT)
 )
 
 # %% [markdown]

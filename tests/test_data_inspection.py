@@ -172,7 +172,7 @@ def test_few_bluish_cells_are_found_and_no_others(cells):
     assert set(found.outliers["measure"]) == {"background"}
     assert found.outliers["reason"].str.startswith("bluer background (").all()
     assert found.outliers["score"].is_monotonic_decreasing
-    assert found.fit and any("Unusual images: 3 (3.8%)" in text for text in found.warnings)
+    assert found.fit and any("Unusual images: 3 (3.8 %)" in text for text in found.warnings)
     row = found.statistics.set_index("path").loc["baso/07.png"]
     expected = np.linalg.norm(lab(BLUISH) - lab(GLASS))
     assert row["background"] == pytest.approx(expected, abs=2)
@@ -191,7 +191,7 @@ def test_blurred_dark_and_blank_images_are_named(cells):
     assert len(reasons) == 3
     # One of 80 images is more than 1 %.
     (blank,) = [text for text in found.problems if "show nothing" in text]
-    assert "contrast below 1: 1 (1.2%)" in blank
+    assert "contrast below 1: 1 (1.2 %)" in blank
     assert not found.fit
 
 
@@ -398,7 +398,7 @@ def test_copies_across_sides_and_labels(cells):
     held_out = found.statistics["side"].isin(["test", "validation"]).sum()
     assert held_out == 20 + 10
     contradicting, leaking = found.problems
-    assert "under another label" in contradicting and ": 2 (2.4%)" in contradicting
+    assert "under another label" in contradicting and ": 2 (2.4 %)" in contradicting
     assert leaking.startswith("Images held out") and f": at least 1 of {held_out} (" in leaking
     assert "nearly the same, with likeness: 3" in as_text(found)
 
@@ -543,7 +543,7 @@ def test_groups_on_several_sides_are_a_problem(monkeypatch):
     words = as_text(found)
     assert "\npublished split, with test, validation held out\n" in words
     halved = inspect(listed(side=["train", "train", "train", "test"] * 50))
-    assert "published split (test), the rest: train 82%, validation 18%; by image" in as_text(
+    assert "published split (test), the rest: train 82 %, validation 18 %; by image" in as_text(
         halved
     )
 
@@ -582,7 +582,7 @@ def test_groups_that_are_unknown_or_few(monkeypatch):
     measured(monkeypatch)
     groups = [f"P{i % 22}" for i in range(190)] + [""] * 10
     found = inspect(listed(group=groups))
-    assert "where others have one: 10 of 200 (5.0%)" in only(found.warnings, "without a patient")
+    assert "where others have one: 10 of 200 (5.0 %)" in only(found.warnings, "without a patient")
     assert "by patient or slide, and by image where none is known" in as_text(found)
     groups = [f"P{i % 8}" if i % 2 else f"P{i % 40}" for i in range(200)]
     text = only(inspect(listed(group=groups)).warnings, "Classes from fewer than 5")
@@ -720,11 +720,11 @@ def test_unreadable_files(cells):
     found = inspect(open_dataset(cells))
     assert found.unreadable["path"].tolist() == ["baso/bad.png"]
     assert "truncated" in found.unreadable["reason"].item()
-    assert found.problems[0].startswith("Files that cannot be used: 1 (1.2%), truncated PNG")
+    assert found.problems[0].startswith("Files that cannot be used: 1 (1.2 %), truncated PNG")
     for i in range(100, 125):
         write_png(cells / "mono" / f"{i}.png", smear(1000 + i))
     found = inspect(open_dataset(cells))  # 1 of 106 is less than 1 %
-    assert found.fit and found.warnings[0].startswith("Files that cannot be used: 1 (0.9%)")
+    assert found.fit and found.warnings[0].startswith("Files that cannot be used: 1 (0.9 %)")
 
 
 def test_clutter_is_not_unreadable(cells):
@@ -741,7 +741,7 @@ def test_sizes(cells):
     rows = found.sizes.itertuples(index=False)
     assert [tuple(row) for row in rows] == [(96, 96, 78), (192, 192, 1), (48, 48, 1)]
     assert any("range from 48 to 192 pixels" in text for text in found.warnings)
-    assert any("fewer than 64 pixels on a side: 1 (1.2%)" in text for text in found.warnings)
+    assert any("fewer than 64 pixels on a side: 1 (1.2 %)" in text for text in found.warnings)
 
 
 # --- for people and machines ---------------------------------------------------------------------
@@ -757,7 +757,8 @@ def test_text_is_cut_short_unless_all_is_wanted(cells):
     assert sum("bluer background" in line for line in short.splitlines()) == 6
     assert sum("bluer background" in line for line in long.splitlines()) == 9
     assert short.startswith(f"cells: 80 images, 2 classes\ndata hash {found.fingerprint}\n")
-    assert "\nsplit: train 70%, validation 15%, test 15%; by image, stratified, seed 1\n" in short
+    split = "train 70 %, validation 15 %, test 15 %; by image, stratified, seed 1"
+    assert f"\nsplit: {split}\n" in short
     assert short.endswith("\nfit for training")
 
 

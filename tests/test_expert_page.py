@@ -510,7 +510,7 @@ def practise(page):
         real = shown(page)
         page.keyboard.press("r")
         page.keyboard.press("3")
-        word = "Right: this one is real." if real else "No: this one is fake."
+        word = "Right: this one is real." if real else "No: this one is generated."
         assert page.inner_text("#told") == word
         page.keyboard.press("Enter")
     assert place(page) == "Image 1 of 12"
@@ -535,7 +535,7 @@ def test_answered_by_keyboard(chromium, made, tmp_path, capsys):
     assert "12 images" in page.locator("#start").inner_text()
     assert "after closing or reloading this page you can go on" in page.inner_text("#storage")
     press("Shift+Tab")
-    page.keyboard.type("fr")  # no answers yet: the field takes them
+    page.keyboard.type("gr")  # no answers yet: the field takes them
     press("Enter")
     assert page.locator("#start").is_hidden()
     practise(page)
@@ -545,7 +545,7 @@ def test_answered_by_keyboard(chromium, made, tmp_path, capsys):
         assert shown(page) == truth[index]
         said[index] = truth[index] != (index == 1)
         wait(1000 + index)
-        press((("f", "ArrowRight"), ("r", "ArrowLeft"))[said[index]][index % 2])
+        press((("g", "ArrowRight"), ("r", "ArrowLeft"))[said[index]][index % 2])
         assert place(page) == f"Image {index + 1} of 12"  # not before it is said how sure
         press(str(index % 3 + 1))
         assert page.inner_text("#hasty") == ""
@@ -559,14 +559,14 @@ def test_answered_by_keyboard(chromium, made, tmp_path, capsys):
     wait(200)
     press("Backspace")
     assert place(page) == "Image 4 of 12"
-    assert page.inner_text("#before") == f"So far: {'real' if truth[3] else 'fake'}"
-    pressed = [page.get_attribute(f"#{name}", "aria-pressed") for name in ("real", "fake")]
+    assert page.inner_text("#before") == f"So far: {'real' if truth[3] else 'generated'}"
+    pressed = [page.get_attribute(f"#{name}", "aria-pressed") for name in ("real", "generated")]
     assert pressed == [str(truth[3]).lower(), str(not truth[3]).lower()]
     said[3] = not truth[3]
     wait(3000)
     for sign in ("granules", "red cells", "granules"):  # one of them taken back
         page.get_by_role("button", name=sign).click()
-    say(page, "R" if said[3] else "F", "1")
+    say(page, "R" if said[3] else "G", "1")
     assert place(page) == "Image 6 of 12" and page.inner_text("#before") == ""
 
     # a held key answers once
@@ -579,7 +579,7 @@ def test_answered_by_keyboard(chromium, made, tmp_path, capsys):
     assert page.inner_text("#hasty") == "Image 6 took less than half a second. Take your time."
 
     # not meant for the page
-    press("Control+f")
+    press("Control+g")
     press("x")
     assert place(page) == "Image 7 of 12"
     press("p")
@@ -597,14 +597,14 @@ def test_answered_by_keyboard(chromium, made, tmp_path, capsys):
     page.reload()
     wait(5000)
     assert page.inner_text("#so-far") == "6 of 12 images are answered already."
-    assert page.input_value("#initials") == "fr"
+    assert page.input_value("#initials") == "gr"
     press("Enter")
     assert place(page) == "Image 7 of 12" and page.locator("#pixels").is_checked()
     for index in range(6, 12):
         assert shown(page) == truth[index]
         said[index] = truth[index]
         wait(2)
-        say(page, "r" if said[index] else "f")
+        say(page, "r" if said[index] else "g")
     assert page.locator("#trial").is_hidden()
     assert page.locator("#end h1").inner_text() == "All 12 images are answered"
 
@@ -612,14 +612,17 @@ def test_answered_by_keyboard(chromium, made, tmp_path, capsys):
     press("Backspace")
     assert place(page) == "Image 12 of 12"
     said[11] = not truth[11]
-    say(page, "r" if said[11] else "f")
+    say(page, "r" if said[11] else "g")
     page.get_by_role("button", name=re.compile(r"^8 .*\(quick\)$")).click()
     assert place(page) == "Image 8 of 12"
-    say(page, "r" if said[7] else "f")
+    say(page, "r" if said[7] else "g")
     assert page.inner_text("#quick").startswith("7 of 12 images took less than half a second")
 
+    press("d")  # the key of an answer, "drawn", exports nothing
+    assert page.inner_text("#done") == ""
+    press("Tab")
     with page.expect_download() as download:
-        press("d")
+        press("Enter")
     file = tmp_path / download.value.suggested_filename
     download.value.save_as(file)
     assert file.name == f"answers-{key['trial']}.json"
@@ -628,7 +631,7 @@ def test_answered_by_keyboard(chromium, made, tmp_path, capsys):
     closed(visit)
 
     content = json.loads(file.read_text())
-    assert content["trial"] == key["trial"] and content["initials"] == "fr"
+    assert content["trial"] == key["trial"] and content["initials"] == "gr"
     assert content["said_real"] == [said[index] for index in range(12)]
     assert content["milliseconds"][:7] == [1000, 1001, 1002, 1003 + 3000, 1004 + 200, 10, 42]
     assert content["milliseconds"][7:] == [2] * 5
@@ -675,7 +678,7 @@ def test_answered_by_touch_on_a_phone_in_the_dark(chromium, made, tmp_path):
     page.get_by_role("button", name="Sure").tap()
     page.locator("#back").tap()
     assert place(page) == "Image 1 of 12" and not page.locator("kbd:visible").count()
-    names = ("picture", "real", "fake", "sure", "why", "back")
+    names = ("picture", "real", "generated", "sure", "why", "back")
     boxes = [page.locator(f"#{name}").bounding_box() for name in names]
     for box in boxes:
         assert box["x"] >= 0 and box["x"] + box["width"] <= 390
@@ -690,7 +693,7 @@ def test_answered_by_touch_on_a_phone_in_the_dark(chromium, made, tmp_path):
     )
     for index, real in enumerate(key["real"]):
         assert place(page) == f"Image {index + 1} of 12"
-        page.get_by_role("button", name="Fake" if real else "Real").tap()  # all of them wrong
+        page.get_by_role("button", name="Generated" if real else "Real").tap()  # all of them wrong
         page.get_by_role("button", name="Fairly").tap()
     assert page.evaluate("document.documentElement.scrollWidth") <= 390
     with page.expect_download() as download:
@@ -737,10 +740,10 @@ def test_within_a_notebook(chromium, made, tmp_path):
         for key in ("r", "1", "Enter"):
             visit.page.keyboard.press(key)
     assert inside.locator("#asleep").is_hidden()
-    for key in "rf" * 6:
+    for key in "rg" * 6:
         say(visit.page, key)
     with visit.page.expect_download() as download:
-        visit.page.keyboard.press("d")
+        inside.get_by_role("button", name="Download").click()
     file = tmp_path / download.value.suggested_filename
     download.value.save_as(file)
     assert read_answers(file, made[1]["trial"])["said_real"].tolist() == [True, False] * 6
@@ -886,7 +889,7 @@ def test_contrast_and_names(chromium, made, scheme):
         ["1"],
         ["Enter", *("r1", "Enter") * 3],
         ["r1", "Backspace"],
-        ["f3"] * 12,
+        ["g3"] * 12,
     ):
         seen |= page.evaluate(CONTRAST)
         for key in keys:

@@ -709,7 +709,7 @@ def test_agreement_is_the_share_in_which_the_class_is_seen(real):
     wrong[:5] = wrong[50:55]
     found = compare(real, fake, changed(training, wrong))
     assert row(found, "agreement")["training"] == pytest.approx((0.9 + 1 + 1) / 3)
-    assert "weighted as the real ones: 96.7%, of the real ones 100.0%" in " ".join(found.notes)
+    assert "weighted as the real ones: 96.7 %, of the real ones 100.0 %" in " ".join(found.notes)
 
 
 def test_a_scarce_class_has_a_frechet_distance_in_principal_components(real):
@@ -865,11 +865,11 @@ def test_recognition_is_the_macro_recall_on_known_classes(real):
     assert found["low"] == pytest.approx(middle - 1.96 * width, abs=0.03)
     assert found["high"] == pytest.approx(middle + 1.96 * width, abs=0.03)
     few = extractors.recognition(seen, truth, ("c", "x"), 0.9)
-    assert "knows the classes of only 20% of the real images" in few["problem"]
+    assert "knows the classes of only 20 % of the real images" in few["problem"]
     poor = extractors.recognition(seen, truth, ("a", "b", "c"), 0.7)
     assert poor["problem"] == "" and poor["needed"] == 0.6
     none = extractors.recognition(seen, truth, ("x", "y"), 0.9)
-    assert none["value"] is None and "only 0% of" in none["problem"]
+    assert none["value"] is None and "only 0 % of" in none["problem"]
 
 
 def test_features_that_do_not_know_the_cells_give_no_verdict(real, training):
@@ -892,7 +892,7 @@ def test_features_that_do_not_know_the_cells_give_no_verdict(real, training):
     assert (words[""] == "not judged").sum() == 5 and words.at["recall", "95 %"] != ""
     text = as_text(found)
     assert "no verdict on Fréchet distance, kernel distance" in text
-    assert "knows the classes of only 33% of the real images" in text
+    assert "knows the classes of only 33 % of the real images" in text
     document = json.loads(as_json(found))
     assert document["extractor"]["recognition"]["classes"] == ["red"]
     # a copy is no copy in features that mean nothing, but one in grey levels

@@ -280,9 +280,12 @@ def test_interval_plot_of_several_measures_and_kinds():
     fig = draw(figures.interval_plot(rows.assign(high=rows["value"] + 1), reference={"F1": 1.5}))
     first, second = fig.axes
     assert [ax.get_title() for ax in fig.axes] == ["F1", "recall"]
-    assert ticks(fig.legends[0].get_texts()) == ["64 px", "128 px"] and not texts(fig)
+    assert ticks(fig.legends[0].get_texts()) == ["64 px", "128 px"]
+    heights = [text.get_position()[1] for text in second.texts]
+    assert [text.get_text() for text in second.texts] == ["2.000", "6.000", "3.000", "7.000"]
     small, large = marks(second).values()
     assert (list(small.values()), list(large.values())) == ([2, 6], [3, 7])
+    assert heights == [*small, *large]  # each number beside its mark
     assert [round(y) for y in small] == [0, 1] and not set(small) & set(large)
     assert first.lines[-1].get_xdata() == [1.5, 1.5] and len(first.lines) == len(second.lines) + 1
 

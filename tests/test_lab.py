@@ -265,31 +265,70 @@ def test_the_first_page_has_order_needs_and_measured_minutes(monkeypatch, tmp_pa
     assert "Every chapter can be opened first" in lab.start_page()
 
 
-EXPLORER = """\
-# ---
-# jupyter:
-#   kernelspec:
-#     display_name: Python 3
-#     language: python
-#     name: python3
-# ---
-
-# %%
-from cellaug import explorer, load_generator
-
-explorer.live(load_generator("pbc-fine-64"))
-"""
+COLLECT = """() => {
+  window.drawn = new Set();
+  setInterval(() => document.querySelectorAll(".jp-OutputArea img").forEach(
+    (image) => window.drawn.add(image.src)), 20);
+}"""
+"""Keeps every picture that a notebook shows, also those that are replaced."""
 
 
-def test_the_explorer_s_pictures_follow_its_sliders(server, page):
-    """The widgets of chapter 04, with a kernel behind them."""
-    (server[0] / "notebooks" / "explore.py").write_text(EXPLORER)
-    page.goto(f"{server[1]}/lab/tree/explore.py?token={server[2]}")
-    # Another notebook may be in sight until this one is loaded.
-    panel = page.locator(".jp-NotebookPanel:visible", has_text="explorer.live")
-    panel.locator(".jp-CodeCell .cm-content").first.click(timeout=60_000)
-    page.locator("#jp-main-statusbar", has_text="Idle").wait_for(timeout=60_000)
-    page.keyboard.press("Control+Enter")
+def run_until(page, done):
+    """Run cell after cell, as a reader does with Shift+Enter, until `done` says so."""
+    page.keyboard.press("Escape")
+    for _ in range(100):
+        if done():
+            return
+        page.keyboard.press("Shift+Enter")
+        page.wait_for_timeout(200)
+        page.locator("#jp-main-statusbar", has_text="Idle").wait_for(timeout=300_000)
+    raise AssertionError("the chapter ended before that")
+
+
+def test_chapters_are_worked_through_as_a_reader_would(server, page):
+    """A GAN is trained, the expert test answered, the explorer moved; git shows what was typed."""
+    root = server[0]
+    words = "run --chapter 01 --profile demo --set phantom_images=256 --set phantom_classes=2"
+    subprocess.run(
+        [sys.executable, "-m", "cellaug.cli", *words.split()],
+        env=os.environ | {"CELLAUG_BUILD": str(root / "build/lab")},
+        check=True,
+        capture_output=True,
+    )
+    page.evaluate(COLLECT)
+    path = root / "notebooks/02_vanilla_gan.py"
+    panel = open_chapter(page, path.name, "Vanilla GAN")
+    panel.locator(".jp-CodeCell .cm-line", has_text="gan_epochs = 25").click()
+    page.keyboard.press("End")
+    for key in ("Backspace",) * 2:
+        page.keyboard.press(key)
+    page.keyboard.insert_text("3")
+    run_until(page, panel.get_by_text("vanilla GAN: 3 epochs, ").count)
+    assert len(page.evaluate("[...window.drawn]")) >= 3  # redrawn after every epoch
+
+    # Beside the page R would make a raw cell, and D twice delete a cell: here they are its keys.
+    run_until(page, panel.locator("iframe").count)
+    frame = panel.frame_locator("iframe")
+    frame.get_by_role("button", name="Start").click()
+    for key in ("d", "1", "Enter", "r", "d"):
+        page.keyboard.press(key)
+    assert frame.locator("#real").get_attribute("aria-pressed") == "true"
+    assert panel.locator(".jp-RawCell").count() == 0
+    panel.locator(".jp-MarkdownCell", has_text="Until a person has answered").click()
+    typed = time.time_ns()
+    run_until(page, (root / "build/lab/demo/artifacts/02_vanilla_gan/metrics.json").is_file)
+    assert panel.locator("[data-mime-type*=stderr]").all_inner_texts() == []
+    saved(path, typed)
+    changed = git(root, "diff", "--unified=0", str(path)).splitlines()
+    assert [line for line in changed if re.match(r"[-+](?![-+])", line)] == [
+        "-gan_epochs = 25",
+        "+gan_epochs = 3",
+    ]
+
+    path = root / "notebooks/04_latent_space.py"
+    opened = path.stat().st_mtime_ns
+    panel = open_chapter(page, path.name, "Latent space")
+    run_until(page, page.locator(".widget-slider").count)
     cell = page.locator(".jp-OutputArea img[alt='monocyte']")
     cell.wait_for(timeout=180_000)  # TensorFlow has to be loaded
     large = page.locator(".jp-OutputArea img[alt^='generated ']")
@@ -313,3 +352,9 @@ def test_the_explorer_s_pictures_follow_its_sliders(server, page):
     new_pictures()
     assert len(seen) == 5 and len({one for one, _ in seen}) == 4
     assert page.locator(".jp-OutputArea img[alt='generated basophil']").is_visible()
+    beside = page.locator(".widget-checkbox", has_text="nearest real training cell")
+    beside.locator("input").check()
+    page.get_by_text("the training cells are not on this machine").wait_for(timeout=60_000)
+    saved(path, opened)
+    assert git(root, "diff", str(path)) == ""
+    assert panel.locator("[data-mime-type*=stderr]").all_inner_texts() == []

@@ -305,8 +305,8 @@ def test_the_explorer_walks_offline(built, chromium, name, view):
 def test_the_expert_test_is_a_part_of_the_book(built, chromium):
     visit = browser.Visit(chromium, built, "index.html", browser.DESKTOP)
     for name, title in (
-        ("expert-taste.html", "Real or fake?"),
-        ("expert-test.html", "Real or fake?"),
+        ("expert-taste.html", "Real or generated?"),
+        ("expert-test.html", "Real or generated?"),
         ("which-class.html", "Which class?"),
     ):
         visit.page.locator(f"article a[href='{name}']").first.click()

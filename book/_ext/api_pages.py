@@ -79,7 +79,9 @@ def markdown(name: str, node: Definition, lines: list[str]) -> list[str]:
 def folded(name: str, node: Definition, lines: list[str]) -> list[str]:
     """A definition that opens on a click, under its name and the first sentence about it."""
     first = " ".join((ast.get_docstring(node) or "").partition("\n\n")[0].split())
-    sentence = plain(re.split(r"(?<=[.:;])(?<!Eq[.])(?<!Fig[.]) ", first)[0].rstrip(".:;"))
+    sentence = plain(
+        re.split(r"(?<=[.:;])(?<!Eq[.])(?<!Fig[.])(?<!al[.])(?<![.]{3}) ", first)[0].rstrip(".:;")
+    )
     return [f":::::{{dropdown}} **{name}** {sentence}", *markdown(name, node, lines), ":::::", ""]
 
 

@@ -52,8 +52,25 @@ def columns(table: Tag) -> dict[int, list[Tag]]:
     return found
 
 
+def join_heads(table: Tag) -> None:
+    """Put the names of a table's rows beside those of its columns, which pandas puts above them."""
+    rows = [row.find_all(["td", "th"]) for row in table.select("thead tr")]
+    if len(rows) < 2 or len(rows[-1]) != len(rows[-2]):
+        return
+    for above, below in zip(rows[-2], rows[-1], strict=True):
+        if above.get_text(strip=True) and below.get_text(strip=True):
+            return
+    for above, below in zip(rows[-2], rows[-1], strict=True):
+        if below.get_text(strip=True):
+            above.string = below.get_text(strip=True)
+    rows[-1][0].find_parent("tr").extract()
+
+
 def dress(page: BeautifulSoup, table: Tag, number: int) -> None:
     """Put a table into its box and mark columns of numbers and the first column."""
+    join_heads(table)
+    if "dataframe" in table.get("class", ()):  # the theme has stripes and lines for these alone
+        table["class"].remove("dataframe")
     found = columns(table)
     heads = [cells[0].get_text(" ", strip=True) for cells in found.values()]
     mixed = heads[1:] == ["thesis", "here"]  # each row is of another kind

@@ -6,15 +6,19 @@ addEventListener("DOMContentLoaded", () => {
   }
 });
 
-// Figures and tables that are wider than a phone say that they go on, until they are moved.
-addEventListener("load", () => {
-  for (const box of document.querySelectorAll("article div.scroll, article a.image-reference")) {
+// What is wider than a phone says that it goes on, until it is moved.
+function sayWhatGoesOn(boxes) {
+  for (const box of document.querySelectorAll(boxes)) {
     if (box.scrollWidth < box.clientWidth + 8) continue;
     const hint = Object.assign(document.createElement("p"), { className: "sideways" });
     hint.textContent = "Move it sideways to see the rest →";
-    (box.closest("figure") ?? box).before(hint);
+    (box.closest("figure, div.math") ?? box).before(hint);
     box.addEventListener("scroll", () => hint.remove(), { once: true });
   }
+}
+addEventListener("load", () => {
+  sayWhatGoesOn("article div.scroll, article a.image-reference");
+  window.MathJax?.Hub.Queue(() => sayWhatGoesOn("article div.math > .MathJax_Display"));
 });
 
 // What is folded on the screen, but for code, is there on paper.

@@ -131,7 +131,7 @@ def _conditioned(run: Run) -> str:
     found = run["05_classifier"]
     agreement, chance = found["class_agreement"]["AC-GAN"], _chance(run)
     if not _recognised(run):
-        return f"refuted: no better than guessing ({chance:.0%})"
+        return f"refuted: no better than guessing ({100 * chance:.0f} %)"
     return "confirmed" if agreement - found["accuracy_on_real"] >= AS_REAL else "refuted"
 
 
@@ -241,8 +241,8 @@ def rules() -> str:
     """How the verdicts are reached, in words, as Markdown."""
     low, high = BALANCED
     return f"""When is a claim confirmed? Those of F1 and of the classes are *confirmed* or
-*refuted*. All others hang on one training with one seed: the run *agrees* with the thesis or
-*differs*, and another may say otherwise.
+*refuted*. All others hang on one training with one seed, from which there is no verdict: the run
+*agrees* with the thesis or *differs*, and another may say otherwise.
 
 - Classes are *uneven* if the largest has at least {UNEVEN:g} times the images of the smallest.
 - Losses are *in balance* if D(x) is at most {high} for real and at least {low} for generated cells.
@@ -268,7 +268,7 @@ def claims_table(ours: Run) -> pd.DataFrame:
         found = claim.judge(run)
         for word, single in SINGLE.items() if claim.one_seed else ():
             found = found.replace(word, single)
-        return found + ", one seed" * claim.one_seed
+        return f"no verdict from one training: {found}" if claim.one_seed else found
 
     runs = {"this run": ours} | {f"recorded: {name}": run for name, run in real_runs().items()}
     judged = ["this run"] * (not ours["01_data"]["phantom"]) + list(runs)[1:][-1:]

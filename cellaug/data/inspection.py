@@ -112,7 +112,8 @@ class Inspection:
                 if severity in BOUNDS:
                     severity = "problem" if fraction > BOUNDS[severity] else "warning"
                 facts |= {"count": f"{count:,}", "total": f"{total:,}"}
-                facts["fraction"] = f"{fraction:.1%}" if fraction >= 0.001 else "below 0.1%"
+                few = "below 0.1 %"
+                facts["fraction"] = f"{100 * fraction:.1f} %" if fraction >= 0.001 else few
                 rows.append((severity, words.format(**BOUNDS, **facts)))
         return pd.DataFrame(rows, columns=["severity", "sentence"])
 
@@ -367,7 +368,9 @@ def _split_words(division: Mapping[str, Any]) -> str:
     free = {n: part for n, part in division["fractions"].items() if n not in published}
     if len(free) == 1:
         return f"published split, with {', '.join(published)} held out"
-    parts = ", ".join(f"{name} {part / sum(free.values()):.0%}" for name, part in free.items())
+    parts = ", ".join(
+        f"{name} {100 * part / sum(free.values()):.0f} %" for name, part in free.items()
+    )
     how = (
         "stratified" if division["stratified"] else "by the content of each image alone, as PBC is"
     )

@@ -103,7 +103,9 @@ def split(
     for name, part in parts.items():
         for kind in dataset.counts().index[part.counts() == 0]:
             why, fix = _why_none(dataset, kind, name, divided)
-            what = f'so the split "{name}" ({fractions[name]:.0%}) would have no image of it'
+            what = (
+                f'so the split "{name}" ({100 * fractions[name]:.0f} %) would have no image of it'
+            )
             raise DataError(f"{why}, {what}. {fix}")
     return parts
 

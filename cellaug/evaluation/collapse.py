@@ -71,7 +71,7 @@ class Diversity(keras.callbacks.Callback):
             logs["diversity"] = share
         self._count(epoch + 1, share)
         if self.low >= self.patience:
-            much = f"{share:.0%} as much as real ones (floor {self.floor:.0%})"
+            much = f"{100 * share:.0f} % as much as real ones (floor {100 * self.floor:.0f} %)"
             print(f"\nstopped after epoch {epoch + 1}: the generator has collapsed. Cells of one")
             print(f"class differ {much} for {self.low} epochs on end.")
             print("Try a smaller learning rate, or minibatch deviation")

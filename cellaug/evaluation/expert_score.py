@@ -224,7 +224,7 @@ def extremes(scores: dict, key: str | Path) -> tuple[dict[str, np.ndarray], tupl
             words = f"{{class}}\nreal: {{called_real}} of {len(scores['readers'])}"
             captions += [words.format(**cell) for cell in shown]
     if not rows:
-        raise DataError(f"{file}: no generated cell to show; only 'real or fake?' rates them")
+        raise DataError(f"{file}: no generated cell to show; only 'real or generated?' rates them")
     return rows, (), captions
 
 

@@ -103,10 +103,12 @@ def recognition(
         found |= {"value": value, "low": min(low, value), "high": max(high, value)}
     problem = ""
     if share < LEAST_KNOWN:
-        problem = f"the extractor knows the classes of only {share:.0%} of the real images"
+        problem = f"the extractor knows the classes of only {100 * share:.0f} % of the real images"
     elif found["value"] < needed:
-        problem = f"the extractor recognises only {found['value']:.0%} of the real ones (mean of "
-        problem += f"{len(mine)} classes), {needed:.0%} are needed"
+        problem = (
+            f"the extractor recognises only {100 * found['value']:.0f} % of the real ones (mean of "
+        )
+        problem += f"{len(mine)} classes), {100 * needed:.0f} % are needed"
     found["problem"] = problem and f"the features do not know these cells: {problem}"
     return found
 

@@ -151,13 +151,15 @@ def notes(found: Fidelity, sets: Iterable[Dataset]) -> list[str]:
         said.append(
             "A class is compared by halves of the smaller set, its Fréchet distance taken in the "
             f"first {settings['components']} principal components of all real images' features "
-            f"({settings['components_variance']:.1%} of their variance)."
+            f"({100 * settings['components_variance']:.1f} % of their variance)."
         )
     unknown = ", ".join(name for name in classes if name not in extractor["classes"])
     if unknown and pd.notna(agreement["value"]):
         said.append(f"Class agreement is without {unknown}: the extractor does not know it.")
     if pd.notna(agreement["training"]):
-        shares = f"{agreement['training']:.1%}, of the real ones {agreement['real']:.1%}"
+        shares = (
+            f"{100 * agreement['training']:.1f} %, of the real ones {100 * agreement['real']:.1f} %"
+        )
         said += [f"Class agreement of the training images, weighted as the real ones: {shares}."]
         often = "generated images that resemble them are recognised more often than unseen cells"
         whose = {"own": "Own features", "shipped": "The package's own extractor"}
@@ -188,7 +190,7 @@ def notes(found: Fidelity, sets: Iterable[Dataset]) -> list[str]:
 def _on_features(extractor: dict[str, Any]) -> list[str]:
     """Sentences on whose features these are, and on how well they know the real images."""
     known, lesson = extractor["recognition"], extractor.get("learned_from")
-    right = f"right on {extractor['accuracy']:.1%} of its own test images"
+    right = f"right on {100 * extractor['accuracy']:.1f} % of its own test images"
     said = [f"Features are those of extractor {extractor['digest']}, {right}."]
     if lesson:
         whose = {"real": "real images, while the other half was compared", "reference":
@@ -200,10 +202,11 @@ def _on_features(extractor: dict[str, Any]) -> list[str]:
         ]
     if known["value"] is not None:
         classes = f"{len(known['classes'])} of the {known['of']} classes"
+        told = ("value", "low", "high", "chance", "needed")
+        value, low, high, chance, needed = (f"{100 * known[name]:.1f}" for name in told)
         said += [
-            f"Of the real images it recognises {known['value']:.1%} (95 %: {known['low']:.1%} to "
-            f"{known['high']:.1%}), the mean of the {classes} that it knows; chance is "
-            f"{known['chance']:.1%}, verdicts need {known['needed']:.1%}."
+            f"Of the real images it recognises {value} % (95 %: {low} % to {high} %), the mean of "
+            f"the {classes} that it knows; chance is {chance} %, verdicts need {needed} %."
         ]
     if known["problem"]:
         need = f"at least {2 * ENOUGH} images of every class, real ones or training images"

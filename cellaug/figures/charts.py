@@ -89,19 +89,33 @@ def confusion_matrix(matrix: ArrayLike, class_names: Sequence[str]) -> style.Des
     return fig
 
 
-def panels(fig: Figure | SubFigure, rows: pd.DataFrame, shared: bool = False) -> list[Axes]:
+def crowded(rows: pd.DataFrame) -> bool:
+    """Whether marks of several kinds, with intervals, stand on one line (see `interval_plot`)."""
+    several = rows.duplicated(["measure", "name"]).any()
+    return bool(several and rows["low"].notna().any())
+
+
+def panels(
+    fig: Figure | SubFigure, rows: pd.DataFrame, shared: bool = False, number: str = ""
+) -> list[Axes]:
     """Draw a panel for each measure of `rows` (see `interval_plot`) and the legend of the kinds."""
     names, kinds = list(rows["name"].unique()), list(rows["kind"].unique())
     measures = rows.groupby("measure", sort=False)
     axes = fig.subplots(1, len(measures), sharey=True, sharex=shared, squeeze=False)[0]
     for ax, (measure, part) in zip(axes, measures, strict=True):
-        crowded = part["name"].duplicated().any() and part["low"].notna().any()
+        apart = crowded(part) * 0.76
         for k, kind in enumerate(kinds):
             own, colour = part[part["kind"] == kind], style.PALETTE[k]
             y = own["name"].map(names.index).astype(float)
-            y += crowded * 0.72 * ((k + 0.5) / len(kinds) - 0.5)
+            y += apart * ((k + 0.5) / len(kinds) - 0.5)
             ax.hlines(y, own["low"], own["high"], color=colour, linewidth=1.6)
             ax.plot(own["value"], y, style.MARKERS[k], color=colour, markersize=5, label=kind)
+            for place, row in zip(y, own.itertuples(), strict=True):
+                text = f"{row.value:{number}}" if number and np.isfinite(row.value) else ""
+                if len(axes) == 1 and text and np.isfinite([row.low, row.high]).all():
+                    text += f"  ({row.low:{number}} to {row.high:{number}})"
+                look: dict[str, Any] = {"va": "center", "transform": ax.get_yaxis_transform()}
+                ax.text(1.01, place, text.replace("-", "−"), size=style.TINY, **look)
         style.class_axis(ax, names)
         ax.margins(x=0.08 if len(axes) == 1 else 0.16)  # beside it stand the numbers of another
         ax.set_title(measure, fontsize=9 if len(axes) < 5 else style.TINY)
@@ -122,19 +136,15 @@ def interval_plot(
         rows: columns `name`, `value`, `low`, `high`; optionally `measure` (panel), `kind` (mark).
         xlabel: the quantity and its unit; panels of several measures then share their axis.
         reference: place of a dashed line; by measure if they differ.
-        number: format of the values written beside the marks of a single kind.
+        number: format of the values beside the marks ("": none); kinds need intervals for them.
     """
     rows = pd.DataFrame({"measure": "", "kind": ""}, rows.index).assign(**rows)
     rows = rows.astype(dict.fromkeys(("value", "low", "high"), float))
-    names, several = list(rows["name"].unique()), rows["kind"].nunique() > 1
-    fig = style.new_figure(style.WIDTH, 0.9 + 0.27 * max(len(names), 2), layout="constrained")
-    for ax in (axes := panels(fig, rows, bool(xlabel))):
-        for row in rows[(rows["measure"] == ax.get_title()) & (not several)].itertuples():
-            text = f"{row.value:{number}}" if np.isfinite(row.value) else ""
-            if len(axes) == 1 and np.isfinite([row.low, row.high]).all():
-                text += f"  ({row.low:{number}} to {row.high:{number}})"
-            look: dict[str, Any] = {"va": "center", "transform": ax.get_yaxis_transform()}
-            ax.text(1.01, names.index(row.name), text.replace("-", "−"), size=style.TINY, **look)
+    names, kinds = rows["name"].nunique(), rows["kind"].nunique()
+    height = max(0.27, 0.15 * kinds * crowded(rows)) * max(names, 2)
+    fig = style.new_figure(style.WIDTH, 0.9 + height, layout="constrained")
+    number = number if kinds == 1 or rows["low"].notna().any() else ""
+    for ax in panels(fig, rows, bool(xlabel), number):
         line = reference.get(ax.get_title()) if isinstance(reference, Mapping) else reference
         if line is not None:
             ax.axvline(line, color=style.GREY, linestyle="--", linewidth=1)
@@ -169,8 +179,7 @@ def forest(sources: Mapping[str, Changes]) -> style.Described:
     table = pd.DataFrame.from_dict(rows, "index", float).reindex(every)
     table["value"] = 100 * table["mean"]
     table[["low", "high"]] = 100 * table[["low", "high"]].where(table["n"] >= FOR_AN_INTERVAL)
-    fig = interval_plot(table.reset_index(), "change in percentage points of F1", 0)
-    fig.set_figheight(fig.get_figheight() + 0.12 * (len(sources) - 1) * len(names))
+    fig = interval_plot(table.reset_index(), "change in percentage points of F1", 0, "+.1f")
     known = table[table["n"] >= FOR_A_VERDICT].dropna(subset=["value", "low", "high"])
     above, below = (known["low"] > 0).sum(), (known["high"] < 0).sum()
     found = f"Of {len(known)} changes over {FOR_A_VERDICT} seeds or more {above} are gains and "
@@ -218,7 +227,8 @@ def ladder(runs: pd.DataFrame, steps: int) -> style.Described:
     rows["kind"] = np.where(place < steps, "step", "variant")
     rows["name"] = (place + 1).astype(str).where(place < steps, "") + "  " + rows["arm"]
     rows = rows.iloc[place.argsort(kind="stable")]
-    fig = interval_plot(rows, "", {name: int("points" not in name) for name in rows["measure"]})
+    real = {name: int("points" not in name) for name in rows["measure"]}
+    fig = interval_plot(rows, "", real, number="")
     for ax in fig.axes:
         if ax.get_title() in ("Fréchet distance", "grid texture"):
             ax.set_xscale("log")

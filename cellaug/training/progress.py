@@ -70,7 +70,8 @@ class Progress(keras.callbacks.Callback):
         epoch, history = self.position.epoch, self.position.history
         if epoch == self.epochs or self.position.stopped:
             seconds = duration(sum(row["seconds"] for row in history))
-            images = f"{epoch:,} epoch{'s' * (epoch != 1)}, {epoch * self.images:,} images"
+            epochs = f"{epoch:,} epoch{'s' * (epoch != 1)}, " * (self.epochs > 1)
+            images = f"{epochs}{epoch * self.images:,} images"
             self.watched = True
             self._show(f"{self.label}: {images}, {seconds}{_numbers(history[-1])}")
             if self.preview:

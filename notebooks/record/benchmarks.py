@@ -70,7 +70,7 @@ peers = [arm for arm in readers["antialiased_peers"] if arm in rates.index]
 (rates / rates.loc[peers].max()).rename(readers["arms"]).round(1)
 
 # %% tags=["hide-input"]
-building = readers["building"].values()
+building = list(readers["building"].values())
 of_bare = [
     median(
         ours / bare
@@ -78,22 +78,19 @@ of_bare = [
     )
     for arms in readers["rates"].values()
 ]
+of_decoding = min(row["of_bare_decoding"] for row in building)
+busy = min(row["cores_busy"] / row["cores_busy_bare"] for row in building)
+from_files = (rates.loc["files"] / rates.loc["bare"]).min()
 Markdown(
     f"Opening a folder of {readers['many']:,} files took "
     f"{readers['start_up']['first_seconds']:.0f} s the first time and "
     f"{readers['start_up']['second_seconds']:.1f} s the second. Building a store had "
-    "at least "
-    f"{min(row['of_bare_decoding'] for row in building):.0%} of the speed of decoding "
-    "and resizing "
-    "alone, and kept the cores at least "
-    f"{min(row['cores_busy'] / row['cores_busy_bare'] for row in building):.0%} as "
-    "busy. Reading "
-    f"files, our reader had at least {min(of_bare):.0%} of the speed of two threads "
-    "that make the "
-    "same batches and do nothing else, and at least "
-    f"{(rates.loc['files'] / rates.loc['bare']).min():.0%} of that of decoding alone: "
-    "resizing with "
-    "antialiasing takes longer than decoding where the images stay large."
+    f"at least {100 * of_decoding:.0f} % of the speed of decoding and resizing "
+    f"alone, and kept the cores at least {100 * busy:.0f} % as busy. Reading files, "
+    f"our reader had at least {100 * min(of_bare):.0f} % of the speed of two threads "
+    "that make the same batches and do nothing else, and at least "
+    f"{100 * from_files:.0f} % of that of decoding alone: resizing with antialiasing "
+    "takes longer than decoding where the images stay large."
 )
 
 # %% tags=["nbval-check-output", "hide-input"]
@@ -134,22 +131,19 @@ table.rename(steps["arms"]).round().astype("Int64")
 pd.DataFrame(steps["verdicts"]).T[["ratio", "target", "met"]].infer_objects().round(2)
 
 # %% tags=["hide-input"]
-parts = {name: steps["shares"][name] for name in ("ours", "ours-bfloat16")}
-convolving = {name: row["convolutions"] for name, row in parts.items()}
-reached = steps["verdicts"]
+names = {"float32": "ours", "bfloat16": "ours-bfloat16"}
+parts = pd.DataFrame({kind: steps["shares"][name] for kind, name in names.items()})
+convolving = parts.loc["convolutions"]
+drawing = 100 * parts.loc["random numbers"]
+reached = pd.Series({kind: steps["verdicts"][kind]["ratio"] for kind in names})
+best = reached / convolving
 Markdown(
-    f"On one thread {convolving['ours']:.0%} of our step's time goes into convolutions "
-    "in float32 "
-    f"and {convolving['ours-bfloat16']:.0%} in bfloat16. Both libraries call oneDNN "
-    "for "
-    "convolutions. If everything else took no time, the ratios would be about "
-    f"{reached['float32']['ratio'] / convolving['ours']:.2f} and "
-    f"{reached['bfloat16']['ratio'] / convolving['ours-bfloat16']:.2f}. Drawing the "
-    "random numbers "
-    f"of dropout takes {parts['ours']['random numbers']:.0%} and "
-    f"{parts['ours-bfloat16']['random numbers']:.0%}. Two things make the step fast: "
-    "both networks "
-    "use the same generated images, and TensorFlow's input autotuner is switched off, "
-    "so no epoch "
-    "waits for it."
+    f"On one thread {100 * convolving['float32']:.0f} % of our step's time goes into "
+    f"convolutions in float32 and {100 * convolving['bfloat16']:.0f} % in bfloat16. "
+    "Both libraries call oneDNN for convolutions. If everything else took no time, the "
+    f"ratios would be about {best['float32']:.2f} and {best['bfloat16']:.2f}. Drawing "
+    f"the random numbers of dropout takes {drawing['float32']:.0f} % and "
+    f"{drawing['bfloat16']:.0f} %. Two things make the step fast: both networks use "
+    "the same generated images, and TensorFlow's input autotuner is switched off, so no "
+    "epoch waits for it."
 )

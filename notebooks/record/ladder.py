@@ -61,7 +61,8 @@ pd.DataFrame(
     {
         "kind": ["step" if arm in steps else "variant" for arm in arms],
         "changes": [
-            ", ".join(f"{k} = {v}" for k, v in changes[arm].items()) for arm in arms
+            ", ".join(f"{k} = {v}" for k, v in changes[arm].items()) or "–"
+            for arm in arms
         ],
         "seeds": runs["arm"].value_counts()[arms].to_numpy(),
     },
@@ -105,8 +106,8 @@ factor = by_step["relative to the step before"].dropna().sort_values()
 better = [arm for arm in arms if arm not in steps and mean[arm] < mean[steps[-1]]]
 single = int(runs["arm"].value_counts().eq(1).sum())
 Markdown(
-    f"The largest step is *{factor.index[0]}*. After these steps the distance was no "
-    "smaller: "
+    "In these runs the distance fell most with "
+    f"*{factor.index[0]}*. After these steps it was no smaller: "
     f"{', '.join(f'*{arm}*' for arm in factor.index[factor >= 1]) or 'none'}. Variants "
     "with a smaller "
     "distance than the last step: "

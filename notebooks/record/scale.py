@@ -119,7 +119,8 @@ table = {
     }
     for size, step in steps.items()
 }
-pd.DataFrame(table).map("{:,.2f}".format)
+shown = pd.DataFrame(table).map("{:,.2f}".format)
+shown.map(lambda number: number.removesuffix(".00"))
 
 # %% [markdown]
 # ## On an accelerator
@@ -127,20 +128,22 @@ pd.DataFrame(table).map("{:,.2f}".format)
 # %% tags=["nbval-check-output", "hide-input"]
 card = record["accelerator"]
 share = recorded_benchmark("train")["verdicts"]["share of matrix products"]["ratio"]
-whose = (
-    f"{share:.0%} of the speed of its matrix products, as our step does on a processor"
-)
+whose = f"{100 * share:.0f} % of the speed of its matrix products, as our step does "
+whose += "on a processor"
 if card:
     share = median(card[size]["share"] for size in sizes)
-    whose = f"{share:.0%} of the speed of its matrix products, as {card['device']} did"
+    whose = f"{100 * share:.0f} % of the speed of its matrix products, as "
+    whose += f"{card['device']} did"
 Markdown(
     "No accelerator was at hand when this was recorded."
     if not card
     else f"On {card['device']}, in bfloat16: "
     + "; ".join(
         f"{size} px {card[size]['images_per_second']:,.0f} images per second, "
-        f"{card[size]['share']:.0%} of the speed of matrix products, slowest: "
-        + ", ".join(f"{k} {v:.0%}" for k, v in list(card[size]["slowest"].items())[:4])
+        f"{100 * card[size]['share']:.0f} % of the speed of matrix products, slowest: "
+        + ", ".join(
+            f"{k} {100 * v:.0f} %" for k, v in list(card[size]["slowest"].items())[:4]
+        )
         for size in sizes
     )
 )

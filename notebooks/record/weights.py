@@ -10,7 +10,8 @@
 # A book that runs in minutes cannot train for hours. The package therefore brings generators that
 # were trained for hours, or on a GPU for minutes, on real cells, with the recipe of chapter 3: PBC in its eleven fine classes
 # {cite}`acevedo2020`. This page draws cells with them and shows their recorded evaluation. The cells
-# are the same in every copy of this book. None of them is real.
+# are the same in every copy of this book. None of them is real; [chapter 3](../03_ac_gan.ipynb) shows
+# them beside those of the data that it was run on.
 #
 # **You will see:** cells of each class at 64, 128 and 256 pixels, how close they come to real cells,
 # and how much this differs between training runs.
@@ -72,8 +73,8 @@ Markdown(
     f"*Recorded {max(run['date'] for run in runs)}: seeds "
     f"{', '.join(str(run['seed']) for run in runs)}, each trained on "
     f"{first['images_seen']:,} images, "
-    f"{first['images_seen'] / whole:.0%} of those of the shipped generator, and "
-    "evaluated on "
+    f"{100 * first['images_seen'] / whole:.0f} % of those of the shipped generator, "
+    "and evaluated on "
     f"{first['test_images']:,} test images of {first['data_name']}. {first['device']}. "
     f"{measured_in(first['extractor'])}*"
 )
@@ -89,10 +90,11 @@ missed, undecided = (
     table.index[~met & (table["missed"] == 0)],
 )
 Markdown(
-    f"Met with every seed: {', '.join(table.index[met]) or 'none'}. "
-    f"Missed with at least one seed: {', '.join(missed) or 'none'}. Undecided with at "
-    "least one seed "
-    f"and missed with none: {', '.join(undecided) or 'none'}."
+    f"Met in all {len(runs)} trainings: {', '.join(table.index[met]) or 'none'}. "
+    f"Missed in at least one: {', '.join(missed) or 'none'}. Undecided in at least one "
+    f"and missed in none: {', '.join(undecided) or 'none'}. "
+    + "Fewer than five trainings are no verdict on the recipe."
+    * (len(runs) < 5)
 )
 
 # %% [markdown]

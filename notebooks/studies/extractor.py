@@ -257,7 +257,7 @@ cellaug measures Fréchet and kernel distances, and its class among {len(card["c
 ## Known weaknesses
 
 - It was trained on cells of one laboratory, with stain, light, focus and scale varied.
-- It recognises {worst} worst: {test["recall"][worst]:.0%} of the test images. The stages of neutrophil
+- It recognises {worst} worst: {100 * test["recall"][worst]:.0f} % of the test images. The stages of neutrophil
   maturation are confused most often, and the class of a generated cell is judged no better.
 - Distances are comparable only between runs with the same SHA-256; the weights never change.
 - Not for diagnosis.
@@ -268,7 +268,7 @@ cellaug measures Fréchet and kernel distances, and its class among {len(card["c
   balanced batches ({card["images_seen"]:,} images, {card["seconds"] / 60:.0f} minutes on
   {card["device"]}, {precision}). {card["credit"]}
 - **Licence of the weights**: CC BY 4.0, with the credit above.
-- **Accuracy**: {card["accuracy"]:.1%} of {sum(test["support"].values()):,} test images
+- **Accuracy**: {100 * card["accuracy"]:.1f} % of {sum(test["support"].values()):,} test images
   (macro F1 {test["macro_f1"]:.2f}), none of which it was trained on, in its shipped form (float16).
 - **SHA-256**: {card["sha256"]}.
 

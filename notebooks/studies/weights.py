@@ -284,8 +284,8 @@ def weaknesses(fidelity: Mapping[str, Any]) -> list[str]:
         oddest = seen["gap"].abs().idxmax()
         said.append(
             f"Class accuracy differs most for {oddest}: the extractor recognises "
-            f"{seen['value'][oddest]:.0%} of the generated cells and {seen['real'][oddest]:.0%} of "
-            "the real ones."
+            f"{100 * seen['value'][oddest]:.0f} % of the generated cells and "
+            f"{100 * seen['real'][oddest]:.0f} % of the real ones."
         )
     return said
 
