@@ -144,6 +144,6 @@ Markdown(
     f"ratios would be about {best['float32']:.2f} and {best['bfloat16']:.2f}. Drawing "
     f"the random numbers of dropout takes {drawing['float32']:.0f} % and "
     f"{drawing['bfloat16']:.0f} %. Two things make the step fast: both networks use "
-    "the same generated images, and TensorFlow's input autotuner is switched off, so no "
-    "epoch waits for it."
+    "the same generated images, and TensorFlow's input autotuner is switched off, so "
+    "no epoch waits for it."
 )
