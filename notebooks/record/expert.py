@@ -141,7 +141,7 @@ pd.Series(seen, name="seen").rename_axis("class").to_frame()
 
 # %% tags=["hide-input"]
 def agreement(size):
-    """How often cells of a shipped generator, and real ones, are named as their class."""
+    """How often cells of a shipped generator and real ones are named as their class."""
     table = tidy(load_generator(f"pbc-fine-{size}").card["fidelity"]["table"])
     rows = table.query("level == 'class' and measure == 'agreement'").set_index("group")
     return rows.loc[list(names)]
