@@ -115,7 +115,7 @@ Markdown(
 # One row for each class, taken at random with the seed of this run, not selected. Look for the
 # differences between neighbouring rows: a conditional generator has to learn them.
 
-# %% mystnb={"figure": {"caption": "Random examples of every class after centre crop and resize.", "name": "fig-class-examples"}}
+# %% mystnb={"figure": {"caption": "Random real cells of every class after centre crop and resize.", "name": "fig-class-examples"}}
 per_class = 8
 shown = cells.sample_per_class(per_class, seed=seed)
 images = shown.read(image_size)
@@ -141,7 +141,8 @@ print(
 kinds = ["outcome", cells.report["reason"].str.split(":").str[0]]
 some = cells.report.groupby(kinds, sort=False).head(5)
 dropped = some["outcome"] == "dropped"
-pd.concat([some[dropped], some[~dropped]]) if len(some) else None
+some = pd.concat([some[dropped], some[~dropped]])
+some[["path", "reason", "outcome", "class"]] if len(some) else None
 
 # %% [markdown]
 # ## Decoded once
@@ -240,7 +241,8 @@ reader = Reader(
 )
 batch, labels = reader[0]
 print(f"{len(reader)} batches an epoch; the first: {batch.shape} {batch.dtype}")
-print(f"values from {batch.min():+.2f} to {batch.max():+.2f}; labels {labels.dtype}")
+ends = f"values from {batch.min():+.2f} to {batch.max():+.2f}".replace("-", "−")
+print(f"{ends}; labels {labels.dtype}")
 
 # %% [markdown]
 # With `balance=True` every class has the same number of images in an epoch; images of rare classes

@@ -421,7 +421,7 @@ chapter.compare(
 # **Try it.**
 #
 # - Set `ratio = 1.0`: as many generated images as others, which the thesis proposes as further work.
-# - Set `classifier_seeds = 5`: there are intervals, and chapter 6 gives a verdict.
+# - Set `classifier_seeds = 5`: intervals begin with three seeds, verdicts in chapter 6 with five.
 # - In chapter 1 set `protocol = "disjoint"`, so that the generators have images of their own.
 
 # %% tags=["remove-cell"]

@@ -8,8 +8,9 @@ convolutions take: they are oneDNN's, so the rest is all that could be saved her
 the terminal, and with the machine's description to `book/results/train-benchmark.json`; without
 PyTorch to the terminal alone.
 
-PyTorch gets its best: channels-last memory, activations in place, the fused Adam, one pass through
-the generator for both networks, and no gradient that is not used.
+PyTorch gets its best, once eager and once through `torch.compile`: channels-last memory,
+activations in place, the fused Adam, one pass through the generator for both networks, and no
+gradient that is not used.
 """
 
 import argparse
@@ -52,6 +53,8 @@ ARMS = {
     "ours-jax": "our DCGAN, JAX, float32",
     "torch": "PyTorch's DCGAN, eager, channels-last, float32",
     "torch-bfloat16": "PyTorch's DCGAN, eager, channels-last, bfloat16",
+    "torch-compiled": "PyTorch's DCGAN, compiled, channels-last, float32",
+    "torch-compiled-bfloat16": "PyTorch's DCGAN, compiled, channels-last, bfloat16",
     "conditional": "our conditional recipe, TensorFlow, float32",
     "conditional-bfloat16": "our conditional recipe, TensorFlow, bfloat16",
     "products": "matrix products, TensorFlow, float32",
@@ -67,6 +70,8 @@ TARGETS = {
 PAIRS = (
     ("ours", "torch"),
     ("ours-bfloat16", "torch-bfloat16"),
+    ("torch", "torch-compiled"),
+    ("torch-bfloat16", "torch-compiled-bfloat16"),
     ("conditional", "conditional-bfloat16"),
 )
 """Arms whose rates stand side by side."""
@@ -204,8 +209,11 @@ def our_conditional(half: bool) -> tuple[Callable[[int], None], dict]:
     return fitting(gan), {"multiply_adds": step_multiply_adds(gan)}
 
 
-def torch_dcgan(half: bool) -> tuple[Callable[[int], None], dict]:
-    """The layers of `cellaug.networks.dcgan` and the step of `Adversarial` in PyTorch's words."""
+def torch_dcgan(half: bool, compiled: bool = False) -> tuple[Callable[[int], None], dict]:
+    """The layers of `cellaug.networks.dcgan` and the step of `Adversarial` in PyTorch's words.
+
+    With `compiled` both networks go through `torch.compile`, which needs a C++ compiler.
+    """
     import torch
     from torch import nn
 
@@ -232,6 +240,8 @@ def torch_dcgan(half: bool) -> tuple[Callable[[int], None], dict]:
     g_adam, d_adam = (
         torch.optim.Adam(own, 2e-4, (0.5, 0.999), eps=1e-7, fused=True) for own in parameters
     )
+    if compiled:
+        up, judge = torch.compile(up), torch.compile(judge)
     real = torch.from_numpy(noise_images(BATCH)).permute(0, 3, 1, 2)  # channels last in memory
     ones, zeros = torch.ones(BATCH, 1), torch.zeros(BATCH, 1)
 
@@ -296,6 +306,8 @@ def made(name: str) -> tuple[Callable[[int], None], dict]:
         "ours-jax": lambda: our_dcgan("float32"),
         "torch": lambda: torch_dcgan(half=False),
         "torch-bfloat16": lambda: torch_dcgan(half=True),
+        "torch-compiled": lambda: torch_dcgan(half=False, compiled=True),
+        "torch-compiled-bfloat16": lambda: torch_dcgan(half=True, compiled=True),
         "conditional": lambda: our_conditional(half=False),
         "conditional-bfloat16": lambda: our_conditional(half=True),
         "products": products,
@@ -461,7 +473,7 @@ def table(result: dict) -> str:
         images = ratio = ""
         if not name.endswith("products"):
             images = f"{statistics.median(result['rates'][name]):.1f}"
-        if name in ("ours", "ours-bfloat16", "ours-jax"):
+        if name.startswith(("ours", "torch-compiled")):
             peer = "torch-bfloat16" if name.endswith("bfloat16") else "torch"
             ratio = f"{speed[name] / speed[peer]:.2f}" if peer in speed else ""
         share = speed[name] / fastest

@@ -91,6 +91,7 @@ def result(torch: bool = True) -> dict:
         "ours-bfloat16": [27.0],
         "torch": [40.0],
         "torch-bfloat16": [20.0],
+        "torch-compiled": [44.0],
         "conditional": [80.0],
         "products": [30.0],
         "torch-products": [50.0],
@@ -113,6 +114,7 @@ def test_verdicts_compare_medians_and_the_faster_library_of_matrix_products():
     rows = {line.split("  ")[0]: line.split()[2:] for line in table(result()).splitlines()}
     assert rows["arm ours"] == ["60.0", "1.50", "30.0", "0.60"]
     assert rows["arm torch"] == ["40.0", "20.0", "0.40"]
+    assert rows["arm torch-compiled"] == ["44.0", "1.10", "22.0", "0.44"]
     assert rows["arm torch-products"] == ["50.0", "1.00"]
 
 

@@ -166,16 +166,18 @@ def test_the_book_works_with_the_network_off(smoke):
                 assert equation.bounding_box()["height"] > 10, name
             assert not visit.barriers(), (name, visit.barriers())
             assert visit.screens() <= 10, (name, visit.screens())
-            visit.page.set_viewport_size(browser.PHONE)
-            assert visit.widest() <= browser.PHONE["width"], name
-            assert visit.smallest_letter() >= 9, name
+            for screen in (browser.TABLET, browser.PHONE):
+                visit.page.set_viewport_size(screen)
+                assert visit.widest() <= screen["width"], name
+                assert visit.smallest_letter() >= 9, name
             visit.close()
 
 
 def test_tables_and_links_can_be_read_in_the_dark(smoke):
     chosen = "for (const key of ['mode', 'theme']) localStorage.setItem(key, 'dark')"
     with browser.chromium() as chromium:
-        for name in ("index", "02_vanilla_gan_3", "03_ac_gan_3", "06_discussion"):
+        some = ("index", "02_vanilla_gan_3", "03_ac_gan_3", "05_classifier_2", "06_discussion")
+        for name in (*some, "record/expert", "record/augmentation", "record/weights"):
             options = smoke / "html", f"{name}.html", browser.DESKTOP
             visit = browser.Visit(chromium, *options, lambda page: page.add_init_script(chosen))
             theme = visit.page.evaluate("document.documentElement.dataset.theme")

@@ -119,6 +119,20 @@ def test_cells_that_only_one_classifier_names_right(results):
     assert "b" in "".join(text.get_text() for text in fig.axes[0].texts)
 
 
+def test_class_names_under_differing_cells_are_whole():
+    names = ["metamyelocyte", "promyelocyte", "segmented neutrophil"]
+    images = np.arange(12 * 48, dtype=np.uint8).reshape(12, 4, 4, 3)
+    cells = Dataset.of_images(images, [0, 1, 2] * 4, names)
+    classes = np.array(names, object)[cells.labels]
+    table = pd.DataFrame({"digest": cells.digests, "class": classes, "named": classes[::-1]})
+    arms = {"half synthetic, classical": table[:6], "even, classical": table[6:]}
+    fig = charts.differing_cells(arms, cells)
+    words = {word for text in fig.axes[0].texts for word in text.get_text().split()}
+    whole = " ".join([*names, "named", *(f"only {arm}" for arm in arms)]).split()
+    assert words <= {*whole, *(f"{word}," for word in whole)}
+    assert fig.alt.count("; ") == 11  # between two cells, so that one hears which name is whose
+
+
 def test_what_a_study_recommends(results):
     row = {"question": 1, "class": "", "taxonomy": "fine", "tested_on": answers.OWN, "arm": MADE,
            "against": COPIES, "scarcity": "tail-10", "mean": 0.08, "low": 0.07, "high": 0.09,

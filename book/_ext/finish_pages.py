@@ -79,8 +79,8 @@ def dress(page: BeautifulSoup, table: Tag, number: int) -> None:
         words = [cell.get_text(" ", strip=True) for cell in body]
         told = [word for word in words if word not in NOTHING]
         others = [word for word in told if not NUMBER.match(word)]
-        few = not others if mixed else 2 * len(others) < len(told)
-        if place and few and all(len(word) <= SHORT for word in others):
+        few = 2 * len(others) < len(told) and all(len(word) <= SHORT for word in others)
+        if place and (few or (mixed and len(others) < len(told))):
             for cell in body:
                 for text in list(cell.find_all(string=True)):
                     said = re.sub(r"(?<=\d)%", " %", text)

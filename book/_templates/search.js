@@ -12,7 +12,8 @@ addEventListener("DOMContentLoaded", () => {
     if (!words.every(word => h.includes(word) || body.includes(word))) return 0;
     const heads = words.filter(word => h.includes(word)).length;
     const times = words.reduce((sum, word) => sum + body.split(word).length - 1, 0);
-    return 1 + 20 * heads + 5 * words.filter(word => t.includes(word)).length + Math.min(times, 15);
+    const phrase = 40 * plain(`${heading} ${text}`).includes(plain(asked));
+    return 1 + phrase + 20 * heads + 5 * words.filter(word => t.includes(word)).length + Math.min(times, 15);
   };
 
   const marked = text => {  // the words stand out; the text is never read as HTML
@@ -34,7 +35,9 @@ addEventListener("DOMContentLoaded", () => {
   };
 
   const line = text => {  // about two lines around the first word
-    const places = words.map(word => plain(text).indexOf(word)).filter(at => at >= 0);
+    const whole = plain(text).indexOf(plain(asked));
+    const each = words.map(word => plain(text).indexOf(word)).filter(at => at >= 0);
+    const places = whole < 0 ? each : [whole];
     const at = Math.max(0, Math.min(...places, text.length) - 80);
     const start = at ? text.indexOf(" ", at) + 1 : 0;
     const end = text.indexOf(" ", start + 220);

@@ -191,7 +191,8 @@ def scorecard_table(rows: Sequence[str] | pd.DataFrame) -> pd.DataFrame:
         within = span(row["low"], row["high"]) if measured else row["reason"]
         met = {True: "met", False: "missed", None: "undecided" if judged else "not judged"}
         verdict = met[row["met"]] if measured else ""
-        words[ROWS[str(name)]] = [value, within, row["where"] + some, target, verdict]
+        where = row["where"] + some
+        words[ROWS[str(name)]] = [value, within or "–", where or "–", target, verdict]
     columns = ["worst value", "95 %", "where", "target", ""]
     return pd.DataFrame.from_dict(words, "index", columns=columns)
 

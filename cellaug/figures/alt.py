@@ -51,7 +51,9 @@ def curves(table: pd.DataFrame, ylabel: str, xlabel: str) -> str:
     found = []
     for name, column in table.items():
         known = column.dropna()
-        if len(known):
+        if len(known) == 1:
+            found.append(f"{name} {value(known.iloc[0])} at {value(known.index[0])}")
+        elif len(known):
             turns = f"from {value(known.iloc[0])} to {value(known.iloc[-1])}"
             found.append(f"{name} {turns}, between {value(known.min())} and {value(known.max())}")
     return text + "; ".join(found) + "."
@@ -73,7 +75,7 @@ def intervals(rows: pd.DataFrame, xlabel: str) -> str:
     plain = {key: rows[key].astype(str).str.split().str.join(" ") for key in ("name", "measure")}
     rows = rows.assign(**plain)
     quantity = xlabel or listed([name for name in rows["measure"].unique() if name] or ["values"])
-    spread = " with intervals" if rows["low"].notna().any() else ""
+    spread = " with error bars" if rows["low"].notna().any() else ""
     text, found = f"Chart of {quantity}{spread}. ", []
     several = [key for key in ("measure", "kind") if rows[key].nunique() > 1]
     for group, part in rows.groupby(several, sort=False) if several else [((), rows)]:
@@ -98,7 +100,8 @@ def sheet(
     text += f"; columns: {listed(heads)}" * bool(heads)
     if told := [" ".join(caption.split()) for caption in captions if caption]:
         shown = told if len(told) <= 24 else [*told[:12], f"and {len(told) - 12} more"]
-        text += f". Under them: {', '.join(shown)}"
+        between = "; " if any("," in caption for caption in shown) else ", "
+        text += f". Under them: {between.join(shown)}"
     text += ". "
     if not labels:
         images = [image for _, row in named for image in row]

@@ -310,7 +310,7 @@ def calibration_of(results: Results, scarcity: str) -> pd.DataFrame:
 
 
 def only_one(
-    results: Results, arm: str, against: str, scarcity: str, count: int = 11
+    results: Results, arm: str, against: str, scarcity: str, count: int = 6
 ) -> dict[str, pd.DataFrame]:
     """The test images on which two arms differ most: by the arm that names them right.
 

@@ -22,6 +22,7 @@
 # %% tags=["hide-input"]
 from cellaug import figures
 from cellaug.book import result_file
+from cellaug.data.published import SETS
 from cellaug.evaluation.classifiers import FOR_A_VERDICT
 from cellaug.evaluation.selection import REASONS
 from cellaug.figures import study as charts
@@ -53,8 +54,8 @@ Markdown(
     f"{results.hours:.1f} hours "
     f"of computing ({first['device']}). Each was tested once, at its end, on "
     f"{len(results.test):,} "
-    "test images that no generator, selection or choice has seen. Arms are paired "
-    "by seed, and "
+    "test images that no generator, selection or choice has seen, from a part of the "
+    f"{sum(SETS['pbc'].images.values()):,} images of PBC. Arms are paired by seed, and "
     f"nothing is called better or worse with fewer than {FOR_A_VERDICT} seeds."
 )
 
@@ -67,7 +68,8 @@ Markdown(
 # ones alone; *half* means that every second image that is shown of a class with such cells is generated:
 # of all classes but the largest. All arms take the same number of steps and start from the same weights. A *scarcity* says
 # how many real images there are: *tail-10* has 10 of each of three rare classes (promyelocyte,
-# metamyelocyte, band neutrophil) and all of the others; *each-10* has 10 of every class.
+# metamyelocyte, band neutrophil) and all of the others; *each-10* has 10 of every class. With many
+# comparisons some seem clear by chance alone; {term}`Holm's correction` allows for this.
 #
 # How many seeds has each arm so far?
 
@@ -89,7 +91,7 @@ print(results.plan.text)
 # %% tags=["nbval-check-output", "hide-input"]
 Markdown(answers.in_words(answers.of_question(results, 1)))
 
-# %% mystnb={"figure": {"caption": "Macro F1 on real test images, by arm and by the number of real training images, as the axis or the title says. Marks are means over seeds, lines their 95 % intervals where there are at least three seeds.", "name": "fig-augmentation-curves"}} tags=["hide-input"]
+# %% mystnb={"figure": {"caption": "Macro F1 on real test images, by arm and by the number of real training images, as the axis or the title says. Marks are means over seeds, lines their 95 % intervals where there are at least three seeds; marks of one number stand side by side.", "name": "fig-augmentation-curves"}} tags=["hide-input"]
 planned_arms = {arm for c in results.plan.contrasts for arm in (c.arm, c.against)}
 curves = answers.numbered(results, summary)
 curves = curves[curves["arm"].isin([*planned_arms, "classical"])]
@@ -138,7 +140,7 @@ shown("Worth in real images", answers.worths(results), charts.worth_in_images)
 # differ most, counted over seeds. The images are PBC's (Acevedo et al. 2020, CC BY 4.0) and are read
 # from its archive, so this figure is there only where the set is.
 
-# %% mystnb={"figure": {"caption": "Real test cells that only one of two classifiers names right, with 10 real images of each scarce class: above, those that only the classifier with generated cells gets right; below, those that only the one without gets right. Under each cell its class, then what the other classifier calls it. The largest differences over seeds, not selected by eye.", "name": "fig-augmentation-cells"}} tags=["hide-input"]
+# %% mystnb={"figure": {"caption": "Real test cells that only one of two classifiers names right, with 10 real images of each scarce class: above, those that only the classifier with generated cells gets right; below, those that only the one without gets right. Under each cell its class, then the name that the other classifier gives it. The largest differences over seeds, not selected by eye.", "name": "fig-augmentation-cells"}} tags=["hide-input"]
 differing = answers.only_one(
     results, "half synthetic, classical", "even, classical", "tail-10"
 )

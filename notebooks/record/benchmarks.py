@@ -88,7 +88,7 @@ Markdown(
     f"at least {100 * of_decoding:.0f} % of the speed of decoding and resizing "
     f"alone, and kept the cores at least {100 * busy:.0f} % as busy. Reading files, "
     f"our reader had at least {100 * min(of_bare):.0f} % of the speed of two threads "
-    "that make the same batches and do nothing else, and at least "
+    "that make the same batches and do nothing else (median over rounds), and at least "
     f"{100 * from_files:.0f} % of that of decoding alone: resizing with antialiasing "
     "takes longer than decoding where the images stay large."
 )
@@ -106,8 +106,8 @@ Markdown(
 # ## The training step
 #
 # `make bench-train` lets this package and PyTorch take the same train step of a DCGAN of 64 px in
-# turn, on noise, and counts the operations that the step needs. Matrix products show what the
-# processor can do at best.
+# turn, on noise, and counts the operations that the step needs. PyTorch does so twice: as it comes,
+# and through `torch.compile`. Matrix products show what the processor can do at best.
 
 # %% tags=["hide-input"]
 circumstances(steps)

@@ -87,12 +87,17 @@ Markdown(
     "pixels."
 )
 
-# %% mystnb={"figure": {"caption": "Memory of a process that reads two epochs of a store of 450,000 images, above that before it opened the store, against the images read so far. Beside it what a reader would need that keeps all that it has read.", "name": "fig-scale-memory"}} tags=["hide-input"]
+# %% mystnb={"figure": {"caption": "Memory of a process that reads two epochs of a store of 450,000 images, above that before it opened the store, against the images read so far. Beside it what a reader would need that keeps all that it has read. The axis is logarithmic.", "name": "fig-scale-memory"}} tags=["hide-input"]
 memory = pd.DataFrame(many["memory_mib"], columns=["read", "memory"]).set_index("read")
 kept = memory.index.to_series().clip(upper=many["images"])
 memory["kept"] = kept * 3 * record["size"] ** 2 / 2**20
 words = {"memory": "as measured", "kept": "if all images were kept"}
-figures.loss_curves(memory, words, "MiB above the start", "images read")
+fig = figures.loss_curves(
+    memory[memory["memory"] > 0], words, "MiB above the start", "images read"
+)
+fig.axes[0].set_yscale("log")
+fig.axes[0].yaxis.set_major_formatter("{x:,.0f}")
+fig
 
 # %% [markdown]
 # ## What a step computes and exchanges

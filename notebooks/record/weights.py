@@ -18,6 +18,7 @@
 
 # %% tags=["hide-input"]
 from cellaug import figures
+from cellaug.data.published import SETS
 from cellaug.evaluation import scorecard_table
 from cellaug.generators import load_generator
 from cellaug.train import LARGER
@@ -57,6 +58,14 @@ cells(64, 8)
 
 # %% tags=["nbval-check-output"]
 scorecard_table(generators[64].card["fidelity"]["table"])
+
+# %% tags=["nbval-check-output", "hide-input"]
+card = generators[64].card
+Markdown(
+    f"*{measured_in(card['fidelity']['extractor']['digest'])} The generator was "
+    f"trained on {card['training']['training_images']:,} images: only a part of the "
+    f"{sum(SETS['pbc'].images.values()):,} images of PBC was at hand.*"
+)
 
 # %% [markdown]
 # ## Several runs
