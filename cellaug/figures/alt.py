@@ -100,7 +100,7 @@ def sheet(
     text += f"; columns: {listed(heads)}" * bool(heads)
     if told := [" ".join(caption.split()) for caption in captions if caption]:
         shown = told if len(told) <= 24 else [*told[:12], f"and {len(told) - 12} more"]
-        between = "; " if any("," in caption for caption in shown) else ", "
+        between = "; " if any("\n" in caption for caption in captions) else ", "
         text += f". Under them: {between.join(shown)}"
     text += ". "
     if not labels:

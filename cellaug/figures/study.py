@@ -93,7 +93,7 @@ def differing_cells(found: Mapping[str, pd.DataFrame], cells: Dataset) -> style.
     rows = {f"only {arm}": cells.subset(places[table["digest"]].to_numpy()).read(64)
             for arm, table in found.items()}  # fmt: skip
     both = pd.concat(found.values())
-    return image_rows(rows, captions=[*(both["class"] + ",\nnamed " + both["named"])])
+    return image_rows(rows, captions=[*(both["class"] + "\nnamed " + both["named"])])
 
 
 def calibration_errors(rows: pd.DataFrame) -> style.Described:
