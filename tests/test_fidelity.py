@@ -583,7 +583,7 @@ def test_the_scorecard_names_the_worst_and_says_why_one_is_missing():
     pd.testing.assert_frame_equal(scorecard(short).drop(columns=counts), card.drop(columns=counts))
     pd.testing.assert_frame_equal(scorecard(compact(table)), card)
     words = scorecard_table(compact(table))
-    assert words.loc["memorised"].tolist() == ["yes", "", "", "no", "missed"]
+    assert words.loc["memorised"].tolist() == ["yes", "–", "–", "no", "missed"]
     assert words.loc["recall"].tolist() == ["0.65", "from 0.65", "b", "from 0.60", "met"]
 
 

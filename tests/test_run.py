@@ -20,6 +20,7 @@ from cellaug.data.splits import measurable
 import jupytext
 import nbformat
 import numpy as np
+import pandas as pd
 import pytest
 
 HEADER = """\
@@ -554,13 +555,14 @@ def test_the_first_chapter_says_where_patients_or_images_are_too_few(tmp_path):
     rows = [f"{k}.png,{'ab'[k % 2]},{groups[k]}" for k in range(200)]
     (tmp_path / "m.csv").write_text("\n".join(["path,label,group", *rows]))
     parts = split(open_dataset(tmp_path / "m.csv"))
-    said = []
-    exec(code, {"parts": parts, "measurable": measurable, "BOUNDS": BOUNDS, "np": np,
-                "Markdown": said.append, "chapter": SimpleNamespace(real="real")})  # fmt: skip
-    _, _, one, two = said[0].splitlines()
-    assert one.startswith("| a | ") and "| 50 (" in one and "Too few patients" not in one
-    assert "Too few images to measure much." in one
-    assert "| 3 (1) | " in two and "Too few patients to say much about others." in two
+    found = {"parts": parts, "measurable": measurable, "BOUNDS": BOUNDS, "np": np, "pd": pd}
+    exec(code, found := found | {"chapter": SimpleNamespace(real="real")})
+    one, two = found["table"].loc["a"], found["table"].loc["b"]
+    assert one["patients (in the test)"].startswith("50 (")
+    assert "Too few images to measure much." in one["note"]
+    assert "Too few patients" not in one["note"]
+    assert two["patients (in the test)"] == "3 (1)"
+    assert "Too few patients to say much about others." in two["note"]
 
 
 def test_a_record_of_other_data_is_not_replaced(tiny):
