@@ -21,7 +21,7 @@ assert cellaug.__version__
 # xdist gives each process two at once: the second of those with most to do is a short one.
 LONGEST = ["test_book.py", "test_study_augmentation.py", "test_study.py", "test_size.py"]
 LONGEST += ["test_variants.py", "test_conditional.py", "test_run.py", "test_training.py"]
-LONGEST += ["test_scale.py", "test_fidelity.py", "test_augmentation.py"]
+LONGEST += ["test_lab.py", "test_scale.py", "test_fidelity.py", "test_augmentation.py"]
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
