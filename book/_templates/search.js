@@ -2,7 +2,8 @@
 addEventListener("DOMContentLoaded", () => {
   const plain = text => text.normalize("NFD").replace(/[\u0300-\u036f]/g, "").toLowerCase();
   const asked = (new URLSearchParams(location.search).get("q") || "").trim();
-  const words = [...new Set(plain(asked).split(/\s+/).filter(Boolean))];
+  const phrase = plain(asked);
+  const words = [...new Set(phrase.split(/\s+/).filter(Boolean))];
   const place = document.getElementById("search-results");
   if (!words.length || !place) return;
   for (const field of document.querySelectorAll("form.bd-search input")) field.value = asked;
@@ -12,8 +13,9 @@ addEventListener("DOMContentLoaded", () => {
     if (!words.every(word => h.includes(word) || body.includes(word))) return 0;
     const heads = words.filter(word => h.includes(word)).length;
     const times = words.reduce((sum, word) => sum + body.split(word).length - 1, 0);
-    const phrase = 40 * plain(`${heading} ${text}`).includes(plain(asked));
-    return 1 + phrase + 20 * heads + 5 * words.filter(word => t.includes(word)).length + Math.min(times, 15);
+    const whole = h.includes(phrase) || body.includes(phrase);
+    const titles = words.filter(word => t.includes(word)).length;
+    return 1 + 40 * whole + 20 * heads + 5 * titles + Math.min(times, 15);
   };
 
   const marked = text => {  // the words stand out; the text is never read as HTML
@@ -35,9 +37,9 @@ addEventListener("DOMContentLoaded", () => {
   };
 
   const line = text => {  // about two lines around the first word
-    const whole = plain(text).indexOf(plain(asked));
-    const each = words.map(word => plain(text).indexOf(word)).filter(at => at >= 0);
-    const places = whole < 0 ? each : [whole];
+    const low = plain(text);
+    const wanted = low.includes(phrase) ? [phrase] : words;
+    const places = wanted.map(word => low.indexOf(word)).filter(at => at >= 0);
     const at = Math.max(0, Math.min(...places, text.length) - 80);
     const start = at ? text.indexOf(" ", at) + 1 : 0;
     const end = text.indexOf(" ", start + 220);

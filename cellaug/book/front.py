@@ -153,7 +153,7 @@ def _improves() -> Answer:
     return Answer(
         "Does a classifier improve when such cells are added to its training images?",
         f"Yes: weighted F1 rose from {100 * before:.1f} % to {100 * after:.1f} % "
-        f"({100 * (after - before):+.1f} points), in one run.".replace("%", " %"),
+        f"({100 * (after - before):+.1f} points), in one run.",
         " ".join([*found, _summary(1)]),
         _answer(chapters if studied.empty else studied["outcome"], planned(1)),
     )

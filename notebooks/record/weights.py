@@ -20,6 +20,7 @@
 from cellaug import figures
 from cellaug.data.published import SETS
 from cellaug.evaluation import scorecard_table
+from cellaug.evaluation.classifiers import FOR_A_VERDICT
 from cellaug.generators import load_generator
 from cellaug.train import LARGER
 from cellaug.training.progress import duration
@@ -102,8 +103,8 @@ Markdown(
     f"Met in all {len(runs)} trainings: {', '.join(table.index[met]) or 'none'}. "
     f"Missed in at least one: {', '.join(missed) or 'none'}. Undecided in at least one "
     f"and missed in none: {', '.join(undecided) or 'none'}. "
-    + "Fewer than five trainings are no verdict on the recipe."
-    * (len(runs) < 5)
+    + f"Fewer than {FOR_A_VERDICT} trainings are no verdict on the recipe."
+    * (len(runs) < FOR_A_VERDICT)
 )
 
 # %% [markdown]
