@@ -87,7 +87,7 @@ class NearestCell:
         """The nearest cell, uint8 (size, size, 3), of class `name`; None where there is no cell."""
         from cellaug.evaluation.features import load_extractor
 
-        extractor = load_extractor()
+        extractor = load_extractor(self.size)
         if name not in self.known:
             self.cells = self.cells or self.find()
             if self.cells is None or name not in self.cells.class_names:

@@ -3,7 +3,9 @@
 import itertools
 
 from cellaug import networks
+from cellaug.networks.extractor import Detail
 
+import cv2
 import keras
 import numpy as np
 import pytest
@@ -323,3 +325,12 @@ def test_networks_survive_saving(tmp_path):
             np.testing.assert_array_equal(np.asarray(a), np.asarray(b))
         trainable = [v.path for v in loaded.trainable_variables]
         assert trainable == [v.path for v in network.trainable_variables]
+
+
+def test_detail_is_what_a_binomial_filter_takes():
+    """Eight times the image less OpenCV's filter of a row of Pascal's triangle; none in a plane."""
+    image = np.random.default_rng(0).uniform(-1, 1, (16, 16, 3)).astype("float32")
+    row = np.array([1, 6, 15, 20, 15, 6, 1]) / 64
+    expected = 8 * (image - cv2.sepFilter2D(image, -1, row, row, borderType=cv2.BORDER_REFLECT))
+    np.testing.assert_allclose(Detail()(image[None])[0], expected, atol=1e-5)
+    assert np.abs(Detail()(np.full((1, 8, 8, 3), 0.7, "float32"))).max() < 1e-5

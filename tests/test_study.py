@@ -16,6 +16,7 @@ from cellaug.errors import BookError
 from cellaug.evaluation.distances import frechet_distance, kernel_distance
 from cellaug.evaluation.features import Extractor, load_extractor
 from cellaug.evaluation.scorecard import compact, scorecard, tidy
+from cellaug.evaluation.texture import PERIODS
 from cellaug.generators import (
     CARD,
     DISCRIMINATOR,
@@ -389,18 +390,58 @@ def test_studies_leave_generated_images_out(tmp_path, monkeypatch):
     assert {origin for part in splits.values() for origin in part.table["origin"]} == {"real"}
 
 
+def test_nets_are_laid_over_images_with_the_strength_that_is_told():
+    """A Fourier transform finds each at its period, the sum of both crests at its strength."""
+    grey = np.zeros((64, 64, 64, 3), "float32")
+    images, strengths = map(np.asarray, extractor.Netted(1)(grey, training=True))
+    assert 0.3 < (strengths == 0).mean() < 0.7 and strengths.max() <= 1
+    alone = np.flatnonzero((strengths > 0).sum(1) == 1)
+    assert len(alone) > 9
+    for k in alone:
+        (which,) = np.flatnonzero(strengths[k])
+        power = np.abs(np.fft.fft2(images[k].mean(-1)))
+        rows, columns = np.nonzero(power > power.max() / 2)
+        step = 64 // PERIODS[which]
+        assert set(np.minimum(rows, 64 - rows) + np.minimum(columns, 64 - columns)) == {step}
+        crest = 127.5 * images[k].max()
+        assert 0.5 * 16 * strengths[k, which] / 2**0.5 - 1e-3 < crest < 16 * strengths[k, which]
+    np.testing.assert_array_equal(extractor.Netted(1)(grey)[0], grey)
+
+
+def test_a_network_learns_to_see_nets():
+    """In new images the strength of each net can be read from features of a small network."""
+    keras.utils.set_random_seed(0)
+    rng = np.random.default_rng(0)
+    coarse = rng.uniform(-0.5, 0.5, (512, 4, 4, 3)).astype("float32")
+    smooth = np.stack([cv2.resize(values, (32, 32)) for values in coarse])
+    labels = (coarse.mean((1, 2, 3)) > 0).astype(int)
+    image, task = keras.Input((32, 32, 3)), extractor.NetLoss(9.0)
+    model = blood_extractor(2, 32, 8, detail=True)
+    shown, strengths = extractor.Netted(0, most=16)(image)
+    features, logits = model(shown)
+    learner = keras.Model(image, task(logits, features, strengths))
+    loss = keras.losses.SparseCategoricalCrossentropy(from_logits=True)
+    learner.compile(keras.optimizers.Adam(3e-3), loss)
+    learner.fit(smooth[:384], labels[:384], epochs=25, batch_size=32, verbose=0)
+    images, true = extractor.Netted(5, most=16)(smooth[384:], training=True)
+    read, true = map(np.asarray, (task.read(model(images)[0]), true))
+    together = [np.corrcoef(read[:, k], true[:, k])[0, 1] for k in range(3)]
+    assert min(together) > 0.7, together
+    np.testing.assert_array_equal(learner(smooth[:9]), model(smooth[:9])[1])  # logits as they are
+
+
 def test_an_extractor_is_trained_measured_and_written(tmp_path, monkeypatch):
     monkeypatch.setenv("CELLAUG_CACHE", str(tmp_path / "cache"))
     splits = stored_splits(str(cells_of(images=200, imbalance=1).root), 16)
-    card = extractor.train(tmp_path, splits, size=16, width=8, epochs=2, batch_size=16)
-    model = blood_extractor(3, 16, 8)
-    load_weights(model, tmp_path / "blood-extractor.npz", card["sha256"])
+    card = extractor.train(tmp_path, splits, size=16, width=8, epochs=8, batch_size=16, nets=1.0)
+    model = blood_extractor(3, 16, 8, detail=True)
+    load_weights(model, tmp_path / f"blood-extractor-{card['size']}.npz", card["sha256"])
     test = splits["test"]
     answers = Extractor(model, card, "")(test.read(16))[1].argmax(1)
     assert card["accuracy"] == pytest.approx((answers == test.labels).mean())
     assert 0.3 < card["accuracy"] <= 1 and card["images_seen"] > 200
     said = f"Accuracy**: {100 * card['accuracy']:.1f} %"
-    assert said in (tmp_path / "blood-extractor.md").read_text()
+    assert said in (tmp_path / "blood-extractor-16.md").read_text()
 
 
 def test_an_extractor_knows_the_phantoms_of_another_laboratory(tmp_path, monkeypatch):
@@ -415,7 +456,7 @@ def test_an_extractor_knows_the_phantoms_of_another_laboratory(tmp_path, monkeyp
     assert card["accuracy"] > 0.7 and len(card["elsewhere"]) == 9
     assert min(card["elsewhere"].values()) > card["accuracy"] - 0.1
     network = blood_extractor(6, 32, 8)
-    load_weights(network, tmp_path / "blood-extractor.npz", card["sha256"])
+    load_weights(network, tmp_path / f"blood-extractor-{card['size']}.npz", card["sha256"])
     other = open_dataset("phantom-2", classes=6, images=360, size=32, imbalance=1, seed=8)
     seen = Extractor(network, card, "")(other.read(32))[1].argmax(1)
     truth = other.table["class"].astype(str).to_numpy()
@@ -550,7 +591,7 @@ def test_the_penalty_of_larger_images_grows_with_pixels_over_batch():
 
 def test_the_extractor_is_small_and_says_how_good_it_is():
     extractor = load_extractor()
-    weights = SHIPPED / "blood-extractor.npz"
+    weights = SHIPPED / "blood-extractor-64.npz"
     assert weights.stat().st_size < 3_000_000
     assert len(extractor.class_names) == 11 and extractor.accuracy > 0.85
     test = extractor.card["test"]

@@ -20,6 +20,7 @@ if TYPE_CHECKING:
     import keras
 
 NAME, BATCH = "blood-extractor", 128
+SIZES = (64,)  # of the images that the shipped extractors look at, in pixels
 CHOICES = ("auto", "shipped", "own")  # of features
 
 # Features know the real cells if the extractor recognises so many of them: the lowest macro recall
@@ -28,8 +29,8 @@ CHOICES = ("auto", "shipped", "own")  # of features
 LOWEST_RECALL, GREATEST_LOSS, LEAST_KNOWN = 0.6, 0.25, 0.5
 
 # Own features: images per class that are enough to learn from, training steps of so many images,
-# and the network. About three minutes on two cores at 64 pixels.
-ENOUGH, STEPS, STEP, WIDTH, SIDE = 30, 600, 64, 16, 64
+# and the network. About a minute on two cores at 64 pixels, three at 128.
+ENOUGH, STEPS, STEP, WIDTH, SIDE = 30, 600, 64, 16, 128
 
 
 class Extractor:
@@ -64,15 +65,25 @@ def pixels(cells: Dataset) -> np.ndarray:
     return cells.images
 
 
+def load_extractor(size: int = SIZES[0]) -> Extractor:
+    """The extractor of the package for images of `size` pixels.
+
+    It is the smallest in `SIZES` that need not reduce them; those above the largest are reduced.
+    Raises DataError where its weights are not those of its card.
+    """
+    return _load_extractor(min((fits for fits in SIZES if fits >= size), default=SIZES[-1]))
+
+
 @cache
-def load_extractor() -> Extractor:
-    """The extractor of the package; `DataError` where its weights are not those of its card."""
+def _load_extractor(size: int) -> Extractor:
     from cellaug.networks import blood_extractor
     from cellaug.training.backends import use_xla
 
-    card = json.loads((SHIPPED / f"{NAME}.json").read_text("utf-8"))
-    model = blood_extractor(len(card["class_names"]), card["size"], card["width"])
-    load_weights(model, SHIPPED / f"{NAME}.npz", card["sha256"])
+    name = f"{NAME}-{size}"
+    card = json.loads((SHIPPED / f"{name}.json").read_text("utf-8"))
+    shape = (len(card["class_names"]), card["size"], card["width"])
+    model = blood_extractor(*shape, detail=card.get("detail", False))
+    load_weights(model, SHIPPED / f"{name}.npz", card["sha256"])
     model.jit_compile = use_xla()
     return Extractor(model, card, card["sha256"][:16])
 

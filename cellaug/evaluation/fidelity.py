@@ -100,7 +100,9 @@ def _in_features(
     """The sets to compare, their points, and facts of the features, once or twice: `evaluate`."""
     own, points = choice == "own" and given is None, {}
     if not own:
-        extractor = given or extractors.load_extractor()
+        extractor = given or extractors.load_extractor(
+            extractors.pixels(sets["generated"]).shape[1]
+        )
         names = tuple(alike(extractor.class_names, sets["real"].class_names).values())
         points["real"] = Points.of(sets["real"], extractor, names)
         facts = _facts("given" if given else "shipped", sets, points, extractor, names, seed)

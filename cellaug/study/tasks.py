@@ -182,7 +182,7 @@ def quality(generator: Generator, cells: Dataset, seed: int) -> dict[str, float 
     made, _ = generator.generate_each(names, np.bincount(labels, minlength=len(names)), (seed, 8))
     order = np.argsort(labels, kind="stable")
     labels, real = labels[order], real[order]
-    extractor, strata = load_extractor(), (labels, labels)
+    extractor, strata = load_extractor(size), (labels, labels)
     (one, seen_real), (other, seen_made) = extractor(real), extractor(made)
     wanted = np.array(names, object)[labels]
     right = [(np.array(extractor.class_names, object)[seen.argmax(1)] == wanted).mean()

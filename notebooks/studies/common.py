@@ -10,7 +10,7 @@ from cellaug.book.source import code_hash
 from cellaug.data import Dataset, open_dataset, split, stored
 from cellaug.data.splits import SEED
 from cellaug.evaluation.collapse import Diversity
-from cellaug.evaluation.features import NAME
+from cellaug.evaluation.features import NAME, SIZES
 from cellaug.evaluation.scorecard import ROWS, scorecard
 from cellaug.generators import SHIPPED
 from cellaug.training import Adversarial, CrossEntropy, Recipe, Symmetries, runs
@@ -74,11 +74,12 @@ def studies_hash() -> str:
 
 def measured_in(digest: str) -> str:
     """A sentence on the extractor of a record, and whether the package has another one now."""
-    present = json.loads((SHIPPED / f"{NAME}.json").read_text("utf-8"))["sha256"][: len(digest)]
-    if digest == present:
-        return f"Features of extractor {digest}."
+    cards = [json.loads((SHIPPED / f"{NAME}-{size}.json").read_text("utf-8")) for size in SIZES]
+    present = {card["sha256"][: len(digest)]: card["size"] for card in cards}
+    if digest in present:
+        return f"Features of extractor {digest}, which looks at {present[digest]} pixels."
     only = "compare these values with each other, not with any that name another extractor"
-    return f"Features of extractor {digest}, not of the present one ({present}): {only}."
+    return f"Features of extractor {digest}, not of a present one ({', '.join(present)}): {only}."
 
 
 def verdicts(runs: Iterable[Mapping[str, Any]]) -> pd.DataFrame:

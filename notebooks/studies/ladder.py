@@ -256,7 +256,7 @@ def run(
     test, (start, *_, end) = splits["test"].in_memory(size), STEPS
     shared: dict[str, Any] = {"images": images, "size": size, "data": splits["train"].fingerprint}
     shared |= {"source": source_hash(), "evaluation": source_hash("evaluation")}
-    shared |= {"study": studies_hash(), "extractor": load_extractor().digest, **options}
+    shared |= {"study": studies_hash(), "extractor": load_extractor(size).digest, **options}
     runs = []
     for arm in arms or every:
         for seed in range(1, 1 + (max(seeds, end_seeds) if arm in (start, end) else seeds)):
