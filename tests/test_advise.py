@@ -11,7 +11,7 @@ from cellaug.generators import load_generator
 from cellaug.study import advise, answers, cluster, tasks
 from cellaug.study.plan import Run, ordered, read_plan
 from cellaug.training import Recipe
-from cellaug.training.finetune import choices_of, take_over
+from cellaug.training.finetune import begin, choices_of, resize_kernel, take_over
 
 import keras
 import numpy as np
@@ -262,6 +262,50 @@ def test_a_generator_is_trained_further_with_its_own_classes(trained):
     card = source.card | {"builder": "acgan_generator"}
     with pytest.raises(DataError, match="and this is acgan_generator"):
         choices_of(replace(source, card=card), 32)
+
+
+def test_a_transposed_convolution_becomes_the_nearest_resize_convolution():
+    """One that enlarges smoothly loses nothing; of another no other kernel is nearer."""
+    rng = np.random.default_rng(0)
+    mix = rng.standard_normal((2, 3)).astype("f4")  # (out, in)
+    pixels = np.zeros((3, 8, 8, 3), "f4")
+    for channel in range(3):
+        pixels[channel, 4, 4, channel] = 1
+    enlarged = keras.layers.UpSampling2D(interpolation="bilinear")(pixels)
+
+    def miss(found, kernel):
+        expected = keras.ops.conv_transpose(pixels, kernel, 2, "same")
+        answer = keras.ops.conv(enlarged, found, padding="same")
+        return float(keras.ops.sum((answer - expected) ** 2))
+
+    row = np.array([1, 3, 3, 1], "f4") / 4
+    smooth = np.outer(row, row)[:, :, None, None] * mix
+    found = resize_kernel(smooth)
+    assert found.shape == (3, 3, 3, 2) and found.dtype == np.float32
+    assert miss(found, smooth) < 1e-8
+    other = rng.standard_normal((4, 4, 2, 3)).astype("f4")
+    found = resize_kernel(other)
+    best = miss(found, other)
+    assert best > 1
+    for _ in range(20):
+        step = 0.05 * rng.standard_normal(found.shape).astype("f4")
+        assert miss(found + step, other) > best
+
+
+def test_a_generator_goes_on_with_resize_convolutions(trained):
+    """It draws nearly what it drew, and other layers are refused."""
+    source = load_generator(trained)
+    choices = {**choices_of(source, 32), "discriminator_depth": 4, "batch_size": 8}
+    gan = begin(Recipe(**{**choices, "resize_all": True}), 32, source.class_names, 10, source)
+    kinds = {type(layer).__name__ for layer in gan.generator.layers}
+    assert "Conv2DTranspose" not in kinds and "Conv2D" in kinds
+    np.testing.assert_array_equal(
+        gan.generator.get_layer("project").get_weights()[0],
+        source.model.get_layer("project").get_weights()[0],
+    )
+    with pytest.raises(DataError, match=r"has the shape .*: leave the choices"):
+        wider = Recipe(**{**choices, "generator_depth": 2 * choices["generator_depth"]})
+        begin(wider, 32, source.class_names, 10, source)
 
 
 def test_times_are_measured(tmp_path):

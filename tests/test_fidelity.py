@@ -986,11 +986,20 @@ def test_two_folds_are_joined_by_their_means(good):
     assert found.extractor["learned_from"]["images"] == 60
 
 
+def test_large_cells_are_shown_to_the_extractor_for_large_cells(monkeypatch):
+    asked = []
+    monkeypatch.setattr(
+        extractors, "load_extractor", lambda size: asked.append(size) or Projection()
+    )
+    evaluate(cells(1, (12, 12, 12)), cells(3, (12, 12, 12)), cas=False, resamples=20)
+    assert asked == [SIZE]
+
+
 def test_own_features_need_images_to_learn_from(real, monkeypatch):
     with pytest.raises(DataError, match=r"they got 20 of red, .* until 60 of each class are left"):
         evaluate(cells(1, (40, 40, 40)), cells(3), features="own", cas=False)
     monkeypatch.setattr(
-        extractors, "load_extractor", lambda: Misled(0, class_names=("x", "y", "z"))
+        extractors, "load_extractor", lambda size: Misled(0, class_names=("x", "y", "z"))
     )
     found = evaluate(cells(1, (60, 60, 59)), cells(3), cas=False, resamples=20)
     assert found.extractor["source"] == "shipped" and found.scorecard["met"].notna().sum() <= 2
@@ -1226,7 +1235,7 @@ def phantoms(monkeypatch):
     """Two folders of phantom cells, the class names, and an extractor that knows them."""
     folders = [phantom(3, 96, SIZE, seed, 1)[0] for seed in (1, 2)]
     names = open_dataset(folders[0]).class_names
-    monkeypatch.setattr(extractors, "load_extractor", lambda: Projection(12, names))
+    monkeypatch.setattr(extractors, "load_extractor", lambda size: Projection(12, names))
     return *folders, names
 
 
@@ -1255,7 +1264,7 @@ def test_from_the_command_line(phantoms, tmp_path, capsys, monkeypatch):
     assert cli.main(["evaluate", str(real), str(tmp_path / "none")]) == 2
     complaint = capsys.readouterr().err
     assert "no such folder" in complaint and "comes with cellaug: pbc-fine-128" in complaint
-    monkeypatch.setattr(extractors, "load_extractor", lambda: Projection(40, names))
+    monkeypatch.setattr(extractors, "load_extractor", lambda size: Projection(40, names))
     options = ["--split", "1", "--features", "shipped", "--no-cas", "--size", "16"]
     assert cli.main(["evaluate", str(real), str(fake), *options]) == 0
     told = capsys.readouterr().out

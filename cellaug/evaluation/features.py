@@ -20,7 +20,7 @@ if TYPE_CHECKING:
     import keras
 
 NAME, BATCH = "blood-extractor", 128
-SIZES = (64,)  # of the images that the shipped extractors look at, in pixels
+SIZES = (64, 128)  # of the images that the shipped extractors look at, in pixels
 CHOICES = ("auto", "shipped", "own")  # of features
 
 # Features know the real cells if the extractor recognises so many of them: the lowest macro recall

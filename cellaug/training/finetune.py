@@ -44,8 +44,10 @@ def take_over(
     """Give a fresh GAN's generator, and its moving average, the weights of a trained one.
 
     A class starts as the class of `source` that `class_map` names for it, else as the one of its
-    own name, else, as a new one, from the mean of all. Returns for each class what it starts from
-    ("" for the mean). DataError for a class in the map that `source` does not know.
+    own name, else, as a new one, from the mean of all. Transposed convolutions of `source` become
+    resize-convolutions where the recipe has those (`resize_kernel`). Returns for each class what it
+    starts from ("" for the mean). DataError for a class in the map that `source` does not know, or
+    a recipe whose generator has other layers.
     """
     known, trained = list(source.class_names), source.model
     if strange := ", ".join(ours for ours in class_map.values() if ours not in known):
@@ -58,9 +60,33 @@ def take_over(
         for mine, theirs in zip(network.weights, trained.weights, strict=True):
             if "label_vector" in mine.path:
                 mine.assign(new)
-            else:
-                mine.assign(theirs)
+                continue
+            value = ops.convert_to_numpy(theirs)
+            if mine.path.endswith("kernel") and mine.shape[:2] == (3, 3) != value.shape[:2]:
+                value = resize_kernel(value)
+            if value.shape != tuple(mine.shape):
+                raise DataError(f"{source.folder}: its layer {mine.path} has the shape "
+                                f"{value.shape}, not {tuple(mine.shape)}: leave the choices that "
+                                "make its generator as they are")  # fmt: skip
+            mine.assign(value)
     return begun
+
+
+def resize_kernel(kernel: np.ndarray) -> np.ndarray:
+    """The convolution (3, 3, in, out) that, after a bilinear enlargement, comes nearest to another.
+
+    That is a transposed convolution of stride 2 with `kernel` (4, 4, out, in), as Keras has it. The
+    responses to a single pixel are brought close by least squares. What is lost is what differs
+    between even and odd pixels, which a transposed convolution can draw, as a net of dots or not.
+    """
+    enlarged = np.outer([1, 3, 3, 1], [1, 3, 3, 1]) / 16
+    responses = np.zeros((6, 6, 3, 3))
+    for row, column in np.ndindex(3, 3):
+        responses[row : row + 4, column : column + 4, row, column] = enlarged
+    asked = np.pad(kernel, ((1, 1), (1, 1), (0, 0), (0, 0))).reshape(36, -1)
+    found = np.linalg.lstsq(responses.reshape(36, 9), asked, rcond=None)[0]
+    # A convolution of a network is a correlation: its kernel is the response turned round.
+    return found.reshape(3, 3, *kernel.shape[2:])[::-1, ::-1].swapaxes(2, 3).astype(kernel.dtype)
 
 
 def begin(

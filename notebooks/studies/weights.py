@@ -20,6 +20,8 @@ out = ""  # by default build/study/weights; for cards the weights in the package
 arms = ()  # "conditional", "vanilla"; by default both
 seeds = (1,)
 images = 850_000
+start_from = ""  # a generator to begin with, instead of nothing
+choices: dict = {}  # of the recipe, other than the usual ones for this size
 cards = False  # only evaluate again what is in `out`
 resamples = 200
 classifiers = True  # train classifiers on generated images, which takes minutes
@@ -34,10 +36,11 @@ from typing import Any
 from cellaug.book.chapter import device, project_root, read_result, result_file, versions
 from cellaug.data import DataError, Dataset
 from cellaug.data.images import write_png
-from cellaug.evaluation.features import load_extractor
+from cellaug.evaluation.features import SIZES, load_extractor
 from cellaug.evaluation.fidelity import evaluate
 from cellaug.evaluation.finding import as_text
 from cellaug.evaluation.scorecard import (
+    IN_FEATURES,
     ROWS,
     compact,
     scorecard,
@@ -51,6 +54,7 @@ from cellaug.generators import CARD, SHIPPED, load_generator, save_generator
 from cellaug.train import recipe_for
 from cellaug.training import Adversarial, Recipe
 from cellaug.training.backends import accelerators
+from cellaug.training.finetune import begin, choices_of
 from cellaug.training.progress import duration
 from studies.common import SPLIT_SEED, stored_splits, train_on, vanilla
 
@@ -73,7 +77,7 @@ VANILLA = (
 # %%
 def train(
     out: Path, splits: Mapping[str, Dataset], images: int, size: int, kind: str = "conditional",
-    measured: Mapping[str, Any] | None = None, **choices: Any,
+    measured: Mapping[str, Any] | None = None, start_from: str = "", **choices: Any,
 ) -> None:  # fmt: skip
     """Train a generator on about `images` real images, evaluate it, and write it to `out`.
 
@@ -84,22 +88,27 @@ def train(
         size: height and width of the images in pixels.
         kind: "conditional" or "vanilla".
         measured: options of `measure`.
+        start_from: a conditional generator to begin with.
         choices: of `cellaug.training.Recipe`, other than those of `cellaug.train.recipe_for`.
     """
     cells, conditional = splits["train"], kind != "vanilla"
     seed = choices.pop("seed", 1)
-    recipe = recipe_for(size, seed, choices) if conditional else Recipe(seed=seed, **choices)
+    source = load_generator(start_from) if start_from else None
+    like = choices_of(source, size) if source else None
+    recipe = recipe_for(size, seed, choices, like) if conditional else Recipe(seed=seed, **choices)
     if conditional:
         if recipe.mixed_precision is None:
             recipe = replace(recipe, mixed_precision=bool(accelerators()))
         noted = {"recipe": "cellaug.training.Recipe", **asdict(recipe)}
+        if source:
+            noted["start_from"] = f"{source.folder.name} ({source.digest})"
     else:
         noted = {"recipe": "the thesis's GAN without classes, with the first changes of the study"}
         noted |= {key: getattr(recipe, key) for key in VANILLA}
 
     def build(steps: int) -> Adversarial:
         if conditional:
-            return recipe.build(size, len(cells.class_names), steps)
+            return begin(recipe, size, cells.class_names, steps, source)
         return vanilla(size, recipe)
 
     done = train_on(
@@ -130,8 +139,9 @@ def train(
 # ## Evaluation
 #
 # The card gets the measures on the test split, a picture of the first cells that the generator draws,
-# and a text. The card's field `seen`, which a person has written, stays: weaknesses that no measure
-# shows.
+# and a text. Features are those of the extractor for its size; small cells are enlarged and measured
+# once more with the extractor for large ones, so that all sizes can be compared. The card's field
+# `seen`, which a person has written, stays: weaknesses that no measure shows.
 
 
 # %%
@@ -151,16 +161,14 @@ def measure(
         )
     size, names = card["image_size"], card["class_names"]
     seed = card["training"]["recipe"]["seed"]
-    found = evaluate(
-        splits["test"].in_memory(size),
-        read_generated(folder, splits["test"].counts().to_dict(), seed=seed),
-        splits["train"].in_memory(size),
-        features="shipped",
-        cas=cas and bool(names),
-        resamples=resamples,
-        seed=seed,
-    )
+    made = read_generated(folder, splits["test"].counts().to_dict(), seed=seed)
+    sets = [splits["test"].in_memory(size), made, splits["train"].in_memory(size)]
+    options = {"features": "shipped", "resamples": resamples, "seed": seed}
+    found = evaluate(*sets, cas=cas and bool(names), **options)
     card["fidelity"] = found.card()
+    if size < SIZES[-1]:
+        larger = evaluate(*sets, cas=False, extractor=load_extractor(SIZES[-1]), **options)
+        card["enlarged"] = larger.card()
     write_atomically(folder / CARD, (json.dumps(card, indent=1) + "\n").encode())
     columns = min(10, 640 // size)
     cells = load_generator(folder).generate(names or None, columns if names else 3 * columns)
@@ -198,8 +206,20 @@ def model_card(name: str, card: dict[str, Any], fidelity: str) -> str:
     if "discriminator" in card:
         pair = f', `cellaug.load_discriminator("{name}")` its discriminator'
     fine = "At this size the texture of chromatin cannot be seen."
-    if size > (sees := load_extractor().size):
-        fine = f"Features are computed at {sees} pixels; of finer detail only the grid is measured."
+    if size == SIZES[-1]:
+        fine = f"The extractor looks at {size} pixels, as these cells have."
+    elif size > SIZES[-1]:
+        fine = (
+            f"The extractor looks at {SIZES[-1]} pixels; of finer detail only the grid is measured."
+        )
+    enlarged = ""
+    if "enlarged" in card:
+        enlarged = f"""
+The same with cells enlarged to {SIZES[-1]} pixels, in the features of the extractor for that size, where the
+sizes can be compared:
+
+{scorecard_rows(card["enlarged"], in_features=True)}
+"""
     weak = [f"By eye: {card['seen']}"] if "seen" in card else []
     weak += [*weaknesses(card["fidelity"]), "Cells from one laboratory and one stain."]
     weak += [fine, "Not for diagnosis."]
@@ -225,7 +245,7 @@ relative to real cells measured against other real cells: 1 is as good as real, 
 a difference. A target is met if the whole interval is within it.
 
 {scorecard_rows(card["fidelity"])}
-
+{enlarged}
 <details>
 <summary>Training, recipe and all measures on the test split, by class</summary>
 
@@ -246,11 +266,13 @@ a difference. A target is met if the whole interval is within it.
 """
 
 
-def scorecard_rows(fidelity: Mapping[str, Any]) -> str:
-    """The scorecard of a card's fidelity as a Markdown table."""
-    table = (
-        scorecard_table(fidelity["table"]).rename_axis("measure").rename(columns={"": "verdict"})
-    )
+def scorecard_rows(fidelity: Mapping[str, Any], in_features: bool = False) -> str:
+    """The scorecard of a card's fidelity as a Markdown table, or only what features decide."""
+    table = scorecard_table(fidelity["table"])
+    if in_features:
+        decided = [ROWS[name] for name in ROWS if name.rpartition("_")[0] in IN_FEATURES]
+        table = table.loc[decided]
+    table = table.rename_axis("measure").rename(columns={"": "verdict"})
     table = table.replace("", "–").reset_index()
     sides = ["---:" if name in ("worst value", "95 %") else "---" for name in table]
     rows = [list(table), sides, *table.to_numpy().tolist()]
@@ -343,6 +365,8 @@ def run(
     size: int,
     arms: Sequence[str] = (),
     seeds: Sequence[int] = (1,),
+    start_from: str = "",
+    choices: Mapping[str, Any] | None = None,
     **measured: Any,
 ) -> Path:
     """Train generators in subfolders of `out` and record the conditional ones.
@@ -359,7 +383,8 @@ def run(
     kept, name = out, f"{data}-{size}"
     for seed in seeds if "conditional" in chosen else ():
         folder = out / (name if seed == 1 else f"{name}-seed-{seed}")
-        train(folder, splits, images, size, measured=measured, seed=seed)
+        given = {"start_from": start_from, **(choices or {})}
+        train(folder, splits, images, size, measured=measured, seed=seed, **given)
         kept = record(folder, name)
     if "vanilla" in chosen:
         folder = out / f"{data.partition('-')[0]}-vanilla-{size}"
@@ -384,7 +409,8 @@ if __name__ == "__main__":
     if cards:
         place = measure_again(folder, splits, **options)
     else:
-        place = run(folder, splits, images, image_size, arms, seeds, **options)
+        more: dict = {"start_from": start_from, "choices": choices, **options}
+        place = run(folder, splits, images, image_size, arms, seeds, **more)
 
 # %%
 if __name__ == "__main__":
