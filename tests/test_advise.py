@@ -293,7 +293,7 @@ def test_a_transposed_convolution_becomes_the_nearest_resize_convolution():
 
 
 def test_a_generator_goes_on_with_resize_convolutions(trained):
-    """It draws nearly what it drew, and other layers are refused."""
+    """What is no convolution stays as it was, and other layers are refused."""
     source = load_generator(trained)
     choices = {**choices_of(source, 32), "discriminator_depth": 4, "batch_size": 8}
     gan = begin(Recipe(**{**choices, "resize_all": True}), 32, source.class_names, 10, source)

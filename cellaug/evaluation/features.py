@@ -29,7 +29,7 @@ CHOICES = ("auto", "shipped", "own")  # of features
 LOWEST_RECALL, GREATEST_LOSS, LEAST_KNOWN = 0.6, 0.25, 0.5
 
 # Own features: images per class that are enough to learn from, training steps of so many images,
-# and the network. About a minute on two cores at 64 pixels, three at 128.
+# and the network. About a minute on two cores at 64 pixels, two at 128.
 ENOUGH, STEPS, STEP, WIDTH, SIDE = 30, 600, 64, 16, 128
 
 
@@ -82,7 +82,7 @@ def _load_extractor(size: int) -> Extractor:
     name = f"{NAME}-{size}"
     card = json.loads((SHIPPED / f"{name}.json").read_text("utf-8"))
     shape = (len(card["class_names"]), card["size"], card["width"])
-    model = blood_extractor(*shape, detail=card.get("detail", False))
+    model = blood_extractor(*shape, detail=card["detail"])
     load_weights(model, SHIPPED / f"{name}.npz", card["sha256"])
     model.jit_compile = use_xla()
     return Extractor(model, card, card["sha256"][:16])

@@ -56,19 +56,19 @@ def take_over(
     vectors = ops.convert_to_numpy(trained.get_layer("label_vector").weights[0])
     mean = vectors.mean(0)
     new = np.stack([vectors[known.index(x)] if x else mean for x in begun.values()])
+    values = []
+    for mine, theirs in zip(gan.generator.weights, trained.weights, strict=True):
+        value = new if "label_vector" in mine.path else ops.convert_to_numpy(theirs)
+        shape = tuple(mine.shape)
+        if value.ndim == 4 and value.shape[:2] == (4, 4) and shape[:2] == (3, 3):
+            value = resize_kernel(value)
+        if value.shape != shape:
+            raise DataError(f"{source.folder}: its layer {mine.path} has the shape {value.shape}, "
+                            f"not {shape}: leave the choices that make its generator as they "
+                            "are")  # fmt: skip
+        values.append(value)
     for network in filter(None, (gan.generator, gan.averaged)):
-        for mine, theirs in zip(network.weights, trained.weights, strict=True):
-            if "label_vector" in mine.path:
-                mine.assign(new)
-                continue
-            value = ops.convert_to_numpy(theirs)
-            if mine.path.endswith("kernel") and mine.shape[:2] == (3, 3) != value.shape[:2]:
-                value = resize_kernel(value)
-            if value.shape != tuple(mine.shape):
-                raise DataError(f"{source.folder}: its layer {mine.path} has the shape "
-                                f"{value.shape}, not {tuple(mine.shape)}: leave the choices that "
-                                "make its generator as they are")  # fmt: skip
-            mine.assign(value)
+        network.set_weights(values)
     return begun
 
 

@@ -141,7 +141,7 @@ def _resampling(scale: Any, moves: list, side: int, width: Any) -> list[keras.Ke
 # Classes can be told without fine detail, so features learned from classes alone do not see a net of
 # dots, as transposed convolutions leave it. For large images the extractor has a second task: to say
 # how strong a net of each period has been laid over an image. It is then also shown their fine detail
-# by itself, without which it does not learn this in 500 steps (with it 100 are enough).
+# by itself, in which faint nets stand out.
 
 
 # %%
