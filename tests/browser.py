@@ -67,6 +67,10 @@ class Visit:
         if prepare:
             prepare(self.page)
         self.page.goto((root / name).as_uri(), wait_until="load")
+        self.settle()
+
+    def settle(self) -> None:
+        """Wait until equations are set and images loaded: who leaves before aborts a request."""
         if self.page.locator("div.math, span.math").count():
             self.page.wait_for_function(
                 "window.MathJax && MathJax.Hub && MathJax.Hub.queue.pending === 0"

@@ -313,6 +313,7 @@ def test_the_expert_test_is_a_part_of_the_book(built, chromium):
         visit.page.wait_for_url(f"**/{name}")
         assert visit.page.inner_text("h1") == title
         visit.page.go_back()
+        visit.settle()
     assert (visit.errors, visit.outside, visit.failed) == ([], [], [])
     visit.close()
 
@@ -327,6 +328,7 @@ def test_search_works_offline(built, chromium):
     assert "a trace remains: the checkerboard of Odena" in hit.locator("p").inner_text()
     hit.locator("a").click()
     visit.page.wait_for_url("**/background_images.html#transposed-convolutions")
+    visit.settle()
     for asked, words in (
         ("docstrings chapters", "The package"),
         ("xyzzy <b>", "No page has"),
