@@ -10,6 +10,7 @@ from studies.scaling import collectives, efficiency, exchanged, predicted
 
 import pandas as pd
 import pytest
+from processes import QUICK
 
 TEXT = """
   %all-reduce.1 = f32[4,4,256]{2,1,0} all-reduce(%a), replica_groups={{0,1}}, to_apply=%add
@@ -76,7 +77,7 @@ def test_the_compiled_step_of_four_devices_exchanges_its_gradients():
         "with together():\n"
         "    print(json.dumps(b.compiled(16)))\n"
     )
-    flags = "--xla_force_host_platform_device_count=4"
+    flags = f"--xla_force_host_platform_device_count=4 {QUICK}"
     given = os.environ | {"KERAS_BACKEND": "jax", "XLA_FLAGS": flags}
     given["PYTHONPATH"] = os.pathsep.join(sys.path)
     done = subprocess.run([sys.executable, "-c", code], env=given, text=True, capture_output=True)

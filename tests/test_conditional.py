@@ -99,6 +99,20 @@ def test_the_generator_narrows_no_further_than_asked():
     assert channels == {1: [32, 16, 8, 3], 24: [32, 24, 24, 3]}
 
 
+def test_with_image_norm_a_single_image_cannot_be_too_large():
+    """A longer latent vector makes all activations larger, but not those of normalised images."""
+    latents, labels = np.random.default_rng(0).normal(size=(4, LATENT)), np.arange(4) % CLASSES
+    deviations = []
+    for chosen in (False, True):
+        model = networks.conditional_generator(SIZE, 16, LATENT, CLASSES, image_norm=chosen)
+        layer = model.get_layer("image_8" if chosen else "norm_8")
+        inside = keras.Model(model.inputs, layer.output)
+        deviations.append(np.std(inside([100 * latents, labels], training=False), axis=(1, 2, 3)))
+        deviations.append(np.std(inside([latents, labels], training=False), axis=(1, 2, 3)))
+    assert (deviations[0] > 10 * deviations[1]).all()
+    np.testing.assert_allclose(deviations[2:], 1, atol=0.1)
+
+
 def test_modulation_by_hand():
     rng = np.random.default_rng(1)
     x, vector = rng.normal(size=(2, 3, 3, 4)), rng.normal(size=(2, 5))

@@ -17,6 +17,7 @@ from cellaug.training import Recipe
 import numpy as np
 import pytest
 import yaml
+from processes import QUICK
 
 EXAMPLES = ("train.slurm", "train-job.yaml")
 TRAIN = """
@@ -87,9 +88,7 @@ class Job:
         command += [word for key, value in CHOICES.items() for word in ("--set", f"{key}={value}")]
         given = os.environ | {
             "KERAS_BACKEND": "jax", "KERAS_HOME": str(home), "JAX_ENABLE_X64": "1",
-            "XLA_FLAGS": f"--xla_force_host_platform_device_count={devices} "
-            "--xla_backend_optimization_level=1 --xla_cpu_use_fusion_emitters=false "
-            "--xla_llvm_disable_expensive_passes=true",  # half the time to compile
+            "XLA_FLAGS": f"--xla_force_host_platform_device_count={devices} {QUICK}",
             "JAX_COMPILATION_CACHE_DIR": str(home / "compiled"),
             "JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS": "0", "CELLAUG_CACHE": str(home / "cache"),
         }  # fmt: skip

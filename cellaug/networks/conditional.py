@@ -92,6 +92,7 @@ def conditional_generator(
     resize: bool = True,
     narrowest: int = 1,
     resize_all: bool = False,
+    image_norm: bool = False,
 ) -> Model:
     """``[latents (N, latent_dim), labels (N,)]`` to images (N, size, size, 3) in [-1, 1].
 
@@ -99,7 +100,8 @@ def conditional_generator(
     latent one. With `modulation` both also scale and shift every layer. With `resize` a
     resize-convolution ends it (Odena et al. 2016), with `resize_all` every doubling is one. No
     layer but the last has fewer channels than `narrowest`, so that some are left where the detail
-    of a large image is drawn.
+    of a large image is drawn. Batch normalisation leaves the size of a single image free, and cells
+    break where it is large: with `image_norm` every image gets mean 0 and deviation 1 after it.
     """
     latent = Input((latent_dim,), name="latent")
     label = Input((), dtype="int32", name="label")
@@ -110,7 +112,11 @@ def conditional_generator(
         norm = layers.BatchNormalization(
             -1, MOMENTUM, center=False, scale=False, name=f"norm_{side}"
         )
-        x = Modulation(name=f"modulate_{side}")([norm(x), style])
+        x = norm(x)
+        if image_norm:  # over all pixels and channels of an image, by one group
+            single = layers.GroupNormalization(1, center=False, scale=False, name=f"image_{side}")
+            x = single(x)
+        x = Modulation(name=f"modulate_{side}")([x, style])
         return layers.LeakyReLU(SLOPE, name=f"relu_{side}")(x)
 
     activate = modulated if modulation else activated

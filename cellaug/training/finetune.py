@@ -14,7 +14,8 @@ if TYPE_CHECKING:
     from cellaug.generators import Generator
 
 OPTIONS = {"depth": "generator_depth", "latent_dim": "latent_dim", "kernel": "kernel",
-           **{key: key for key in ("modulation", "resize", "resize_all", "narrowest")}}  # fmt: skip
+           **{key: key for key in ("modulation", "resize", "resize_all", "narrowest",
+                                   "image_norm")}}  # fmt: skip
 """What `conditional_generator` calls its options, and `Recipe` its choices."""
 
 
