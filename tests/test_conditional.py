@@ -12,6 +12,7 @@ from cellaug.data.phantom import phantom
 from cellaug.data.reader import Reader
 from cellaug.evaluation.collapse import Diversity
 from cellaug.networks.conditional import ClassDeviation, LowPass, Modulation
+from cellaug.networks.dcgan import Even
 from cellaug.training import (
     R1,
     Adversarial,
@@ -222,6 +223,36 @@ def test_resize_convolutions_throughout_leave_no_grid():
         values = 100 * array(model(np.ones((1, 64))))[0, 56:72, 56:72]
         differ[every] = np.ptp(values, axis=(0, 1)).max() / np.abs(values).max()
     assert differ[False] > 0.01 and differ[True] < 1e-5
+
+
+def test_even_kernels_keep_an_even_image_even_and_can_draw_grain():
+    """By hand for one kernel; in training the constraint holds, also in the moving average."""
+    kernel = np.random.default_rng(0).normal(size=(4, 4, 2, 3)).astype("float32")
+    even = np.asarray(Even()(kernel))
+    places = [even[a::2, b::2].sum((0, 1)) for a in (0, 1) for b in (0, 1)]
+    np.testing.assert_allclose(places, [kernel.sum((0, 1)) / 4] * 4, atol=1e-6)
+    np.testing.assert_allclose(np.asarray(Even()(even)), even, atol=1e-6)
+    differ = {}
+    for x in (kernel, even):
+        layer = keras.layers.Conv2DTranspose(2, 4, 2, "same", use_bias=False)
+        layer.build((1, 9, 9, 3))
+        layer.kernel.assign(x)
+        for name, image in (("even", np.ones((1, 9, 9, 3))), ("one", np.eye(9)[None, :, :, None])):
+            out = np.asarray(layer(np.broadcast_to(image, (1, 9, 9, 3))))[0, 4:-4, 4:-4]
+            differ.setdefault(name, []).append(np.ptp(out, axis=(0, 1)).max())
+    assert differ["even"][0] > 1 and differ["even"][1] < 1e-5 and min(differ["one"]) > 1
+
+    recipe = Recipe(generator_depth=16, discriminator_depth=4, batch_size=8, even=True)
+    gan = recipe.build(32, CLASSES)
+    rng = np.random.default_rng(1)
+    images = rng.uniform(-1, 1, (16, 32, 32, 3)).astype("float32")
+    before = np.array(gan.generator.get_layer("up_8").kernel)
+    gan.fit(images, np.arange(16) % CLASSES, batch_size=8, epochs=2, verbose=0)
+    kernel = np.asarray(gan.generator.get_layer("up_8").kernel)
+    assert np.abs(kernel - before).max() > 1e-4
+    np.testing.assert_allclose(np.asarray(Even()(kernel)), kernel, atol=1e-6)
+    with pytest.raises(ValueError, match="kernel 5: even needs one of 2, 4 or more pixels"):
+        Recipe(kernel=5, even=True).build(32, CLASSES)
 
 
 def test_the_filter_before_halving_is_the_binomial_one():

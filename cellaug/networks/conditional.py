@@ -92,15 +92,17 @@ def conditional_generator(
     resize: bool = True,
     narrowest: int = 1,
     resize_all: bool = False,
+    even: bool = False,
     image_norm: bool = False,
 ) -> Model:
     """``[latents (N, latent_dim), labels (N,)]`` to images (N, size, size, 3) in [-1, 1].
 
     Built like `cellaug.networks.generator`; the class enters as a learned vector, as long as the
     latent one. With `modulation` both also scale and shift every layer. With `resize` a
-    resize-convolution ends it (Odena et al. 2016), with `resize_all` every doubling is one. No
-    layer but the last has fewer channels than `narrowest`, so that some are left where the detail
-    of a large image is drawn. Batch normalisation leaves the size of a single image free, and cells
+    resize-convolution ends it (Odena et al. 2016), with `resize_all` every doubling is one, with
+    `even` the kernels of the others are `cellaug.networks.dcgan.Even`. No layer but the last has
+    fewer channels than `narrowest`, so that some are left where the detail of a large image is
+    drawn. Batch normalisation leaves the size of a single image free, and cells
     break where it is large: with `image_norm` every image gets mean 0 and deviation 1 after it.
     """
     latent = Input((latent_dim,), name="latent")
@@ -120,7 +122,7 @@ def conditional_generator(
         return layers.LeakyReLU(SLOPE, name=f"relu_{side}")(x)
 
     activate = modulated if modulation else activated
-    ends = resize, narrowest, resize_all
+    ends = resize, narrowest, resize_all, even
     image = generator_body(style, size, depth, kernel, activate, *ends)
     return Model([latent, label], image, name="conditional_generator")
 

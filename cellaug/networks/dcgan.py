@@ -37,6 +37,23 @@ class Dropout(layers.Dropout):
         return x * (kept * ops.cast(256 / (256 - threshold), x.dtype))
 
 
+@keras.saving.register_keras_serializable("cellaug")
+class Even(keras.constraints.Constraint):
+    """Kernels (k, k, out, in) of stride 2, k even, whose taps have one sum at all four places.
+
+    A transposed convolution then keeps an even image even, without the net that it draws otherwise,
+    and can still draw grain, which a resize-convolution cannot (Sugawara, Shiota & Kiya 2018).
+    """
+
+    def __call__(self, kernel: KerasTensor) -> KerasTensor:
+        """The nearest such kernels."""
+        half = kernel.shape[0] // 2
+        taps = ops.reshape(kernel, (half, 2, half, 2, *kernel.shape[2:]))
+        sums = ops.sum(taps, axis=(0, 2), keepdims=True)
+        surplus = (sums - ops.mean(sums, axis=(1, 3), keepdims=True)) / half**2
+        return ops.reshape(taps - surplus, kernel.shape)
+
+
 def doublings(size: int) -> int:
     """The number of steps of stride 2 between 4×4 pixels and an image of `size` pixels."""
     if size < 16 or size & (size - 1):
@@ -59,15 +76,19 @@ def generator_body(
     resize: bool = False,
     narrowest: int = 1,
     resize_all: bool = False,
+    even: bool = False,
 ) -> KerasTensor:
     """From a vector (N, d) to an image (N, size, size, 3) in [-1, 1].
 
     `activate` follows every layer but the last; it gets the side of its images in pixels. `resize`
     makes the last layer a bilinear enlargement and a 3×3 convolution, which treat all pixels alike;
     `resize_all` makes every doubling one. Bilinear enlargement is the filter (1, 3, 3, 1) of
-    Karras et al. (2020), before a convolution instead of after it.
+    Karras et al. (2020), before a convolution instead of after it. With `even` the kernels of
+    transposed convolutions are `Even`.
     """
     steps = doublings(size)
+    if even and kernel % 2:
+        raise ValueError(f"kernel {kernel}: even needs one of 2, 4 or more pixels")
     if depth % (whole := 2 ** (steps - 1)):
         expected = f"expected a multiple of {whole}"
         raise ValueError(f"generator depth {depth} at {size} px: {expected}")
@@ -82,7 +103,10 @@ def generator_body(
             x = layers.UpSampling2D(interpolation="bilinear", name=f"resize_{side}")(x)
             up = layers.Conv2D(channels, 3, padding="same", **look)
         else:
-            up = layers.Conv2DTranspose(channels, kernel, 2, "same", **look)
+            limit = Even() if even else None
+            up = layers.Conv2DTranspose(
+                channels, kernel, 2, "same", kernel_constraint=limit, **look
+            )
         x = activate(up(x), side)
     if resize or resize_all:
         x = layers.UpSampling2D(interpolation="bilinear", name=f"resize_{size}")(x)

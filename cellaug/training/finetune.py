@@ -15,7 +15,7 @@ if TYPE_CHECKING:
 
 OPTIONS = {"depth": "generator_depth", "latent_dim": "latent_dim", "kernel": "kernel",
            **{key: key for key in ("modulation", "resize", "resize_all", "narrowest",
-                                   "image_norm")}}  # fmt: skip
+                                   "even", "image_norm")}}  # fmt: skip
 """What `conditional_generator` calls its options, and `Recipe` its choices."""
 
 
@@ -46,9 +46,9 @@ def take_over(
 
     A class starts as the class of `source` that `class_map` names for it, else as the one of its
     own name, else, as a new one, from the mean of all. Transposed convolutions of `source` become
-    resize-convolutions where the recipe has those (`resize_kernel`). Returns for each class what it
-    starts from ("" for the mean). DataError for a class in the map that `source` does not know, or
-    a recipe whose generator has other layers.
+    resize-convolutions where the recipe has those (`resize_kernel`), or `Even`. Returns for each
+    class what it starts from ("" for the mean). DataError for a class in the map that `source` does
+    not know, or a recipe whose generator has other layers.
     """
     known, trained = list(source.class_names), source.model
     if strange := ", ".join(ours for ours in class_map.values() if ours not in known):
@@ -67,7 +67,7 @@ def take_over(
             raise DataError(f"{source.folder}: its layer {mine.path} has the shape {value.shape}, "
                             f"not {shape}: leave the choices that make its generator as they "
                             "are")  # fmt: skip
-        values.append(value)
+        values.append(value if mine.constraint is None else mine.constraint(value))
     for network in filter(None, (gan.generator, gan.averaged)):
         network.set_weights(values)
     return begun

@@ -45,6 +45,7 @@ class Recipe:
     modulation: bool = True  # latent vector and class scale and shift every layer of the generator
     resize: bool = True  # end the generator in a resize-convolution: no grid of period 2
     resize_all: bool = False  # resize-convolutions throughout: no grid of period 4 and more
+    even: bool = False  # transposed convolutions without a net, which can draw grain
     image_norm: bool = False  # after batch normalisation, each image by itself: fewer broken cells
     low_pass: bool = False  # the discriminator filters images before it halves them
     narrowest: int = 1  # minimum of channels of the generator's layers, all but the last
@@ -116,7 +117,7 @@ class Recipe:
         generator = conditional_generator(
             size, self.generator_depth, self.latent_dim, classes,
             self.kernel, self.modulation, self.resize, self.narrowest, self.resize_all,
-            self.image_norm,
+            self.even, self.image_norm,
         )  # fmt: skip
         return generator, conditional_discriminator(
             size, self.discriminator_depth, classes, self.kernel, self.projection, **layers
