@@ -20,7 +20,7 @@ import click
 
 @click.command()
 @click.argument(
-    "name", type=click.Choice(("augmentation", "extractor", "ladder", "weights", "cards"))
+    "name", type=click.Choice(("augmentation", "extractor", "ladder", "weights", "cards", "broken"))
 )
 @profile_options
 @option("--out PATH", "By default build/study/NAME; for cards the weights in the package.")
@@ -39,14 +39,14 @@ def study(name: str, profile: str, set: Sequence[str], **options: Any) -> None:
 
     augmentation: does it help? as a plan in notebooks/studies/plans says, on a Dask cluster.
     extractor: the network behind the fidelity measures. ladder: the ablation study. weights: the
-    generators that come with cellaug. cards: evaluate those again. All but cards take hours on a
-    processor; they resume after an interruption.
+    generators that come with cellaug. cards: evaluate those again. broken: why some of their cells
+    break. All but the last two take hours on a processor; they resume after an interruption.
     """
     from cellaug.book import run as runner
 
     images, arms, seed = options["images"], list(options["arm"]), list(options["seed"])
-    if name == "cards" and (images or arms or seed):
-        raise DataError("cards trains nothing: remove --arm, --seed and --images")
+    if name in ("cards", "broken") and (images or arms or seed):
+        raise DataError(f"{name} trains nothing: remove --arm, --seed and --images")
     spread = ("scheduler", "workers", "hours", "external", "class_map")
     own = {key: options[key] for key in spread if options[key]}
     if name != "augmentation" and own:

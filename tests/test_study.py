@@ -9,7 +9,7 @@ from itertools import pairwise
 import cellaug.train as work
 from cellaug import cli, figures
 from cellaug.book import chapter as book
-from cellaug.data import DataError, open_dataset, split
+from cellaug.data import DataError, open_dataset, split, to_uint8
 from cellaug.data.images import decode, write_png
 from cellaug.data.phantom import phantom
 from cellaug.errors import BookError
@@ -30,7 +30,7 @@ from cellaug.generators import (
 )
 from cellaug.networks import blood_extractor, conditional_generator, discriminator
 from cellaug.training import Recipe
-from studies import extractor, ladder, weights
+from studies import broken, extractor, ladder, weights
 from studies.common import stored_splits, verdicts
 
 import cv2
@@ -251,7 +251,7 @@ def test_a_vanilla_pair_brings_its_discriminator(shipped):
 
 
 @pytest.mark.parametrize("kind", ["conditional", "vanilla"])
-def test_weights_are_trained_measured_and_written(kind, tmp_path):
+def test_weights_are_trained_measured_and_written(kind, tmp_path, monkeypatch):
     """The whole way at a small setting, and the directory reads as a shipped one."""
     splits = split(cells_of(images=1900), seed=1)
     small = {"generator_depth": 8, "discriminator_depth": 4, "latent_dim": 6}
@@ -275,6 +275,36 @@ def test_weights_are_trained_measured_and_written(kind, tmp_path):
         assert load_discriminator(out).output_shape == (None, 1)
     else:
         assert list(card["class_names"]) == list(splits["train"].class_names)
+        monkeypatch.setattr(book, "project_root", lambda: tmp_path)
+        (tmp_path / "book" / "results").mkdir(parents=True)
+        broken.measure(out, splits, (1.0,), resamples=20)
+        facts, table = broken.recorded(out.name)
+        assert facts["cells"] == facts["test_images"] == len(splits["test"])
+        shares = table[table["measure"] == "colours"]
+        assert shares["truncation"].fillna(0).tolist() == [0, 1] and 0 <= facts["broken"] <= 1
+        varied = table[table["measure"] == "diversity_features"]["value"].tolist()
+        assert varied[1] < varied[0]  # what a truncation costs
+        assert {"latent vector", "activations at 4 × 4 pixels"} <= facts["causes"].keys()
+        others = replace(splits["test"], class_names=("c", "d", "e"))
+        with pytest.raises(DataError, match=r"draws none of the classes of .*: name the profile"):
+            broken.measure(out, {**splits, "test": others}, (1.0,))
+
+
+def test_what_broken_cells_share_is_found():
+    """Where the layer's size makes the grey, broken cells are known by it, not by the vector."""
+    vector, label = keras.Input((2,)), keras.Input((), dtype="int32")
+    layer = keras.layers.Dense(
+        192, use_bias=False, kernel_initializer=keras.initializers.Constant(0.3)
+    )(vector)
+    inside = keras.layers.Reshape((8, 8, 3), name="norm_8")(layer)
+    model = keras.Model([vector, label], keras.layers.Activation("tanh")(inside))
+    grey = np.linspace(-0.3, 0.3, 500)[:, None, None, None] * np.ones((1, 8, 8, 3))
+    found, share = broken.causes(model, np.array([150, 150]), to_uint8(np.tanh(grey)))
+    latents = np.random.default_rng(1).standard_normal((300, 2))
+    assert share == pytest.approx((np.abs(latents.sum(1)) > 1).mean(), abs=0.03)
+    known = found["activations at 8 × 8 pixels"]
+    assert known["area"] > 0.995 and known["broken"] > 0.3 > known["others"]
+    assert 0.55 < found["latent vector"]["area"] < 0.9
 
 
 def test_studies_from_the_command_line(tmp_path, monkeypatch, capsys):

@@ -22,6 +22,7 @@ seeds = (1,)
 images = 850_000
 start_from = ""  # a generator to begin with, instead of nothing
 choices: dict = {}  # of the recipe, other than the usual ones for this size
+name = ""  # of the conditional generator; by default that of the data with the size
 cards = False  # only evaluate again what is in `out`
 resamples = 200
 classifiers = True  # train classifiers on generated images, which takes minutes
@@ -367,12 +368,13 @@ def run(
     seeds: Sequence[int] = (1,),
     start_from: str = "",
     choices: Mapping[str, Any] | None = None,
+    name: str = "",
     **measured: Any,
 ) -> Path:
     """Train generators in subfolders of `out` and record the conditional ones.
 
-    A conditional generator is called ``<data>-<size>``, or ``<data>-<size>-seed-<seed>`` for another
-    seed than 1; the one without classes ``<set>-vanilla-<size>``, with the first seed.
+    A conditional generator is called ``<data>-<size>`` unless it has a name, with ``-seed-<seed>``
+    for another seed than 1; the one without classes ``<set>-vanilla-<size>``, with the first seed.
 
     Returns:
         The record, or `out` if none was made.
@@ -380,7 +382,7 @@ def run(
     if unknown := set(arms) - {"conditional", "vanilla"}:
         raise DataError(f"no arm {', '.join(sorted(unknown))}: there are conditional, vanilla")
     chosen, data = arms or ("conditional", "vanilla"), splits["train"].name
-    kept, name = out, f"{data}-{size}"
+    kept, name = out, name or f"{data}-{size}"
     for seed in seeds if "conditional" in chosen else ():
         folder = out / (name if seed == 1 else f"{name}-seed-{seed}")
         given = {"start_from": start_from, **(choices or {})}
@@ -409,7 +411,7 @@ if __name__ == "__main__":
     if cards:
         place = measure_again(folder, splits, **options)
     else:
-        more: dict = {"start_from": start_from, "choices": choices, **options}
+        more: dict = {"start_from": start_from, "choices": choices, "name": name, **options}
         place = run(folder, splits, images, image_size, arms, seeds, **more)
 
 # %%
