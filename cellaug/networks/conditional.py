@@ -115,9 +115,9 @@ def conditional_generator(
             -1, MOMENTUM, center=False, scale=False, name=f"norm_{side}"
         )
         x = norm(x)
-        if image_norm:  # over all pixels and channels of an image, by one group
-            single = layers.GroupNormalization(1, center=False, scale=False, name=f"image_{side}")
-            x = single(x)
+        if image_norm:  # one group: all pixels and channels of an image
+            look = {"center": False, "scale": False, "name": f"image_{side}"}
+            x = layers.GroupNormalization(1, **look)(x)
         x = Modulation(name=f"modulate_{side}")([x, style])
         return layers.LeakyReLU(SLOPE, name=f"relu_{side}")(x)
 

@@ -109,73 +109,6 @@ Markdown(
 )
 
 # %% [markdown]
-# ## Broken cells
-#
-# Some cells burst into coloured noise, or lie on a background that no slide has. Their colours lie farther
-# out than those of 99 in 100 training images. What do they have in common?
-
-# %% tags=["nbval-check-output", "hide-input"]
-facts, cut = broken.recorded("pbc-fine-64")
-Markdown(
-    f"*Recorded {facts['date']}: {facts['cells']:,} cells of 64 px from the shipped "
-    f"generator, {100 * facts['broken']:.1f} % of them broken. Sizes are root mean "
-    "squares, activations those after batch normalisation. The area under the ROC curve "
-    "says how well a size tells broken cells from others: 0.5 is chance, 1 is without an "
-    "error.*"
-)
-
-# %% tags=["nbval-check-output"]
-causes = pd.DataFrame(facts["causes"]).T
-causes.columns = ["area", "median, broken", "median, others"]
-causes.sort_values("area", ascending=False).round(2)
-
-# %% [markdown]
-# Broken cells are known by activations that are too large inside the network, much less by long latent
-# vectors. Batch normalisation holds the size of activations over many images, but leaves that of a
-# single image free. Two remedies were tried. A *truncation* draws every component of a latent vector
-# again that lies beyond a limit ({cite:t}`brock2019`; `cellaug generate --truncation`):
-
-# %% tags=["nbval-check-output"]
-cut["truncation"] = cut["truncation"].map("{:g}".format).replace("nan", "none")
-cut = cut.replace({"measure": MEASURES}).set_index(["measure", "truncation"])
-cut["ratio"].unstack()[cut.index.unique("truncation")].round(2).dropna()
-
-# %% [markdown]
-# All values are relative to real cells measured against other real cells. And the training went on with
-# `image_norm`, which holds the size of every single image too:
-
-# %% tags=["nbval-check-output", "hide-input"]
-(longer,) = weights.recorded("pbc-fine-64-image-norm")
-Markdown(
-    f"*Recorded {longer['date']}, one training: the shipped generator, then "
-    f"{longer['images_seen']:,} further images with image_norm and a new discriminator, in "
-    f"{duration(longer['seconds'])}. Worst class (or grid period) relative to real cells, "
-    "as above.*"
-)
-
-# %% tags=["nbval-check-output"]
-beside = {}
-for name, rows in (
-    ("shipped", card["fidelity"]["table"]),
-    ("further", longer["table"]),
-):
-    worst, found = scorecard_table(rows)["worst value"], tidy(rows)
-    overall = found[found["level"] == "overall"].set_index("measure")
-    unusual = f"{overall.loc['colours', 'ratio']:.2f}"
-    beside[name] = pd.concat([worst, pd.Series({"unusual colours": unusual})])
-pd.DataFrame(beside)
-
-# %% tags=["nbval-check-output", "hide-input"]
-before, after = (float(rows["unusual colours"]) for rows in beside.values())
-Markdown(
-    f"Broken cells became {'rarer' if after < before else 'no rarer'}: {after:.1f} times as "
-    f"frequent as among real cells, {before:.1f} times before. "
-    + "So the size of the activations is a sign of broken cells, and not their cause. "
-    * (after >= before)
-    + "The generator of this training is not shipped."
-)
-
-# %% [markdown]
 # ## Larger cells
 #
 # At 64 px chromatin cannot be seen. We trained the same recipe at 128 and 256 px, with a few settings
@@ -221,3 +154,71 @@ pd.DataFrame(
         for size, generator in generators.items()
     }
 ).T
+
+# %% [markdown] tags=["new-page"]
+# ## Broken cells
+#
+# Some cells burst into coloured noise, or lie on a background that no slide has. Their colours lie farther
+# out than those of 99 in 100 training images. What do they have in common?
+
+# %% tags=["nbval-check-output", "hide-input"]
+facts, cut = broken.recorded("pbc-fine-64")
+Markdown(
+    f"*Recorded {facts['date']}: {facts['cells']:,} cells of 64 px from the shipped "
+    f"generator, {100 * facts['broken']:.1f} % of them broken. Sizes are root mean "
+    "squares, activations those after batch normalisation. The area under the ROC "
+    "curve says how well a size tells broken cells from others: 0.5 is chance, 1 is "
+    "without an error.*"
+)
+
+# %% tags=["nbval-check-output"]
+causes = pd.DataFrame(facts["causes"]).T
+causes.columns = ["area", "median, broken", "median, others"]
+causes.sort_values("area", ascending=False).round(2)
+
+# %% [markdown]
+# Broken cells are known by activations that are too large inside the network, much less by long latent
+# vectors. Batch normalisation holds the size of activations over many images, but leaves that of a
+# single image free. Two remedies were tried. A *truncation* draws every component of a latent vector
+# again that lies beyond a limit ({cite:t}`brock2019`; `cellaug generate --truncation`):
+
+# %% tags=["nbval-check-output"]
+cut["truncation"] = cut["truncation"].map("{:g}".format).replace("nan", "none")
+cut = cut.replace({"measure": MEASURES}).set_index(["measure", "truncation"])
+table = cut["ratio"].unstack()[cut.index.unique("truncation")].dropna()
+table.round(2).rename_axis(None)
+
+# %% [markdown]
+# All values are relative to real cells measured against other real cells. And the training went on with
+# `image_norm`, which holds the size of every single image too:
+
+# %% tags=["nbval-check-output", "hide-input"]
+(longer,) = weights.recorded("pbc-fine-64-image-norm")
+Markdown(
+    f"*Recorded {longer['date']}, one training: the shipped generator, then "
+    f"{longer['images_seen']:,} further images with image_norm and a new "
+    f"discriminator, in {duration(longer['seconds'])}. Worst class (or grid period) "
+    "relative to real cells, as on the page before.*"
+)
+
+# %% tags=["nbval-check-output"]
+beside = {}
+for name, rows in (
+    ("shipped", card["fidelity"]["table"]),
+    ("further", longer["table"]),
+):
+    worst, found = scorecard_table(rows)["worst value"], tidy(rows)
+    overall = found[found["level"] == "overall"].set_index("measure")
+    unusual = f"{overall.loc['colours', 'ratio']:.2f}"
+    beside[name] = pd.concat([worst, pd.Series({"unusual colours": unusual})])
+pd.DataFrame(beside)
+
+# %% tags=["nbval-check-output", "hide-input"]
+before, after = (float(rows["unusual colours"]) for rows in beside.values())
+Markdown(
+    f"Broken cells became {'rarer' if after < before else 'no rarer'}: {after:.1f} "
+    f"times as frequent as among real cells, {before:.1f} times before. "
+    + "So the size of the activations is a sign of broken cells, and not their cause. "
+    * (after >= before)
+    + "The generator of this training is not shipped."
+)
