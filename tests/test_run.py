@@ -85,6 +85,23 @@ def change(path, old, new):
     path.write_text(text.replace(old, new))
 
 
+def test_a_page_that_shows_a_record_is_run_again_when_that_changes(monkeypatch, tmp_path):
+    """Every notebook that reads from book/results is listed, with files that are there."""
+    for name in book.pages():
+        text = book.notebook_file(name).read_text("utf-8")
+        if re.search(r"recorded_benchmark\(|\.recorded\(|read_results\(", text):
+            assert name in run.RESULTS, name
+    for patterns in run.RESULTS.values():
+        for pattern in patterns:
+            assert any(book.result_file("").glob(pattern)), pattern
+    before = run.state_of("record/scale", {})
+    shutil.copytree(book.result_file(""), tmp_path / "book/results")
+    monkeypatch.setattr(book, "result_file", lambda name: tmp_path / "book/results" / name)
+    assert run.state_of("record/scale", {}) == before
+    (tmp_path / "book/results/scale-benchmark.json").write_text("{}")
+    assert run.state_of("record/scale", {}) != before
+
+
 def test_only_what_changed_is_run_again(tiny, capsys, monkeypatch):
     name, profile = run.load_profile("tiny")
     merged = run.run(name, profile)

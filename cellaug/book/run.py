@@ -41,8 +41,8 @@ NEEDS |= {"05_classifier": ("01_data", "03_ac_gan")}
 # Which files of book/results and which shipped weights a notebook shows or draws with.
 RESULTS = {"06_discussion": ["*/metrics.json", "ladder-*", "weights-*", "augmentation/pbc/*"]}
 RESULTS |= {"record/augmentation": ["augmentation/pbc/*"]}
-RESULTS |= {"record/ladder": ["ladder-*"], "record/weights": ["weights-*"]}
-RESULTS |= {"record/benchmarks": ["*-benchmark.json"]}
+RESULTS |= {"record/ladder": ["ladder-*"], "record/weights": ["weights-*", "broken-*"]}
+RESULTS |= {key: ["*-benchmark.json"] for key in ("record/benchmarks", "record/scale")}
 # Chapter 05 also draws recorded runs, but is not trained again for them; 06 draws the same figure.
 WEIGHTS = ("03_ac_gan", "04_latent_space", "05_classifier", "record/expert", "record/weights")
 # White space, and what TensorFlow says on being loaded, whatever the log level.
