@@ -8,6 +8,7 @@ from cellaug.classifiers import load_classifier
 from cellaug.data import DataError, open_dataset
 from cellaug.data.images import write_png
 from cellaug.generators import load_generator
+from cellaug.networks.dcgan import Even
 from cellaug.study import advise, answers, cluster, tasks
 from cellaug.study.plan import Run, ordered, read_plan
 from cellaug.training import Recipe
@@ -303,6 +304,12 @@ def test_a_generator_goes_on_with_resize_convolutions(trained):
         gan.generator.get_layer("project").get_weights()[0],
         source.model.get_layer("project").get_weights()[0],
     )
+    gan = begin(Recipe(**{**choices, "even": True}), 32, source.class_names, 10, source)
+    (kernel,) = source.model.get_layer("up_8").get_weights()
+    for network in (gan.generator, gan.averaged):
+        found = network.get_layer("up_8").get_weights()[0]
+        np.testing.assert_allclose(found, keras.ops.convert_to_numpy(Even()(kernel)), atol=1e-6)
+        assert np.abs(found - kernel).max() > 1e-3
     with pytest.raises(DataError, match=r"has the shape .*: leave the choices"):
         wider = Recipe(**{**choices, "generator_depth": 2 * choices["generator_depth"]})
         begin(wider, 32, source.class_names, 10, source)

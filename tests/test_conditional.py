@@ -226,7 +226,7 @@ def test_resize_convolutions_throughout_leave_no_grid():
 
 
 def test_even_kernels_keep_an_even_image_even_and_can_draw_grain():
-    """By hand for one kernel; in training the constraint holds, also in the moving average."""
+    """By hand for one kernel; in training the constraint holds."""
     kernel = np.random.default_rng(0).normal(size=(4, 4, 2, 3)).astype("float32")
     even = np.asarray(Even()(kernel))
     places = [even[a::2, b::2].sum((0, 1)) for a in (0, 1) for b in (0, 1)]

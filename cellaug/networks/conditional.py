@@ -102,8 +102,8 @@ def conditional_generator(
     resize-convolution ends it (Odena et al. 2016), with `resize_all` every doubling is one, with
     `even` the kernels of the others are `cellaug.networks.dcgan.Even`. No layer but the last has
     fewer channels than `narrowest`, so that some are left where the detail of a large image is
-    drawn. Batch normalisation leaves the size of a single image free, and cells
-    break where it is large: with `image_norm` every image gets mean 0 and deviation 1 after it.
+    drawn. Batch normalisation leaves the size of a single image free, and it is large in broken
+    cells: with `image_norm` every image gets mean 0 and deviation 1 after it.
     """
     latent = Input((latent_dim,), name="latent")
     label = Input((), dtype="int32", name="label")

@@ -46,7 +46,7 @@ class Recipe:
     resize: bool = True  # end the generator in a resize-convolution: no grid of period 2
     resize_all: bool = False  # resize-convolutions throughout: no grid of period 4 and more
     even: bool = False  # transposed convolutions without a net, which can draw grain
-    image_norm: bool = False  # after batch normalisation, each image by itself: fewer broken cells
+    image_norm: bool = False  # normalise each image by itself after batch normalisation
     low_pass: bool = False  # the discriminator filters images before it halves them
     narrowest: int = 1  # minimum of channels of the generator's layers, all but the last
     projection: bool = True  # projection head; False gives the class as planes beside the colours
