@@ -47,6 +47,8 @@ def study(name: str, profile: str, set: Sequence[str], **options: Any) -> None:
     images, arms, seed = options["images"], list(options["arm"]), list(options["seed"])
     if name in ("cards", "broken") and (images or arms or seed):
         raise DataError(f"{name} trains nothing: remove --arm, --seed and --images")
+    if name == "broken" and options["out"]:
+        raise DataError("broken writes a record into book/results: remove --out")
     spread = ("scheduler", "workers", "hours", "external", "class_map")
     own = {key: options[key] for key in spread if options[key]}
     if name != "augmentation" and own:

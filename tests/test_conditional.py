@@ -251,6 +251,9 @@ def test_even_kernels_keep_an_even_image_even_and_can_draw_grain():
     kernel = np.asarray(gan.generator.get_layer("up_8").kernel)
     assert np.abs(kernel - before).max() > 1e-4
     np.testing.assert_allclose(np.asarray(Even()(kernel)), kernel, atol=1e-6)
+    ends = networks.conditional_generator(32, 16, LATENT, CLASSES, resize=False, even=True)
+    found = [x for x in ends.layers if isinstance(x, keras.layers.Conv2DTranspose)]
+    assert len(found) == 3 and all(isinstance(x.kernel_constraint, Even) for x in found)
     with pytest.raises(ValueError, match="kernel 5: even needs one of 2, 4 or more pixels"):
         Recipe(kernel=5, even=True).build(32, CLASSES)
 

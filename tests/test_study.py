@@ -347,6 +347,7 @@ def test_studies_from_the_command_line(tmp_path, monkeypatch, capsys):
     with pytest.raises(DataError, match=r"drawn-16-seed-2 was trained on drawn.*name the profile"):
         weights.measure_again(tmp_path / "weights", stored_splits("other", 16))
     assert "trains nothing" in study("cards", "--out", "weights", "--seed", 3, status=2)
+    assert "remove --out" in study("broken", "--out", "weights", status=2)
     with pytest.raises(DataError, match="holds no folder with a"):
         weights.measure_again(tmp_path, {})
 

@@ -6,6 +6,7 @@ settles in short runs; the slope is Radford's, the dropout rate that of TensorFl
 """
 
 from collections.abc import Callable
+from functools import partial
 
 from cellaug.networks.describe import described
 
@@ -92,6 +93,10 @@ def generator_body(
     if depth % (whole := 2 ** (steps - 1)):
         expected = f"expected a multiple of {whole}"
         raise ValueError(f"generator depth {depth} at {size} px: {expected}")
+    transposed = partial(
+        layers.Conv2DTranspose, kernel_size=kernel, strides=2, padding="same",
+        kernel_constraint=Even() if even else None,
+    )  # fmt: skip
     x = layers.Dense(SMALLEST * SMALLEST * depth, use_bias=False, name="project")(x)
     x = layers.Reshape((SMALLEST, SMALLEST, depth), name="reshape")(x)
     x = activate(x, SMALLEST)
@@ -103,16 +108,13 @@ def generator_body(
             x = layers.UpSampling2D(interpolation="bilinear", name=f"resize_{side}")(x)
             up = layers.Conv2D(channels, 3, padding="same", **look)
         else:
-            limit = Even() if even else None
-            up = layers.Conv2DTranspose(
-                channels, kernel, 2, "same", kernel_constraint=limit, **look
-            )
+            up = transposed(channels, **look)
         x = activate(up(x), side)
     if resize or resize_all:
         x = layers.UpSampling2D(interpolation="bilinear", name=f"resize_{size}")(x)
         x = layers.Conv2D(3, 3, padding="same", name=f"up_{size}")(x)
     else:
-        x = layers.Conv2DTranspose(3, kernel, 2, padding="same", name=f"up_{size}")(x)
+        x = transposed(3, name=f"up_{size}")(x)
     return layers.Activation("tanh", dtype="float32", name="image")(x)
 
 

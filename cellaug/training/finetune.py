@@ -5,19 +5,13 @@ from typing import TYPE_CHECKING, Any
 
 from cellaug.errors import DataError
 from cellaug.training.gan import Adversarial
-from cellaug.training.recipe import Recipe
+from cellaug.training.recipe import GENERATOR, Recipe
 
 import numpy as np
 from keras import ops
 
 if TYPE_CHECKING:
     from cellaug.generators import Generator
-
-OPTIONS = {"depth": "generator_depth", "latent_dim": "latent_dim", "kernel": "kernel",
-           **{key: key for key in ("modulation", "resize", "resize_all", "narrowest",
-                                   "even", "image_norm")}}  # fmt: skip
-"""What `conditional_generator` calls its options, and `Recipe` its choices."""
-
 
 RISE = 0.05
 """The fraction of such a training in which the generator's learning rate rises to its value."""
@@ -35,7 +29,7 @@ def choices_of(source: "Generator", size: int) -> dict[str, Any]:
     if source.image_size != size:
         raise DataError(f"{source.folder} draws {source.image_size} pixels, not {size}: give that "
                         "image size, or another generator to start from")  # fmt: skip
-    return {ours: card["options"][theirs] for theirs, ours in OPTIONS.items()
+    return {ours: card["options"][theirs] for theirs, ours in GENERATOR.items()
             if theirs in card["options"]}  # fmt: skip
 
 

@@ -34,6 +34,13 @@ class RisingRate(LearningRateSchedule):
         return {"rate": self.rate, "steps": self.steps}
 
 
+GENERATOR = {"depth": "generator_depth"} | {
+    key: key for key in ("latent_dim", "kernel", "modulation", "resize", "narrowest", "resize_all",
+                         "even", "image_norm")
+}  # fmt: skip
+"""What `conditional_generator` calls its options, and `Recipe` its choices."""
+
+
 @dataclass(frozen=True)
 class Recipe:
     """All choices of a class-conditional GAN; the defaults suit small sets of cells at 64 px."""
@@ -114,11 +121,8 @@ class Recipe:
         compares = getattr(self.objectives[self.objective], "paired", False)
         layers = {"bias": not compares, "every_label": self._asks_labels, **layers}
         layers = {"deviation": self.deviation, "low_pass": self.low_pass, **layers}
-        generator = conditional_generator(
-            size, self.generator_depth, self.latent_dim, classes,
-            self.kernel, self.modulation, self.resize, self.narrowest, self.resize_all,
-            self.even, self.image_norm,
-        )  # fmt: skip
+        own = {theirs: getattr(self, ours) for theirs, ours in GENERATOR.items()}
+        generator = conditional_generator(size, classes=classes, **own)
         return generator, conditional_discriminator(
             size, self.discriminator_depth, classes, self.kernel, self.projection, **layers
         )
