@@ -34,17 +34,17 @@ from tqdm import tqdm
 
 SIZES = (64, 128, 256)
 DEVICES = (1, 4)
-STEPS, ROUNDS = 4, 5
+STEPS, ROUNDS = 8, 5  # steps: a whole cycle of the lazy penalty
 SIDE = 8192
 MANY = 450_000
 PAIR = "two steps in one call"
 
 
-def recipe(size: int) -> Any:
+def recipe(size: int, **choices: Any) -> Any:
     """The recipe of `cellaug train` at this size, with a batch that four devices can share."""
     from cellaug.train import recipe_for
 
-    return recipe_for(size, 1, {"batch_size": BATCH})
+    return recipe_for(size, 1, {"batch_size": BATCH, **choices})
 
 
 def stepping(size: int, together: int = 1) -> Callable[[int], None]:
@@ -55,11 +55,32 @@ def stepping(size: int, together: int = 1) -> Callable[[int], None]:
 
 
 def compiled(size: int) -> dict[str, Any]:
-    """What XLA says of the compiled step of all devices here: operations, bytes, exchange."""
+    """What XLA says of the compiled step of all devices here: operations, bytes, exchange.
+
+    XLA counts the penalty in every step. It is computed in one of `penalty_every`, so this is the
+    mean over so many steps, from a compiled step with the penalty and one without.
+    """
+    every = recipe(size).penalty_every
+    whole, bare = costs(size), costs(size, gamma=0.0)
+
+    def mean(one: float, other: float) -> float:
+        return one / every + other * (every - 1) / every
+
+    none = {"count": 0, "bytes": 0}
+    joined = {
+        kind: {what: mean(each[what], bare["collectives"].get(kind, none)[what]) for what in none}
+        for kind, each in whole["collectives"].items()
+    }
+    costly = {what: mean(whole[what], bare[what]) for what in ("flops", "bytes")}
+    return {**whole, **costly, "collectives": joined}
+
+
+def costs(size: int, **choices: Any) -> dict[str, Any]:
+    """The same of one step, with further choices of the recipe."""
     import jax
     from keras.src.backend.jax.trainer import _distribute_data
 
-    gan = recipe(size).build(size, CLASSES, 10_000)
+    gan = recipe(size, **choices).build(size, CLASSES, 10_000)
     state = gan._get_jax_state(
         trainable_variables=True, non_trainable_variables=True, optimizer_variables=True,
         metrics_variables=True,

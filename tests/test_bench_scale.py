@@ -6,7 +6,7 @@ import subprocess
 import sys
 
 from studies import scaling
-from studies.scaling import collectives, efficiency, exchanged, predicted
+from studies.scaling import collectives, efficiency, exchanged, least, predicted, reached
 
 import pandas as pd
 import pytest
@@ -21,7 +21,7 @@ TEXT = """
   %scalar = f32[] all-reduce(%f), to_apply=%add
   %other = f32[1000]{0} add(%all-reduce.1, %g)
 """
-MACHINE = {"peak": 100, "per_host": 8, "inside": 200, "between": 20, "latency": 10}
+MACHINE = {"peak": 100, "memory": 1000, "per_host": 8, "inside": 200, "between": 20, "latency": 10}
 
 
 def test_operations_that_join_devices_are_counted_with_their_bytes():
@@ -45,7 +45,7 @@ def test_an_exchange_takes_bandwidth_and_messages():
 
 
 def test_a_step_waits_for_the_slower_of_computing_and_reading():
-    step = {"flops": 1e9, "collectives": {"all-reduce": {"count": 1, "bytes": 0}}}
+    step = {"flops": 1e9, "bytes": 1e6, "collectives": {"all-reduce": {"count": 1, "bytes": 0}}}
     found = predicted(16, 1600, step, MACHINE, share=0.5, reading=1e6)
     assert found["computing"] == pytest.approx(100 * 1e9 / 50e12)
     assert found["exchanging"] == pytest.approx(8 * 10e-6)
@@ -53,6 +53,18 @@ def test_a_step_waits_for_the_slower_of_computing_and_reading():
     assert found["step"] == found["computing"] + found["exchanging"]
     assert found["images_per_second"] == pytest.approx(1600 / found["step"])
     assert predicted(16, 1600, step, MACHINE, 0.5, reading=1e4)["step"] == pytest.approx(1e-2)
+
+
+def test_a_device_is_no_faster_than_its_memory():
+    assert least({"flops": 1e9, "bytes": 1e6}, MACHINE) == pytest.approx(1e-5)  # 10⁹ of 10¹⁴
+    assert least({"flops": 1e9, "bytes": 1e8}, MACHINE) == pytest.approx(1e-4)  # 10⁸ of 10¹²
+
+
+def test_a_recorded_training_says_which_part_of_the_best_it_reached():
+    step = {"flops": 989e6, "bytes": 1.0}  # a microsecond of an H200
+    training = {"images_seen": 6_000_000, "seconds": 60, "device": "16 cores, NVIDIA H200"}
+    assert reached(training, step) == pytest.approx(0.1)
+    assert reached({**training, "device": "AMD EPYC, 2 cores"}, step) is None
 
 
 def test_efficiency_is_that_of_one_device():
@@ -72,17 +84,19 @@ def test_the_compiled_step_of_four_devices_exchanges_its_gradients():
         "from cellaug.training import Recipe\n"
         "from cellaug.training.devices import together\n"
         "b.BATCH = 8\n"
-        "b.recipe = lambda size: Recipe(decay=0.3, generator_depth=8, discriminator_depth=4,"
-        " batch_size=8)\n"
+        "b.recipe = lambda size, **more: Recipe(decay=0.3, generator_depth=8,"
+        " discriminator_depth=4, batch_size=8, **more)\n"
         "with together():\n"
-        "    print(json.dumps(b.compiled(16)))\n"
+        "    print(json.dumps([b.compiled(16), b.costs(16), b.costs(16, gamma=0.0)]))\n"
     )
     flags = f"--xla_force_host_platform_device_count=4 {QUICK}"
     given = os.environ | {"KERAS_BACKEND": "jax", "XLA_FLAGS": flags}
     given["PYTHONPATH"] = os.pathsep.join(sys.path)
     done = subprocess.run([sys.executable, "-c", code], env=given, text=True, capture_output=True)
     assert done.returncode == 0, done.stderr
-    found = json.loads(done.stdout.splitlines()[-1])
+    found, whole, bare = json.loads(done.stdout.splitlines()[-1])
     reduced = found["collectives"]["all-reduce"]
     assert reduced["bytes"] > 4 * sum(found["parameters"])  # gradients of both, and batch means
     assert reduced["count"] > 2 and found["flops"] > 0 and found["memory"] > 0
+    assert found["flops"] == pytest.approx((whole["flops"] + 7 * bare["flops"]) / 8)
+    assert bare["flops"] < found["flops"] < whole["flops"]  # the penalty in one step of eight

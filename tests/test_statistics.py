@@ -5,6 +5,7 @@ from cellaug.study.statistics import (
     difference,
     effect_size,
     holm,
+    on_resampled_images,
     over_seeds,
     scores,
     seeds_needed,
@@ -100,6 +101,27 @@ def test_no_interval_from_two_seeds():
     assert np.isnan(over_seeds([0.1, 0.2])["low"])
 
 
+def test_the_interval_over_seeds_by_hand():
+    found = over_seeds([0.1, 0.2, 0.3, np.nan])
+    half = 4.302653 * 0.1 / 3**0.5  # Student's t with two degrees of freedom
+    assert found["n"] == 3 and found["low"] == pytest.approx(0.2 - half)
+    assert found["high"] == pytest.approx(0.2 + half)
+
+
+def test_macro_f1_on_resampled_images():
+    rng = np.random.default_rng(5)
+    truth = rng.integers(3, size=60)
+    said = np.stack(
+        [np.where(rng.random(60) < p, truth, rng.integers(3, size=60)) for p in (0.5, 1)]
+    )
+    found = on_resampled_images(truth, said, 4, 300)
+    drawn = np.random.default_rng(0).multinomial(60, np.full(60, 1 / 60), 300)
+    rows = np.repeat(np.arange(60), drawn[7])
+    wanted = metrics.f1_score(truth[rows], said[0][rows], average="macro")
+    assert found.shape == (2, 300) and found[0, 7] == pytest.approx(wanted)
+    assert (found[1] == 1).all()
+
+
 def test_sign_flips_by_hand():
     assert sign_flip(np.array([1.0, 2.0, 3.0])) == pytest.approx(2 / 8)  # itself and its mirror
     assert sign_flip(np.array([1.0, -2.0, 3.0])) == pytest.approx(6 / 8)  # sums of 2, 4, 6 and more
@@ -112,6 +134,7 @@ def test_holm_by_hand():
     expected = pd.Series({"a": 0.03, "b": 0.06, "c": 0.06, "d": np.nan})
     pd.testing.assert_series_equal(holm(p), expected)
     assert holm(pd.Series([0.6, 0.7])).tolist() == [1.0, 1.0]
+    assert holm(pd.Series([0.01, 0.02]), family=5).tolist() == [0.05, 0.08]  # three to come
 
 
 def test_effect_size_and_seeds_needed():

@@ -299,12 +299,30 @@ def test_what_broken_cells_share_is_found():
     inside = keras.layers.Reshape((8, 8, 3), name="norm_8")(layer)
     model = keras.Model([vector, label], keras.layers.Activation("tanh")(inside))
     grey = np.linspace(-0.3, 0.3, 500)[:, None, None, None] * np.ones((1, 8, 8, 3))
-    found, share = broken.causes(model, np.array([150, 150]), to_uint8(np.tanh(grey)))
-    latents = np.random.default_rng(1).standard_normal((300, 2))
+    train = to_uint8(np.tanh(grey))
+    found, share, in_batch = broken.causes(model, np.array([150, 150]), train)
+    assert in_batch == share  # nothing here is normalised over a batch
+    rng = np.random.default_rng(1)
+    rng.permutation(300)
+    latents = rng.standard_normal((300, 2))
     assert share == pytest.approx((np.abs(latents.sum(1)) > 1).mean(), abs=0.03)
     known = found["activations at 8 × 8 pixels"]
     assert known["area"] > 0.995 and known["broken"] > 0.3 > known["others"]
     assert 0.55 < found["latent vector"]["area"] < 0.9
+
+    averaged = keras.layers.BatchNormalization(name="norm_last")
+    plain = keras.layers.Reshape((8, 8, 3))(layer)
+    hot = keras.Model([vector, label], keras.layers.Activation("tanh")(averaged(plain)))
+    kept = [
+        np.ones(3),
+        np.zeros(3),
+        np.zeros(3),
+        np.full(3, 2.0**-13),
+    ]  # averages far from a batch's
+    averaged.set_weights(kept)
+    _, share, in_batch = broken.causes(hot, np.array([150, 150]), train)
+    assert share > 0.9 and 0.6 < in_batch < 0.85  # |z| > 0.3 where the statistics are its own
+    assert all(np.array_equal(*pair) for pair in zip(averaged.get_weights(), kept, strict=True))
 
 
 def test_studies_from_the_command_line(tmp_path, monkeypatch, capsys):

@@ -15,6 +15,7 @@ import pytest
 
 PBC = notebook_file("studies/augmentation").parent / "plans" / "pbc.yaml"
 EVEN, COPIES, MADE = "even, classical", "duplicates, classical", "half selected, classical"
+TRUTH = np.repeat([0, 1], 500)  # of a thousand test images of two classes
 LEVELS = {  # macro F1 of each arm, without the seeds' own ups and downs
     "all": {EVEN: 0.90},
     "tail-10": {EVEN: 0.70, COPIES: 0.72, MADE: 0.80},
@@ -26,7 +27,7 @@ LEVELS = {  # macro F1 of each arm, without the seeds' own ups and downs
 @pytest.fixture(scope="module")
 def results():
     """A study of six seeds, whose validation scores are a tenth lower than those of the test."""
-    plan, rows = read_plan(PBC), []
+    plan, rows, given = read_plan(PBC), [], []
     for scarcity, arms in LEVELS.items():
         for arm, level in arms.items():
             for seed in range(1, 7):
@@ -36,10 +37,16 @@ def results():
                 value = level + 0.001 * (-1) ** seed * (1 + (arm[0] == "h"))
                 rows.append(made | {"tested_on": answers.OWN, "value": value})
                 rows.append(made | {"tested_on": answers.VALIDATION, "value": value - 0.1})
-    runs = pd.DataFrame(rows)
+                own = {"taxonomy": "fine", "tested_on": answers.OWN}
+                rows += [made | own | {"measure": "recall", "class": name, "value": value}
+                         for name in "ab"]  # fmt: skip
+                right = np.tile(np.arange(500) < round(500 * value), 2)  # macro F1 is `value`
+                named = np.where(right, TRUTH, 1 - TRUTH).astype(np.uint8)
+                given.append({"run": made["run"], "answers": named, **own})
+    runs, test = pd.DataFrame(rows), pd.DataFrame({"class": np.array(["a", "b"])[TRUTH]})
     none = pd.DataFrame()
     work = pd.DataFrame({"run": ["a", "b"], "seconds": [3600.0, 3600.0]})
-    return answers.Results(plan, runs, none, none, none, none, work)
+    return answers.Results(plan, runs, none, pd.DataFrame(given), test, none, work)
 
 
 def test_scores_are_of_the_plans_own_classifier_and_of_one_set(results):
@@ -62,6 +69,12 @@ def test_room_and_what_is_recovered_of_it(results):
     assert row["room"] == pytest.approx(0.90 - 0.72)
     assert row["recovered"] == pytest.approx((0.80 - 0.72) / 0.18)
     assert row["low"] < row["recovered"] < row["high"] and row["n"] == 6
+    # 180 images are in the room, 80 of them recovered, by all seeds alike: a binomial fraction
+    spread = np.sqrt(80 / 180 * 100 / 180 / 180)
+    assert row["high"] - row["low"] == pytest.approx(2 * 1.96 * spread, rel=0.1)
+    few = results.runs[~((results.runs["arm"] == MADE) & (results.runs["seed"] > 4))]
+    few = answers.room(replace(results, runs=few)).set_index("scarcity")
+    assert np.isnan(few.loc["tail-10", "low"]) and few.loc["tail-10", "n"] == 4
     assert found.loc["tail-20", "baseline"] == EVEN
     assert found.loc["tail-20", "recovered"] == pytest.approx(0, abs=1e-6)
     assert "tail-50" not in found.index  # no arm with made images there
@@ -75,6 +88,10 @@ def test_a_gain_is_worth_the_real_images_that_would_bring_it(results):
     # 0.70 at 10 images becomes 0.80, which is the baseline's score at 20
     assert found.loc["tail-10", "images"] == pytest.approx(10, abs=0.2)
     assert found.loc["tail-20", "images"] == pytest.approx(0, abs=0.2)
+    less = results.runs.copy()
+    less.loc[(less["arm"] == MADE) & (less["scarcity"] == "tail-10"), "value"] -= 0.3
+    found = answers.worths(replace(results, runs=less)).set_index("scarcity")
+    assert found.loc["tail-10", "images"] == -np.inf  # below the whole curve, and not left out
 
 
 def test_words_decide_nothing_from_few_seeds():
@@ -86,6 +103,10 @@ def test_words_decide_nothing_from_few_seeds():
     assert answers.points(row) == "+1.2 (+0.3 to +2.1), 10 seeds"
     lone = row | {"mean": -0.02, "low": np.nan, "n": 1}
     assert answers.points(lone) == "−2.0, 1 seed"
+    assert answers.points(lone | {"planned": 5}) == "−2.0, 1 of 5 seeds"
+    assert answers.doubt(row | {"adjusted": 0.04}) == "" == answers.doubt(row | {"n": 4})
+    doubtful = answers.in_words(pd.DataFrame([row | {"adjusted": 0.06}]))
+    assert "better at tail-10 (but not after Holm's correction): +1.2" in doubtful
     assert answers.in_words(pd.DataFrame([row, row | {"n": 3}])) == (
         "*a* against *b*: better at tail-10: +1.2 (+0.3 to +2.1), 10 seeds; "
         "too few seeds for a verdict at tail-10: +1.2 (+0.3 to +2.1), 3 seeds."
@@ -161,8 +182,11 @@ def test_the_quality_of_a_generator_and_its_gain(results):
     runs.loc[made, "generator_coverage"] = quality[made]
     runs.loc[made, "generator_kernel_distance"] = -quality[made]
     runs.loc[made & (runs["tested_on"] == answers.OWN), "value"] += 0.01 * quality[made]
-    found = answers.quality_and_gain(replace(results, runs=runs))
-    assert found.loc["coverage", "ρ"] == pytest.approx(1, abs=0.2) and found["runs"].eq(12).all()
+    other = runs[made].assign(arm="half synthetic, classical")  # uses the same generators
+    other["run"] = "other " + other["run"]
+    found = answers.quality_and_gain(replace(results, runs=pd.concat([runs, other])))
+    assert found.loc["coverage", "ρ"] == pytest.approx(1, abs=0.2)
+    assert found["generators"].eq(12).all()
     assert found.loc["kernel distance", "ρ"] == pytest.approx(-found.loc["coverage", "ρ"])
 
 

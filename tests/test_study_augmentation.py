@@ -27,8 +27,8 @@ from cellaug.study.arms import (
     others,
 )
 from cellaug.study.external import other_laboratory, own_test
-from cellaug.study.plan import ARM, Run, ordered, read_plan
-from cellaug.study.results import contrasts, gather, merged, record, specificity
+from cellaug.study.plan import ARM, Contrast, Run, ordered, read_plan
+from cellaug.study.results import contrasts, gather, merged, one_generator, record, specificity
 from cellaug.study.statistics import holm, seeds_needed
 from cellaug.study.tasks import perform, refuse_test
 from cellaug.study.worker import RESULT
@@ -372,6 +372,9 @@ TINY = {
 def tiny(tmp_path_factory):
     """Every arm of the real study, as small as it goes."""
     arms = yaml.safe_load((PLANS / "pbc.yaml").read_text("utf-8"))["arms"]
+    arms["half reconstructions of scarce, classical"] = arms["half reconstructions, classical"] | {
+        "only": "scarce"
+    }
     arms["AC-GAN of other images +50 %"] = arms["AC-GAN +50 %"] | {"pool": "disjoint"}
     blocks = [{"seeds": 1, "scarcities": ["tail-6"], "arms": [*arms]}]
     folder = tmp_path_factory.mktemp("tiny")
@@ -423,6 +426,18 @@ def test_selection_counts_what_it_refuses(tiny):
         assert len(own) <= tasks.TRIES * count
         reasons = own["reason"].replace("", "kept").value_counts().to_dict()
         assert {k: n for k, n in found["reasons"][kind].items() if n} == reasons
+
+
+@pytest.mark.parametrize("kind", ["reconstructions", "synthetic"])
+def test_generated_images_of_the_scarce_classes_alone(tiny, kind):
+    """The same ones as an arm with all classes adds, without those of other classes."""
+    every, _ = done(tiny, f"half {kind}, classical")
+    alone, _ = done(tiny, f"half {kind} of scarce, classical")
+    assert alone["needs"] == every["needs"] and alone["name"] != every["name"]
+    wanted = {
+        name: n * (name == "phantom lymphocyte") for name, n in every["found"]["extra"].items()
+    }
+    assert alone["found"]["extra"] == wanted and any(wanted.values())
 
 
 def test_the_thesis_protocol_gives_the_generator_other_images(tiny):
@@ -649,6 +664,21 @@ def test_contrasts_are_paired_over_the_seeds_that_both_arms_have():
     )
     assert by_class["adjusted"].tolist() == holm(by_class["p"]).tolist()  # over the two classes
     assert found.loc["fine", "needed"] == seeds_needed(found.loc["fine", "sd"], 0.007)
+
+
+def test_runs_whose_generators_differ_are_no_pair():
+    """Two arms that share a generator by the plan; that of seed 2 was lost and trained again."""
+    plan = read_plan(PLANS / "pbc.yaml")
+    made, chosen = "half synthetic, classical", "half selected, classical"
+    table = pd.DataFrame({"run": ["m1", "c1", "m2", "c2"],
+                          "generator_kernel_distance": [5.5, 5.5, 6.0, 6.5]})  # fmt: skip
+    pair = Contrast(chosen, made, "tail-10")
+    assert one_generator(plan, pair, 1, ["c1", "m1"], table)
+    assert not one_generator(plan, pair, 2, ["c2", "m2"], table)
+    apart = Contrast(made, "even, classical", "tail-10")  # only one of them has a generator
+    assert one_generator(plan, apart, 2, ["m2", "e2"], table)
+    other = Contrast("disjoint +50 %, classical", "synthetic +50 %, classical", "half")
+    assert one_generator(plan, other, 2, ["c2", "m2"], table)  # they are to differ
 
 
 def test_a_failed_run_is_named_and_the_others_are_done(tmp_path, monkeypatch):

@@ -9,7 +9,7 @@ from cellaug.data import Dataset, open_dataset
 from cellaug.errors import DataError
 from cellaug.evaluation import classifiers
 from cellaug.study.plan import FINE, OWN, VALIDATION, Plan, choices, of_plan, read_plan
-from cellaug.study.statistics import LEVEL, over_seeds, worth
+from cellaug.study.statistics import LEVEL, on_resampled_images, over_seeds, worth
 
 import numpy as np
 import pandas as pd
@@ -74,7 +74,7 @@ def scores(
 def summary(found: pd.DataFrame) -> pd.DataFrame:
     """Mean, interval (`over_seeds`), sd and n of `scores`, by scarcity and arm as they come."""
     groups = found.groupby(["scarcity", "arm"], sort=False)["value"]
-    rows = {key: over_seeds(values.to_numpy(), 1999) for key, values in groups}
+    rows = {key: over_seeds(values.to_numpy()) for key, values in groups}
     table = pd.DataFrame.from_dict(rows, orient="index")
     table.index = pd.MultiIndex.from_tuples(table.index, names=["scarcity", "arm"])
     return table
@@ -106,8 +106,9 @@ def room(results: Results) -> pd.DataFrame:
 
     The room is the mean macro F1 with all images less that of the best arm without synthesis, both
     arms chosen on validation images. A row for each scarcity and arm: baseline, score, ceiling,
-    room, recovered with its interval low to high (BCa over the seeds of both; NaN with fewer than
-    three), n. Scarcities whose room is not above zero are left out.
+    room, recovered with its interval low to high (percentiles over seeds and test images; NaN with
+    too few seeds for a verdict), n. Left out are scarcities whose room is not above zero, and arms
+    that share fewer than `FOR_AN_INTERVAL` seeds with the baseline.
     """
     plan, found = results.plan, scores(results)
     real, full = without_synthesis(plan), whole(plan)
@@ -115,7 +116,19 @@ def room(results: Results) -> pd.DataFrame:
     rows: list[dict[str, Any]] = []
     if not (top := best_arm(results, full, real)):
         return pd.DataFrame(rows)
-    ceiling = at[full, top].to_numpy()
+    ceiling, order = at[full, top], results.class_names
+    truth = np.array([order.index(name) for name in results.test["class"]])
+    own = results.answers[
+        results.answers["taxonomy"].eq(FINE) & results.answers["tested_on"].eq(OWN)
+    ]
+    given = own.set_index("run")["answers"]
+    of_own = results.runs[of_plan(plan, results.runs)].drop_duplicates("run")
+    named = of_own.set_index(["scarcity", "arm", "seed"])["run"]
+
+    def resampled(scarcity: str, arm: str, seeds: pd.Index) -> np.ndarray:
+        answered = np.stack([given[named[scarcity, arm, seed]] for seed in seeds])
+        return on_resampled_images(truth, answered, len(order))
+
     for scarcity in [name for name in plan.scarcities if name != full]:
         if not (base := best_arm(results, scarcity, real)):
             continue
@@ -125,34 +138,29 @@ def room(results: Results) -> pd.DataFrame:
         made = {"scarcity": scarcity, "baseline": base, "score": baseline.mean(),
                 "ceiling": ceiling.mean(), "room": gap}  # fmt: skip
         for arm in found[found["scarcity"] == scarcity]["arm"].unique():
-            if arm not in real:
-                pairs = pd.concat({"arm": at[scarcity, arm], "base": baseline}, axis=1).dropna()
-                rows.append({**made, "arm": arm, **recovered(pairs, ceiling)})
+            gains = (at[scarcity, arm] - baseline).dropna()
+            if arm in real or len(gains) < classifiers.FOR_AN_INTERVAL:
+                continue
+            low = high = np.nan
+            if len(gains) >= classifiers.FOR_A_VERDICT:
+                one, other = (resampled(scarcity, name, gains.index) for name in (arm, base))
+                low, high = recovered(one, other, resampled(full, top, ceiling.index))
+            rows.append({**made, "arm": arm, "recovered": gains.mean() / gap, "low": low,
+                         "high": high, "n": len(gains)})  # fmt: skip
     return pd.DataFrame(rows)
 
 
-def recovered(pairs: pd.DataFrame, ceiling: np.ndarray) -> dict[str, float]:
-    """The fraction of the room that an arm recovers, by the paired scores `arm` and `base`."""
-    arm, base = pairs["arm"].to_numpy(), pairs["base"].to_numpy()
+def recovered(arm: np.ndarray, base: np.ndarray, top: np.ndarray) -> np.ndarray:
+    """The interval of the fraction of the room that an arm recovers, over its seeds too.
 
-    def fraction(seeds: np.ndarray, others: np.ndarray) -> float:
-        one, other, top = (
-            arm[seeds.astype(int)],
-            base[seeds.astype(int)],
-            ceiling[others.astype(int)],
-        )
-        return float((one - other).mean() / (top.mean() - other.mean()))
-
-    every = np.arange(len(pairs)), np.arange(len(ceiling))
-    found = {"recovered": fraction(*every) if len(pairs) else np.nan, "n": len(pairs)}
-    found |= {"low": np.nan, "high": np.nan}
-    if min(map(len, every)) >= 3 and np.ptp(arm - base):
-        interval = stats.bootstrap(
-            every, fraction, n_resamples=2000, confidence_level=LEVEL, vectorized=False,
-            method="BCa", rng=np.random.default_rng(0),
-        ).confidence_interval  # fmt: skip
-        found |= {"low": float(interval.low), "high": float(interval.high)}
-    return found
+    Each of the three has a row for each seed (those of `arm` and `base` are pairs) and a column for
+    each set of resampled test images (`on_resampled_images`).
+    """
+    rng, each = np.random.default_rng(0), np.arange(arm.shape[1])
+    seeds, others = (rng.integers(len(part), size=part.shape) for part in (arm, top))
+    gain, lower = ((values[seeds, each]).mean(0) for values in (arm - base, base))
+    fraction = gain / (top[others, each].mean(0) - lower)
+    return np.quantile(fraction, [(1 - LEVEL) / 2, (1 + LEVEL) / 2])
 
 
 def curves(plan: Plan) -> dict[str, dict[str, int]]:
@@ -179,9 +187,10 @@ def worths(results: Results) -> pd.DataFrame:
     """What each arm's gain is worth in real images (`statistics.worth`), with its interval.
 
     The baseline of a family of scarcities (`curves`) is the arm without synthesis that is best on
-    validation images among those that all of its scarcities have. Rows: family, scarcity, number
-    (of real images), baseline, arm, images, low, high, n; an arm is measured where it shares three
-    seeds with the baseline. One that scores less than the curve does anywhere has no row.
+    validation images among those that all of its scarcities have; a scarcity counts where it has
+    three seeds of it. Rows: family, scarcity, number (of real images), baseline, arm, images, low,
+    high, n; an arm is measured where it shares three seeds with the baseline. One that scores less
+    than the curve does anywhere is worth -inf.
     """
     found, rows = scores(results), []
     for family, numbers in curves(results.plan).items():
@@ -193,14 +202,16 @@ def worths(results: Results) -> pd.DataFrame:
             continue
         base = best_arm(results, next(iter(own["scarcity"])), common)
         at = own.set_index(["scarcity", "arm", "seed"])["value"].sort_index()
-        curve = {numbers[name]: at[name, base].tolist() for name in own["scarcity"].unique()}
+        enough = at.xs(base, level="arm").groupby("scarcity").size() >= classifiers.FOR_AN_INTERVAL
+        curve = {numbers[name]: at[name, base].tolist() for name in enough.index[enough]}
         for (scarcity, arm), values in at.groupby(["scarcity", "arm"], sort=False):
             gains = (values.droplevel([0, 1]) - at[scarcity, base]).dropna()
-            if arm not in without_synthesis(results.plan) and len(gains) >= 3:
+            few = min(len(gains), len(at[scarcity, base])) < classifiers.FOR_AN_INTERVAL
+            if arm not in without_synthesis(results.plan) and not few and len(curve) > 1:
                 rows.append({"family": family, "scarcity": scarcity, "number": numbers[scarcity],
                              "baseline": base, "arm": arm, "n": len(gains),
                              **worth(curve, numbers[scarcity], gains.tolist())})  # fmt: skip
-    return pd.DataFrame([row for row in rows if row["images"] > -np.inf])
+    return pd.DataFrame(rows)
 
 
 def verdict(row: Mapping[str, Any]) -> str:
@@ -209,21 +220,40 @@ def verdict(row: Mapping[str, Any]) -> str:
 
 
 def points(row: Mapping[str, Any]) -> str:
-    """A contrast's mean and interval in percentage points: "+1.2 (+0.3 to +2.1), 10 seeds"."""
+    """A contrast's mean and interval in percentage points: "+1.2 (+0.3 to +2.1), 5 of 10 seeds"."""
     mean, low, high = (
         f"{100 * row[key]:+.1f}".replace("-", "−") for key in ("mean", "low", "high")
     )
     between = "" if np.isnan(row["low"]) else f" ({low} to {high})"
-    found = f"{mean}{between}, {row['n']} seed{'s' * (row['n'] != 1)}"
-    return found.replace("-", "−")
+    most = max(row["n"], row.get("planned", 0))
+    seeds = f"{row['n']}{f' of {most}' * (most > row['n'])} seed{'s' * (most != 1)}"
+    return f"{mean}{between}, {seeds}"
+
+
+def doubt(row: Mapping[str, Any]) -> str:
+    """A note for a contrast that is better or worse, but not after the correction; else ""."""
+    clear = verdict(row) not in ("better", "worse") or row.get("adjusted", 0) < 1 - LEVEL
+    return "" if clear else " (but not after Holm's correction)"
 
 
 def of_question(results: Results, question: int, tested_on: str = OWN) -> pd.DataFrame:
-    """The planned contrasts of one of the page's questions, over all classes of the set's own."""
-    table = results.contrasts
+    """The planned contrasts of one of the page's questions, over all classes of the set's own.
+
+    With the seeds that the plan has for both arms, as `planned`.
+    """
+    plan, table = results.plan, results.contrasts
     own = (table["question"] == question) & (table["class"] == "")
     own &= (table["taxonomy"] == FINE) & (table["tested_on"] == tested_on)
-    return table[own].reset_index(drop=True)
+    table = table[own].reset_index(drop=True)
+
+    def seeds(scarcity: str, arm: str) -> int:
+        return max(
+            b["seeds"] for b in plan.blocks if scarcity in b["scarcities"] and arm in b["arms"]
+        )
+
+    both = [min(seeds(row.scarcity, arm) for arm in (row.arm, row.against))
+            for row in table.itertuples()]  # fmt: skip
+    return table.assign(planned=both)
 
 
 def in_words(contrasts: pd.DataFrame) -> str:
@@ -233,7 +263,7 @@ def in_words(contrasts: pd.DataFrame) -> str:
         parts = []
         for row in rows.to_dict("records"):
             called = verdict(row) or "too few seeds for a verdict"
-            parts.append(f"{called} at {row['scarcity']}: {points(row)}")
+            parts.append(f"{called} at {row['scarcity']}{doubt(row)}: {points(row)}")
         sentences.append(f"*{arm}* against *{against}*: {'; '.join(parts)}.")
     return " ".join(sentences) or "No run of these contrasts is finished yet."
 
@@ -257,7 +287,8 @@ def quality_and_gain(results: Results) -> pd.DataFrame:
 
     The gain is over the best arm without synthesis of the same scarcity and seed; gains and
     measures are taken less their mean in a scarcity and arm, so that only generators of like runs
-    are compared. Columns: Spearman's ρ, p, runs.
+    are compared, and then averaged over the arms that share a generator. Columns: Spearman's ρ, p,
+    generators.
     """
     runs = results.runs[of_plan(results.plan, results.runs)].drop_duplicates("run")
     measures = [name for name in ("generator_kernel_distance", "generator_precision",
@@ -270,15 +301,16 @@ def quality_and_gain(results: Results) -> pd.DataFrame:
     gains = [at[tuple(key)] - at.get((key[0], bases[key[0]], key[2]), np.nan)
              for key in keys.itertuples(index=False)]  # fmt: skip
     table = runs.assign(gain=gains).dropna(subset=["gain", *measures])
-    rows = {}
+    same, rows = table.groupby(["scarcity", "seed", *measures]).ngroup(), {}
     for name in measures:
         parts = table.groupby(["scarcity", "arm"])[[name, "gain"]]
         centred = (table[[name, "gain"]] - parts.transform("mean"))[parts.transform("size") > 2]
+        centred = centred.groupby(same).mean()
         if len(centred) > 2:
             found = stats.spearmanr(centred[name], centred["gain"])
             label = name.removeprefix("generator_").replace("_", " ")
-            rows[label] = {"ρ": found.statistic, "p": found.pvalue, "runs": len(centred)}
-    return pd.DataFrame.from_dict(rows, orient="index", columns=["ρ", "p", "runs"])
+            rows[label] = {"ρ": found.statistic, "p": found.pvalue, "generators": len(centred)}
+    return pd.DataFrame.from_dict(rows, orient="index", columns=["ρ", "p", "generators"])
 
 
 def by_classifier(results: Results, choice: str) -> pd.DataFrame:
@@ -366,10 +398,7 @@ def advice(results: Results) -> str:
         rows = planned[planned["scarcity"] == scarcity]
         told: dict[str, list[str]] = {}
         for row in rows[rows["against"] == real].to_dict("records"):
-            word = verdict(row)
-            doubtful = word in ("better", "worse") and not row["adjusted"] < 1 - LEVEL
-            note = " (but not after Holm's correction)" * doubtful
-            told.setdefault(word, []).append(f"*{row['arm']}*{note}")
+            told.setdefault(verdict(row), []).append(f"*{row['arm']}*{doubt(row)}")
         if "better" in told:
             words += f"; add generated cells: {' and '.join(told['better'])} did better"
         elif worse := told.get("worse"):

@@ -23,6 +23,7 @@ ARM: Mapping[str, Any] = {
         "none", "duplicates", "generated", "selected", "reconstructions", "interpolations", "real",
     ),
     "ratio": "fill",
+    "only": ("every class", "scarce"),
     "pool": ("one", "disjoint"),
     "generator": ("recipe", "ac-gan"),
     "share": None,
@@ -33,7 +34,8 @@ ARM: Mapping[str, Any] = {
 
 sampling: real images as often as they occur, every class alike, or as they occur with a loss that
 is weighted by class. augment: what changes every training image. extra: images beside the real
-ones, `ratio` of each class's (1.0 for as many again, "fill" for every class up to the largest).
+ones, `ratio` of each class's (1.0 for as many again, "fill" for every class up to the largest);
+only: of every class, or of those alone that the scarcity names as scarce.
 pool: the generator has the classifier's own images, or others (the thesis's protocol). generator:
 the conditional recipe, or the thesis's. share: where every class is sampled alike, the probability
 that an image of a class with extra ones is such a one; by default they come as often as there are.

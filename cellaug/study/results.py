@@ -120,7 +120,7 @@ def facts(run: Run, record: Mapping[str, Any], folder: Path) -> dict[str, Any]:
     before = sum(other["seconds"] for other in known.values())
     quality = known["generator"]["found"]["quality"] if "generator" in known else {}
     keys = ["data", "image_size", "seed", "arm", "sampling", "augment", "extra", "pool"]
-    keys += ["generator", "pretrain"]
+    keys += ["generator", "pretrain", "only"]
     return {
         "run": run.name,
         "scarcity": settings["subset"]["scarcity"],
@@ -146,8 +146,9 @@ def contrasts(
     Columns: those of `Contrast`, tested_on, taxonomy, class ("" for all: the contrast's measure;
     else the recall of this class of `fine`, the set's own), mean, low and high (BCa over seeds and
     test images, or groups where they are known), p (sign flips), adjusted (Holm, over all contrasts
-    of a test set and taxonomy, or over the classes of one contrast), d, sd, n, needed (the paired
-    seeds that would show `THESIS_GAIN`) and by_seed, the differences. They are fractions.
+    of a test set and taxonomy that the plan has, or over the classes of one contrast), d, sd, n,
+    needed (the paired seeds that would show `THESIS_GAIN`) and by_seed, the differences. They are
+    fractions. A seed is left out if two arms that share a generator had different ones.
     """
     kinds, rows = taxonomies(plan, fine), []
     runs = table[of_plan(plan, table)].drop_duplicates("run")
@@ -157,6 +158,7 @@ def contrasts(
         places = [(contrast.scarcity, arm) for arm in (contrast.arm, contrast.against)]
         pair = [runs.loc[place] if place in runs.index.droplevel(2) else {} for place in places]
         seeds = sorted(set(pair[0].keys()) & set(pair[1].keys()))
+        seeds = [s for s in seeds if one_generator(plan, contrast, s, [p[s] for p in pair], table)]
         if not seeds:
             continue
         for taxonomy, (names, numbers) in kinds.items():
@@ -187,10 +189,28 @@ def contrasts(
     if frame.empty:
         return frame.assign(adjusted=[])
     whole, each = frame["class"] == "", ["tested_on", "taxonomy"]
-    frame["adjusted"] = frame[whole].groupby(each)["p"].transform(holm)
+    planned = len(plan.contrasts)
+    frame["adjusted"] = frame[whole].groupby(each)["p"].transform(holm, family=planned)
     each += ["arm", "against", "scarcity"]
     by_class = frame[~whole].groupby(each)["p"].transform(holm)
     return frame.assign(adjusted=frame["adjusted"].fillna(by_class))
+
+
+def one_generator(
+    plan: Plan, contrast: Contrast, seed: int, runs: Sequence[str], table: pd.DataFrame
+) -> bool:
+    """Whether two runs had the same generator, if the plan gives both the same; else True.
+
+    A generator that was lost and trained again on another machine is not the same.
+    """
+    named = []
+    for arm in (contrast.arm, contrast.against):
+        needs = ordered([plan.run(contrast.scarcity, arm, seed, plan.classifier)])
+        named += [run.name for run in needs if run.settings["task"] == "generator"]
+    if len(set(named)) != 1 or len(named) != 2 or "generator_kernel_distance" not in table:
+        return True
+    known = table.drop_duplicates("run").set_index("run")["generator_kernel_distance"]
+    return known[runs].nunique() == 1
 
 
 def record(plan: Plan, folder: Path, place: Path, external: HeldOut | None = None) -> Path:

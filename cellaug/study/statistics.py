@@ -83,18 +83,37 @@ def difference(
     return found | {"low": float(interval.low), "high": float(interval.high)}
 
 
-def over_seeds(values: Sequence[float], resamples: int = 9999, seed: int = 0) -> dict[str, float]:
-    """Mean of several seeds' values with its BCa interval (NaN with fewer than three), sd and n."""
+def over_seeds(values: Sequence[float]) -> dict[str, float]:
+    """Mean of several seeds' values with Student's interval (NaN with fewer than three), sd and n.
+
+    Not a bootstrap: of three to five values its intervals are much too narrow.
+    """
     known = np.asarray([v for v in values if not np.isnan(v)], float)
     found = {"mean": known.mean() if len(known) else np.nan, "low": np.nan, "high": np.nan}
     found |= {"sd": known.std(ddof=1) if len(known) > 1 else np.nan, "n": len(known)}
     if len(known) >= 3 and np.ptp(known):
-        interval = stats.bootstrap(
-            (known,), np.mean, n_resamples=resamples, confidence_level=LEVEL, method="BCa",
-            rng=np.random.default_rng(seed),
-        ).confidence_interval  # fmt: skip
-        found |= {"low": float(interval.low), "high": float(interval.high)}
+        low, high = stats.ttest_1samp(known, 0).confidence_interval(LEVEL)
+        found |= {"low": float(low), "high": float(high)}
     return found
+
+
+def on_resampled_images(
+    truth: np.ndarray, predicted: np.ndarray, classes: int, resamples: int = RESAMPLES
+) -> np.ndarray:
+    """Macro F1 of class numbers (S, N) on test images drawn with replacement: (S, resamples).
+
+    The images drawn are the same for all S, and for every call with as many images.
+    """
+    rng, count = np.random.default_rng(0), len(truth)
+    drawn = rng.multinomial(count, np.full(count, 1 / count), resamples).astype(np.float32)
+    true, one_hot = np.eye(classes, dtype=np.float32)[truth], np.eye(classes, dtype=np.float32)
+    true_drawn, rows = drawn @ true, []
+    for answers in predicted:
+        named = one_hot[answers]
+        right, both = drawn @ (named * true), true_drawn + drawn @ named
+        with np.errstate(invalid="ignore"):
+            rows.append(np.nanmean(np.where(true_drawn, 2 * right / both, np.nan), axis=1))
+    return np.array(rows)
 
 
 def sign_flip(differences: np.ndarray) -> float:
@@ -120,10 +139,13 @@ def effect_size(differences: np.ndarray) -> float:
     return float(np.mean(differences) / spread)
 
 
-def holm(p: pd.Series) -> pd.Series:
-    """P values adjusted for their number (Holm 1979); NaN stay out of the family."""
+def holm(p: pd.Series, family: int = 0) -> pd.Series:
+    """P values adjusted for their number (Holm 1979), or for a larger `family`; NaN are left out.
+
+    Of a family that is not complete those that are missing count as larger than all.
+    """
     ordered = p.dropna().sort_values()
-    factors = np.arange(len(ordered), 0, -1)
+    factors = max(family, len(ordered)) - np.arange(len(ordered))
     adjusted = pd.Series(np.maximum.accumulate(ordered.to_numpy() * factors), ordered.index)
     return adjusted.clip(upper=1).reindex(p.index)
 

@@ -314,9 +314,11 @@ def classifier_run(
     """Train a classifier in one arm; then, once, name the validation and the test images."""
     seen, size, seed = material(settings), settings["image_size"], settings["seed"]
     images, labels = seen.train.read(size), seen.train.labels
-    counts = extra_counts(seen.train.counts().to_numpy(), settings["ratio"])
-    extra = extra_images(settings, seen, images, counts, places)
     names = seen.train.class_names
+    counts = extra_counts(seen.train.counts().to_numpy(), settings["ratio"])
+    if settings["only"] == "scarce":
+        counts *= np.isin(names, settings["subset"].get("scarce", names))
+    extra = extra_images(settings, seen, images, counts, places)
     model = learn(Stock(images, labels, *extra), size, len(names), settings,
                   settings["classifier"], seed)  # fmt: skip
     parts = {"validation": seen.validation, "test": sides(settings)["test"]}
@@ -351,7 +353,8 @@ def extra_images(
         return images[:0], np.zeros(0, int)
     (place,) = (places[task] for task in ("select", "vary") if task in places)
     with np.load(place / "images.npz", allow_pickle=False) as file:
-        return file["images"], file["labels"]
+        wanted = counts[file["labels"]] > 0
+        return file["images"][wanted], file["labels"][wanted]
 
 
 def _generator(place: Path | str, settings: Mapping[str, Any]) -> Generator:

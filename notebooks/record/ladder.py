@@ -130,10 +130,11 @@ verdicts(run for run in study["runs"] if run["arm"] == steps[-1]).round(2)
 # ## The net of dots
 #
 # Larger cells of the shipped weights show a faint net of dots. Transposed convolutions are known for it
-# {cite}`odena2016`; our generator has one at every size but the last. Two remedies were tried at 128
-# pixels, alone and together, on the last step: *resize-convolutions throughout*, and a discriminator
-# that *filters before halving* {cite}`zhang2019`, so that it does not see some pixels better than
-# others. These runs are short.
+# {cite}`odena2016`; our generator has one at every size but the last. Remedies were tried at 128 pixels on
+# the last step: *resize-convolutions throughout*; a discriminator that *filters before halving*
+# {cite}`zhang2019`, so that it does not see some pixels better than others; both; and *even kernels*, which
+# add the same to every pixel where the layer before is even {cite}`sugawara2018`. These runs are short, so
+# no cell here is like a real one. Look at the texture.
 
 # %% tags=["nbval-check-output", "hide-input"]
 remedies, larger_cells = ladder.recorded("pbc-128")
@@ -141,8 +142,8 @@ tried = ladder.table(remedies).replace({"arm": {steps[-1]: "last step"}})
 seen = {run["images_seen"] for run in remedies["runs"]}
 Markdown(
     f"*Recorded {remedies['date']}: {remedies['data']}, {remedies['image_size']} px, "
-    f"{len(tried)} runs on {max(seen):,} images each; {remedies['device']}. The same "
-    "measures, in the features of 64 pixels.*"
+    f"{len(tried)} runs on {max(seen):,} images each; {remedies['device']}. "
+    f"{measured_in(remedies['runs'][0]['settings']['extractor'])}*"
 )
 
 # %% mystnb={"figure": {"caption": "One generated cell of each class (column) by the last step and with each remedy (row) at 128 pixels: first seed, first latent vector of the class, not selected. All cells are generated, by networks trained on PBC (Acevedo et al. 2020, CC BY 4.0).", "name": "fig-ladder-net"}} tags=["hide-input"]
@@ -163,7 +164,8 @@ Markdown(
     f"Grid texture comes nearest to that of real cells with *{calm}* "
     f"({grid[calm]:.2f}, the last step {grid['last step']:.2f}); within 10 % of it: "
     f"{', '.join(f'*{name}*' for name in within) or 'none'}. The distance is least "
-    f"with *{close}* ({near[close]:.1f}, the last step {near['last step']:.1f}). With "
+    f"with *{close}* ({near[close]:.1f}, the last step {near['last step']:.1f}), whose "
+    f"grid texture is {grid[close]:.2f}. With "
     f"{tried['arm'].value_counts().min()} or {tried['arm'].value_counts().max()} seeds "
     "each this is a hint."
 )

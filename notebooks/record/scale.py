@@ -20,6 +20,7 @@ from statistics import median
 
 from cellaug import figures
 from cellaug.book import recorded_benchmark
+from cellaug.generators import read_generator, shipped_generators
 from studies import scaling
 
 import pandas as pd
@@ -38,23 +39,22 @@ Markdown(
 # %% [markdown]
 # ## What spreading a batch costs
 #
-# Four virtual devices share the cores of one processor. What they are slower by than one device is the
-# price of spreading: dividing the batch, and joining gradients, means and pairs. Where they are faster,
-# one device alone leaves cores idle for some of the time. `steps_per_execution` takes several steps in
-# one call, which saves the way back to Python between them.
+# Four virtual devices share the cores of one processor. The extra time compared with one device is the
+# cost of spreading a batch: dividing it, and joining gradients, means and pairs. Four devices can also be
+# faster, because one device alone leaves cores idle for some of the time. `steps_per_execution` takes
+# several steps in one call, which saves the way back to Python between them. The rounds took turns, so
+# the last column compares each round with that of one device beside it.
 
 # %% tags=["nbval-check-output", "hide-input"]
 times = pd.DataFrame(record["seconds"]).mul(1000)
-rows = pd.DataFrame(
-    {
-        "milliseconds a step": times.median().round(),
-        "of one device": (times.div(times["1 devices"], axis=0)).median().round(2),
-    }
-)
+rows = times.agg(["median", "min", "max"]).T.round()
+rows.columns = [f"milliseconds a step, {word}" for word in rows.columns]
+relative = times.div(times["1 devices"], axis=0).median()
+rows["relative to one device, median"] = relative.round(2)
 rows.rename(index={"1 devices": "one device", "4 devices": "four devices"})
 
 # %% tags=["nbval-check-output", "hide-input"]
-together = rows.loc["two steps in one call", "of one device"]
+together = relative["two steps in one call"]
 Markdown(
     f"Two steps in one call took {together:.2f} of the time of one after the other, "
     + (
@@ -73,6 +73,7 @@ Markdown(
 # %% tags=["nbval-check-output", "hide-input"]
 many = record["many"]
 again = many["second_seconds"]
+most = max(above for _, above in many["memory_mib"])
 whole = len({many["images"], *many["seen"]}) == 1
 Markdown(
     f"A folder of {many['images']:,} files opened in {many['first_seconds']:.0f} s, "
@@ -80,14 +81,15 @@ Markdown(
     f"{many['store_seconds']:.1f} s. Two epochs of the store had "
     f"{' and '.join(f'{n:,}' for n in many['seen'])} images, "
     f"{'each image once' if whole else 'which is not each image once'}, at "
-    f"{many['images_per_second']:,.0f} images per second. Ten million images would "
-    f"take {again * 1e7 / many['images']:.0f} s from the second time on, if it "
-    f"is in proportion, and "
-    f"{1e7 * 3 * record['size'] ** 2 / 2**30:.0f} GiB of disk at {record['size']} "
-    "pixels."
+    f"{many['images_per_second']:,.0f} images per second. Calculated in proportion, "
+    f"ten million images would take {again * 1e7 / many['images']:.0f} s from the "
+    f"second time on, {most * 1e7 / many['images'] / 2**10:.1f} GiB of memory for the "
+    f"table of the set, and {1e7 * 3 * record['size'] ** 2 / 2**30:.0f} GiB of disk "
+    f"at {record['size']} pixels. The files of this measurement are small (8 × 8 "
+    "pixels), and most of the images of its store are black."
 )
 
-# %% mystnb={"figure": {"caption": "Memory of a process that reads two epochs of a store of 450,000 images, above that before it opened the store, against the images read so far. Beside it what a reader would need that keeps all that it has read. The axis is logarithmic.", "name": "fig-scale-memory"}} tags=["hide-input"]
+# %% mystnb={"figure": {"caption": "Memory of a process that reads two epochs of a store of as many images as the text says, above that before it opened the store, against the images read so far. Beside it what a reader would need that keeps all that it has read. The axis is logarithmic.", "name": "fig-scale-memory"}} tags=["hide-input"]
 memory = pd.DataFrame(many["memory_mib"], columns=["read", "memory"]).set_index("read")
 kept = memory.index.to_series().clip(upper=many["images"])
 memory["kept"] = kept * 3 * record["size"] ** 2 / 2**20
@@ -129,18 +131,30 @@ shown.map(lambda number: number.removesuffix(".00"))
 
 # %% [markdown]
 # ## On an accelerator
+#
+# No device is faster than its operations at their peak, or than its memory passes the bytes of a step,
+# whichever is slower: the roofline {cite}`williams2009`. How near to it did the trainings of the shipped
+# generators on a GPU come? Their time includes compiling and the measures of every epoch, and the bytes
+# are those that XLA counts for a processor; on a GPU it joins more operations and touches fewer.
+
+# %% tags=["nbval-check-output", "hide-input"]
+near = {}
+for generator in map(read_generator, shipped_generators()):
+    training = generator.card["training"]
+    if part := scaling.reached(training, steps[str(generator.image_size)]):
+        near[f"{generator.image_size} px"] = {
+            "machine": training["device"],
+            "images per second": training["images_seen"] / training["seconds"],
+            "of the roofline": part,
+        }
+trained = pd.DataFrame(near)
+trained.T.infer_objects().sort_index(key=lambda names: names.str.len()).round(3)
 
 # %% tags=["nbval-check-output", "hide-input"]
 card = record["accelerator"]
-share = recorded_benchmark("train")["verdicts"]["share of matrix products"]["ratio"]
-whose = f"{100 * share:.0f} % of the speed of its matrix products, as our step does "
-whose += "on a processor"
-if card:
-    share = median(card[size]["share"] for size in sizes)
-    whose = f"{100 * share:.0f} % of the speed of its matrix products, as "
-    whose += f"{card['device']} did"
+share = trained.loc["of the roofline"].median()
 Markdown(
-    "No accelerator was at hand when this was recorded."
+    "No accelerator was at hand when the benchmark was recorded."
     if not card
     else f"On {card['device']}, in bfloat16: "
     + "; ".join(
@@ -157,30 +171,31 @@ Markdown(
 # ## A prediction
 #
 # A device computes its part of the batch, then all exchange their results, and meanwhile its process
-# reads the next images, as fast as was measured here. The slower of both decides. The table is of H100,
-# its times in milliseconds. These data sheets are known:
+# reads the next images, as fast as our reader does from a store on [two cores](benchmarks.ipynb). The
+# slower of both decides. The table is of H100, its times in milliseconds. These data sheets are known:
 
 # %% tags=["nbval-check-output", "hide-input"]
 known = scaling.machines()
 Markdown(
     "\n".join(
         f"- [{each['name']}]({each['source']}): {each['peak']} · 10¹² operations "
-        "per second "
-        f"in bfloat16, {each['inside']} GB/s to a device of the same host, "
+        f"per second in bfloat16, {each['memory']:,} GB/s from its own memory, "
+        f"{each['inside']} GB/s to a device of the same host, "
         f"{each['between']} GB/s to another host, {each['latency']} µs a message."
         for each in known.values()
     )
-    + f"\n\nEach is assumed to reach {whose}, and nothing to be exchanged while it "
-    "computes."
+    + f"\n\nEach is assumed to reach {100 * share:.0f} % of its roofline, as the "
+    "trainings above did, and nothing to be exchanged while it computes."
 )
 
 # %% tags=["nbval-check-output", "hide-input"]
 COUNTS = (1, 8, 64, 512)  # of H100; times are in milliseconds
+stores = recorded_benchmark("data")["rates"]
 
 
 def predictions(name, size, batch):
     """The rows for `COUNTS` devices; `batch` gives the images of a batch for each."""
-    reading = many["images_per_second"] * (record["size"] / int(size)) ** 2
+    reading = median(stores[size]["store"])
     rows = [
         {"devices": count, "batch": batch(count)}
         | scaling.predicted(
@@ -228,7 +243,8 @@ for size, rows in growing.items():
     at = [", ".join(map(str, part["devices"])) or "no number" for part in (slow, late)]
     limits.append(
         f"- {size} px: exchange takes longer than computing with {at[0]} of them, and "
-        f"reading is the slowest part with {at[1]}."
+        f"reading is the slowest part with {at[1]}. 512 work at "
+        f"{100 * rows['efficiency'].iloc[-1]:.0f} % of the speed of one for each."
     )
 Markdown("Of 1, 8, 64 or 512 H100 with 64 images each:\n\n" + "\n".join(limits))
 

@@ -8,7 +8,8 @@
 # # Study: broken cells
 #
 # Some cells of a generator burst into coloured noise, or lie on a background that no slide has. What do
-# their latent vectors and activations have in common, and what does a truncation bring and cost?
+# their latent vectors and activations have in common, does the moving average of batch statistics make
+# them, and what does a truncation bring and cost?
 # `cellaug study broken` measures a generator for some minutes and records it.
 
 # %% tags=["parameters"]
@@ -67,7 +68,7 @@ def measure(
         table = tidy(found.card()["table"])
         overall = table[(table["level"] == "overall") & table["measure"].isin(COMPARED)]
         tables.append(overall.assign(truncation=limit))
-    shared, broken = causes(generator.model, wanted, pixels(train))
+    shared, broken, in_batch = causes(generator.model, wanted, pixels(train))
     facts = {
         "name": folder.name,
         "sha256": generator.digest,
@@ -75,6 +76,7 @@ def measure(
         "test_images": len(test),
         "cells": int(wanted.sum()),
         "broken": broken,
+        "broken_batch_statistics": in_batch,
         "causes": shared,
         "table": compact(pd.concat(tables)),
         "date": date.today().isoformat(),
@@ -92,7 +94,7 @@ def recorded(name: str) -> tuple[dict, pd.DataFrame]:
     return found, pd.read_csv(StringIO("\n".join(found["table"])))
 
 
-def causes(model: keras.Model, counts: np.ndarray, train: np.ndarray) -> tuple[dict, float]:
+def causes(model: keras.Model, counts: np.ndarray, train: np.ndarray) -> tuple[dict, float, float]:
     """How well broken cells are known by the size of their latent vector, and of activations.
 
     Args:
@@ -102,23 +104,30 @@ def causes(model: keras.Model, counts: np.ndarray, train: np.ndarray) -> tuple[d
 
     Returns:
         For each, the area under the ROC curve (0.5 is chance) and the median of broken and of other
-        cells; and the share of broken cells. Sizes are root mean squares.
+        cells; the fraction of broken cells; and their fraction if each batch of the same latent
+        vectors is normalised by its own statistics. Sizes are root mean squares.
     """
-    labels = np.repeat(np.arange(len(counts)), counts).astype("int32")
-    latents = np.random.default_rng(1).standard_normal((len(labels), model.inputs[0].shape[-1]))
+    rng, labels = np.random.default_rng(1), np.repeat(np.arange(len(counts)), counts)
+    labels = rng.permutation(labels).astype("int32")  # batches of all classes, as in training
+    latents = rng.standard_normal((len(labels), model.inputs[0].shape[-1]))
     layers = [layer for layer in model.layers if layer.name.startswith("norm_")]
     inside = keras.Model(model.inputs, [*(layer.output for layer in layers), model.output])
     sizes: dict[str, list] = {"latent vector": list(np.sqrt(np.mean(latents**2, axis=1)))}
-    images = []
-    for start in range(0, len(labels), 64):
-        part = slice(start, start + 64)
-        *values, made = inside.predict_on_batch([latents[part].astype("float32"), labels[part]])
+    images: list[np.ndarray] = []
+    in_batch: list[np.ndarray] = []
+    kept = model.get_weights()
+    for part in np.array_split(np.arange(len(labels)), max(1, len(labels) // 64)):
+        given = [latents[part].astype("float32"), labels[part]]
+        *values, made = inside.predict_on_batch(given)
         for value in values:
             named = f"activations at {value.shape[1]} × {value.shape[1]} pixels"
             rms = np.sqrt(np.mean(np.square(np.asarray(value, "float32")), axis=(1, 2, 3)))
             sizes.setdefault(named, []).extend(rms)
         images.append(to_uint8(made))
-    (broken,) = unusual(colour_statistics(train), [colour_statistics(np.concatenate(images))])
+        in_batch.append(to_uint8(np.asarray(model(given, training=True))))
+        model.set_weights(kept)  # a training step moves the averages
+    drawn = [colour_statistics(np.concatenate(each)) for each in (images, in_batch)]
+    broken, other = unusual(colour_statistics(train), drawn)
     found = {}
     for named, each in sizes.items():
         value = np.array(each)
@@ -126,7 +135,7 @@ def causes(model: keras.Model, counts: np.ndarray, train: np.ndarray) -> tuple[d
         sides = {"broken": value[broken], "others": value[~broken]}
         middle = {side: float(np.median(v)) if len(v) else np.nan for side, v in sides.items()}
         found[named] = {"area": float(area), **middle}
-    return found, float(broken.mean())
+    return found, float(broken.mean()), float(other.mean())
 
 
 # %%

@@ -120,6 +120,7 @@ VARIANTS: Mapping[str, Mapping[str, Any]] = {
     "resize-convolutions throughout": {"resize_all": True},
     "filter before halving": {"low_pass": True},
     "both against grids": {"resize_all": True, "low_pass": True},
+    "even kernels": {"even": True},
 }
 LINEAR = "linear before the frozen generator"
 """The variant that changes the last step with a frozen generator, not the last step of all."""

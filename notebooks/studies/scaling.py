@@ -2,7 +2,7 @@
 
 The numbers come from XLA: the compiled step says what it computes (`cost`), and its text which
 collective operations join the devices (`collectives`). `predicted` puts them together with a machine
-that is described in ``machines.yaml``.
+that is described in ``machines.yaml``, and with what a recorded training reached (`reached`).
 """
 
 import math
@@ -15,14 +15,14 @@ import pandas as pd
 import yaml
 
 MACHINES = Path(__file__).with_name("machines.yaml")
-"""Data sheets of machines that nobody here has measured."""
+"""Data sheets."""
 
 BYTES = {"pred": 1, "s8": 1, "u8": 1, "bf16": 2, "f16": 2, "s32": 4, "u32": 4, "f32": 4, "f64": 8}
 BYTES |= {"s64": 8, "u64": 8}
 
 KINDS = ("all-reduce", "all-gather", "reduce-scatter", "all-to-all", "collective-permute")
 
-DATA_SHEET = ("name", "source", "peak", "per_host", "inside", "between", "latency")
+DATA_SHEET = ("name", "source", "peak", "memory", "per_host", "inside", "between", "latency")
 
 
 def collectives(text: str) -> dict[str, dict[str, int]]:
@@ -50,15 +50,35 @@ def collectives(text: str) -> dict[str, dict[str, int]]:
 def machines() -> dict[str, dict[str, Any]]:
     """The machines of ``machines.yaml``, by a short name.
 
-    `peak` is in 10¹² operations per second (bfloat16), `per_host` the devices of a host, `inside`
-    and `between` what a device can send to others of its host and of other hosts, in 10⁹ bytes per
-    second, `latency` of a message between hosts in microseconds.
+    `peak` is in 10¹² operations per second (bfloat16), `memory` what a device reads from its own
+    memory, `per_host` the devices of a host, `inside` and `between` what a device can send to
+    others of its host and of other hosts, all three in 10⁹ bytes per second, `latency` of a message
+    between hosts in microseconds.
     """
     known = yaml.safe_load(MACHINES.read_text("utf-8"))
     for name, each in known.items():
         if missing := set(DATA_SHEET) - set(each):
             raise ValueError(f"{MACHINES.name}: {name} has no {', '.join(sorted(missing))}")
     return known
+
+
+def least(step: Mapping[str, Any], machine: Mapping[str, Any]) -> float:
+    """Seconds for an image at best: operations at the peak or bytes from memory, the slower of both.
+
+    The roofline model (Williams et al. 2009). `step` has `flops` and `bytes` for each image.
+    """
+    return max(step["flops"] / machine["peak"] / 1e12, step["bytes"] / machine["memory"] / 1e9)
+
+
+def reached(training: Mapping[str, Any], step: Mapping[str, Any]) -> float | None:
+    """A recorded training's rate as a part of the best that its device could do (`least`).
+
+    `training` is that of a generator's card. None if its device has no data sheet here.
+    """
+    for name, machine in machines().items():
+        if name.upper() in training["device"]:
+            return training["images_seen"] / training["seconds"] * least(step, machine)
+    return None
 
 
 def exchanged(
@@ -87,11 +107,12 @@ def predicted(
 ) -> dict[str, float]:  # fmt: skip
     """Seconds of a step's parts, and images per second, with so many devices and images in a batch.
 
-    `step` is the record of a compiled step: `flops` for each image, `collectives`. `share` is the
-    part of its peak that a device reaches, `reading` the images that its process reads in a second.
-    Reading goes on while the devices compute, so the slower of both counts.
+    `step` is the record of a compiled step: `flops` and `bytes` for each image, `collectives`.
+    `share` is the part of its best speed (`least`) that a device reaches, `reading` the images that
+    its process reads in a second. Reading goes on while the devices compute, so the slower of both
+    counts.
     """
-    computing = step["flops"] * batch / devices / (share * machine["peak"] * 1e12)
+    computing = least(step, machine) * batch / devices / share
     exchanging = exchanged(devices, step["collectives"], machine)
     waiting = batch / devices / reading
     whole = max(computing + exchanging, waiting)
