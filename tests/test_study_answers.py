@@ -167,8 +167,8 @@ def test_what_a_study_recommends(results):
     more = pairs.assign(arm="half synthetic, classical", low=-0.1)  # another arm is undecided
     said = answers.advice(replace(results, contrasts=pd.concat([worse, more]))).split("\n")
     assert said[0].endswith(
-        "; add no generated cells: *half selected, classical* (but not after Holm's correction) "
-        "did worse; not shown to help: *half synthetic, classical*."
+        "; generated cells seem worse: *half selected, classical* (but not after Holm's correction)"
+        "; not shown to help: *half synthetic, classical*."
     )
     few = answers.advice(replace(results, contrasts=pairs.assign(n=3))).split("\n")
     assert few[0].endswith("is not decided, for there are too few seeds.")

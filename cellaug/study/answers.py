@@ -399,10 +399,12 @@ def advice(results: Results) -> str:
         told: dict[str, list[str]] = {}
         for row in rows[rows["against"] == real].to_dict("records"):
             told.setdefault(verdict(row), []).append(f"*{row['arm']}*{doubt(row)}")
-        if "better" in told:
-            words += f"; add generated cells: {' and '.join(told['better'])} did better"
-        elif worse := told.get("worse"):
-            words += f"; add no generated cells: {' and '.join(worse)} did worse"
+        for word, do in (("better", "add generated cells"), ("worse", "add no generated cells")):
+            if named := told.get(word):
+                sure = any(name.endswith("*") for name in named)  # there is no `doubt`
+                do = do if sure else f"generated cells seem {word}"
+                words += f"; {do}: {' and '.join(named)}{f' did {word}' * sure}"
+                break
         if undecided := told.get("undecided"):
             words += f"; not shown to help: {', '.join(undecided)}"
         if set(told) == {""}:

@@ -168,12 +168,8 @@ shown("Changes by class", by_class[half], charts.change_by_class)
 # %% tags=["nbval-check-output", "hide-input"]
 worths = answers.worths(results)
 below = worths[worths["images"] == -float("inf")] if len(worths) else worths
-Markdown(
-    "Below the whole curve: "
-    + (", ".join(f"*{row.arm}* at {row.scarcity} ({row.n} seeds)" for row in
-       below.itertuples()) or "no arm")
-    + "."
-)  # fmt: skip
+named = [f"*{row.arm}* at {row.scarcity} ({row.n} seeds)" for row in below.itertuples()]
+Markdown("Below the whole curve: " + (", ".join(named) or "no arm that was measured."))
 
 # %% mystnb={"figure": {"caption": "Worth of generated cells: the number of further real images of each (scarce) class that would bring the same gain in macro F1, with 95 % intervals over seeds. Below zero the arm does worse than the real images alone. Values outside the measured range are drawn at its edge.", "name": "fig-augmentation-worth"}} tags=["hide-input"]
 shown("Worth in real images", worths.drop(below.index), charts.worth_in_images)

@@ -152,7 +152,7 @@ trained.T.infer_objects().sort_index(key=lambda names: names.str.len()).round(3)
 
 # %% tags=["nbval-check-output", "hide-input"]
 card = record["accelerator"]
-share = trained.loc["of the roofline"].median()
+share = trained.loc["of the roofline"]
 Markdown(
     "No accelerator was at hand when the benchmark was recorded."
     if not card
@@ -184,8 +184,8 @@ Markdown(
         f"{each['between']} GB/s to another host, {each['latency']} µs a message."
         for each in known.values()
     )
-    + f"\n\nEach is assumed to reach {100 * share:.0f} % of its roofline, as the "
-    "trainings above did, and nothing to be exchanged while it computes."
+    + "\n\nEach is assumed to come as near to its roofline as the trainings above did "
+    "at the same size, and to exchange nothing while it computes."
 )
 
 # %% tags=["nbval-check-output", "hide-input"]
@@ -196,10 +196,11 @@ stores = recorded_benchmark("data")["rates"]
 def predictions(name, size, batch):
     """The rows for `COUNTS` devices; `batch` gives the images of a batch for each."""
     reading = median(stores[size]["store"])
+    part = share.get(f"{size} px", share.median())
     rows = [
         {"devices": count, "batch": batch(count)}
         | scaling.predicted(
-            count, batch(count), steps[size], known[name], share, reading
+            count, batch(count), steps[size], known[name], part, reading
         )
         for count in COUNTS
     ]
