@@ -17,7 +17,7 @@ from typing import TYPE_CHECKING, Any
 import cellaug
 from cellaug.data import DataError, Dataset
 from cellaug.data.dataset import printable
-from cellaug.data.images import decode, fit_square
+from cellaug.data.images import read_image
 from cellaug.evaluation.calibration import calibration, probabilities, temperature
 from cellaug.evaluation.classifiers import classification_report
 from cellaug.evaluation.features import pixels
@@ -96,7 +96,7 @@ class Classifier:
             images, known = [], []
             for path in paths[start : start + BATCH]:
                 try:
-                    images.append(fit_square(decode(path)[0], self.image_size))
+                    images.append(read_image(path, self.image_size))
                     known.append(str(path))
                 except DataError as error:
                     problems.append(str(error))

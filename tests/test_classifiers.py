@@ -7,9 +7,10 @@ import cellaug
 from cellaug import classifiers, cli
 from cellaug.classifiers import CARD, FEATURES, UNLIKE, WEIGHTS, load_classifier, save_classifier
 from cellaug.data import DataError, open_dataset, split
-from cellaug.data.images import write_png
+from cellaug.data.images import decode, fit_square, read_image, write_png
 from cellaug.evaluation.classifiers import balanced, train_classifier
 
+import cv2
 import numpy as np
 import pandas as pd
 import pytest
@@ -105,6 +106,19 @@ def test_predict_names_the_cells_of_files_and_folders(saved, parts, tmp_path, ca
     assert len(printed.out.splitlines()) == 1 + 5
     assert cli.main(["predict", "--classifier", str(saved), str(tmp_path / "none")]) == 2
     assert "no such file or folder" in capsys.readouterr().err
+
+
+def test_large_files_are_read_as_they_are_in_training(saved, parts, tmp_path):
+    """A JPEG of more than 2.8 times the size is decoded at a half of its scale or less."""
+    rng, file = np.random.default_rng(0), tmp_path / "large.jpg"
+    large = cv2.resize(parts["test"].images[0], (360, 360), interpolation=cv2.INTER_NEAREST)
+    noise = rng.integers(-60, 60, large.shape)
+    cv2.imwrite(str(file), np.clip(large + noise, 0, 255).astype(np.uint8)[..., ::-1])
+    image, loaded = read_image(file, SIZE), load_classifier(saved)
+    assert not np.array_equal(image, fit_square(decode(file)[0], SIZE))
+    found, problems = loaded.predict_files([file])
+    assert not problems
+    pd.testing.assert_frame_equal(found.drop(columns="path"), loaded.predict(image[None]))
 
 
 @pytest.mark.parametrize(
