@@ -54,6 +54,8 @@ def study(name: str, profile: str, set: Sequence[str], **options: Any) -> None:
     if name != "augmentation" and own:
         are = ", ".join("--" + key.replace("_", "-") for key in own)
         raise DataError(f"{are}: only augmentation takes this; remove it for {name}")
+    if "class_map" in own and "external" not in own:
+        raise DataError("--class-map names classes of the set of --external: give both")
     files = {key: Path(own[key]).absolute() for key in ("external", "class_map") if key in own}
     own |= {key: str(path) for key, path in files.items() if path.exists()}
     notebook = f"studies/{name}".replace("cards", "weights")
@@ -90,8 +92,8 @@ def train(
 
     Only the training side of DATA is used. Writes the generator's directory, with cells by epoch
     and curves. The same command goes on where it was stopped. With KERAS_BACKEND=jax all devices of
-    the machine train together, and several processes do if SLURM, Open MPI or Kubernetes started
-    them, or if --coordinator, --processes and --process say so.
+    the machine train together, and several processes do if SLURM or Open MPI started them, or if
+    --coordinator, --processes and --process say so, as under Kubernetes.
     """
     from cellaug.book.run import setting
     from cellaug.data.class_map import read_class_map

@@ -12,11 +12,12 @@ from typing import Any
 
 from cellaug.book.chapter import device, versions
 from cellaug.data import Dataset, open_dataset, split, stored
+from cellaug.data.class_map import begun_as
 from cellaug.data.splits import SEED
 from cellaug.errors import DataError
 from cellaug.evaluation.collapse import Diversity
 from cellaug.files import atomic_folder, new_folder, require_same, write_atomically
-from cellaug.generators import load_generator, save_generator
+from cellaug.generators import Generator, load_generator, save_generator
 from cellaug.networks.dcgan import doublings
 from cellaug.training import Adversarial, Recipe, SampleImages, load_samples
 from cellaug.training.backends import leads, peak_memory, prompt
@@ -45,7 +46,7 @@ CHECKPOINT, SETTINGS = "checkpoint.npz", "settings.json"
 
 SAVE_SECONDS = 60.0
 
-KINDS = {int: "a whole number from 0 on", float: "a number from 0 on", str: "a word"}
+KINDS = {int: "a whole number from {} on", float: "a number from {} on", str: "a word"}
 
 STEPS, UNTIL_THEN = 9, 1000
 """Steps by which the time of one is measured; length of a training for which only that is done."""
@@ -69,7 +70,7 @@ def train(
         out: a new folder.
         size: height and width of the images in pixels, a power of two.
         start_from: a generator to begin with.
-        class_map: names for classes of the set those of that generator.
+        class_map: names for classes of the set those of that generator, which `start_from` gives.
         images: real images that it is shown, in whole epochs; by default `IMAGES`.
         hours: instead, how long it may take; what that allows is measured.
         seed: of everything that is drawn.
@@ -80,6 +81,8 @@ def train(
     """
     if images is not None and hours is not None:
         raise DataError("--images and --hours both say how long to train: give one of them")
+    if class_map and not start_from:
+        raise DataError("--class-map names classes of the generator of --start-from: give both")
     out = new_folder(out)
     work = out.with_name(f"{out.name}.training")
     source = load_generator(start_from) if start_from else None
@@ -88,10 +91,9 @@ def train(
     cells = training_side(stored(open_dataset(data, **options), size))
     settings = {"hash": cells.fingerprint, "size": size, "recipe": asdict(recipe)}
     settings |= {"start_from": source.digest if source else "", "asked": [images, hours]}
+    settings |= {"class_map": started(source, cells, class_map or {}) if source else {}}
     with together() as team:
-        build = partial(
-            begin, recipe, size, cells.class_names, source=source, class_map=class_map or {}
-        )
+        build = partial(begin, recipe, size, cells.class_names, source=source, class_map=class_map)
         kept = require_same(work / SETTINGS, settings, write=leads())
         if "images" not in kept:
             images = images or IMAGES
@@ -99,6 +101,7 @@ def train(
                 seconds = rehearse(build(UNTIL_THEN), recipe, cells, size, team)
                 images = max(1, int(hours * 3600 / seconds * recipe.batch_size))
             kept = require_same(work / SETTINGS, settings | {"images": images}, write=leads())
+        del kept["class_map"]  # which earlier checkpoints have not
         done = train_on(
             cells, partial(announced, build, recipe, cells, size, team), size, recipe.batch_size,
             kept["images"], seed=seed, balance=True, team=team, checkpoint=work / CHECKPOINT,
@@ -109,6 +112,15 @@ def train(
             write(out, done, recipe, cells, work)
             shutil.rmtree(work)
     return out
+
+
+def started(source: Generator, cells: Dataset, class_map: Mapping[str, str]) -> dict[str, str]:
+    """The class of `source` as which each class starts (see `begun_as`); it is printed."""
+    begun = begun_as(cells.class_names, source.class_names, class_map)
+    if leads():
+        each = (f"{name} as {ours or 'the mean of all classes'}" for name, ours in begun.items())
+        print(f"the classes start from {source.folder.name}: {', '.join(each)}")
+    return begun
 
 
 def recipe_for(
@@ -136,8 +148,12 @@ def recipe_for(
         number = number and math.isfinite(value)
         whole = number and float(value).is_integer()
         fits = {int: whole, float: number, str: isinstance(value, str)}
-        if not fits.get(kind, isinstance(value, bool)) or (number and value < 0):
-            raise DataError(f"--set {name}={value!r}: expected {KINDS.get(kind, 'true or false')}")
+        least, words = (
+            int(name in ("batch_size", "penalty_every")),
+            KINDS.get(kind, "true or false"),
+        )
+        if not fits.get(kind, isinstance(value, bool)) or (number and value < least):
+            raise DataError(f"--set {name}={value!r}: expected {words.format(least)}")
         typed[name] = kind(value) if number else value
     return Recipe(**{**usual, "seed": seed, **typed})
 
@@ -217,13 +233,11 @@ def announced(
     gan = build(steps)
     seconds = rehearse(gan, recipe, cells, size, team)
     if leads():
-        sizes = (
-            f"{steps:,} steps of {recipe.batch_size} images, drawn from {len(cells):,} real ones"
-        )
+        many = f"{steps:,} steps of {recipe.batch_size} images, drawn from {len(cells):,} real ones"
         those = f"{team.processes} process{'es' * (team.processes > 1)}"
         where = f" on {team.devices} devices in {those}" * (team.devices > 1)
         lasting = f"{1000 * seconds:,.0f} ms a step, in all about {duration(steps * seconds)}"
-        print(f"{sizes}{where}; {lasting}; {peak_memory() / 2**30:.1f} GiB of memory", flush=True)
+        print(f"{many}{where}; {lasting}; {peak_memory() / 2**30:.1f} GiB of memory", flush=True)
     return gan
 
 

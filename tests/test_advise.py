@@ -6,6 +6,7 @@ from dataclasses import replace
 from cellaug import cli
 from cellaug.classifiers import load_classifier
 from cellaug.data import DataError, open_dataset
+from cellaug.data.class_map import begun_as
 from cellaug.data.images import write_png
 from cellaug.generators import load_generator
 from cellaug.networks.dcgan import Even
@@ -242,8 +243,9 @@ def test_a_generator_is_trained_further_with_its_own_classes(trained):
     names = [theirs[0], "Mono", "blast"]
     recipe = Recipe(**choices, discriminator_depth=4, rise=0.5, batch_size=8)
     gan = recipe.build(32, 3, 10)
-    begun = take_over(gan, source, names, {"Mono": theirs[1]})
+    begun = begun_as(names, theirs, {"Mono": theirs[1]})
     assert begun == {theirs[0]: theirs[0], "Mono": theirs[1], "blast": ""}
+    take_over(gan, source, names, {"Mono": theirs[1]})
     latents = np.random.default_rng(0).standard_normal((2, 100)).astype("f4")
     for network in (gan.generator, gan.averaged):
         mine = network.predict_on_batch([latents, np.array([1, 1], "i4")])
@@ -258,7 +260,7 @@ def test_a_generator_is_trained_further_with_its_own_classes(trained):
     np.testing.assert_allclose(rates, [0, 4e-5, 2e-4, 2e-4], rtol=1e-5)
     with pytest.raises(DataError, match="draws 32 pixels, not 64"):
         choices_of(source, 64)
-    with pytest.raises(DataError, match="no class nobody: "):
+    with pytest.raises(DataError, match="no class nobody; its classes are"):
         take_over(gan, source, names, {"Mono": "nobody"})
     card = source.card | {"builder": "acgan_generator"}
     with pytest.raises(DataError, match="and this is acgan_generator"):

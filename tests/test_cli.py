@@ -51,6 +51,7 @@ def test_every_command_and_option_has_its_help(name, capsys):
         (["store", "x", "--size", "ten"], "Invalid value for '--size': 'ten' is not"),
         (["augment", "x", "--generator", "y", "--out", "z", "--ratio", "0"], "'--ratio': 0.0 is"),
         (["study", "all"], "'all' is not one of"),
+        (["study", "augmentation", "--class-map", "x"], "the set of --external: give both"),
         (["expert-score", "key.json"], "Missing argument 'ANSWERS..."),
         (["run", "--profile", "nosuch"], "no profile 'nosuch'"),
     ],

@@ -118,10 +118,10 @@ def test_it_is_sized_to_hours_by_what_was_measured(cells, tmp_path, monkeypatch,
     assert "9 steps of 16 images" in capsys.readouterr().out
 
 
-def test_it_begins_with_a_trained_generator(trained, cells, tmp_path):
+def test_it_begins_with_a_trained_generator(trained, cells, tmp_path, capsys):
     """With a learning rate of nothing a new class is the mean, the others are as they were."""
     names = {"basophil": "Baso", "monocyte": "Mono"}
-    for name, folder in {**names, "monocyte ": "new"}.items():
+    for name, folder in {**names, "monocyte ": "new", "basophil ": "Monocyte"}.items():
         for file in (cells / name.strip()).iterdir():
             image = tmp_path / "cells" / folder / file.name
             image.parent.mkdir(parents=True, exist_ok=True)
@@ -132,8 +132,10 @@ def test_it_begins_with_a_trained_generator(trained, cells, tmp_path):
     )  # fmt: skip
     old, new = load_generator(trained).model, load_generator(out).model
     vectors = [m.get_layer("label_vector").get_weights()[0] for m in (old, new)]
-    order = [list(read_generator(out).class_names).index(name) for name in ("Baso", "Mono", "new")]
-    expected = [*vectors[0], vectors[0].mean(0)]
+    order = list(map(read_generator(out).class_names.index, ("Baso", "Mono", "Monocyte", "new")))
+    expected = [*vectors[0], vectors[0][1], vectors[0].mean(0)]
+    said = "start from generator: Baso as basophil, Mono as monocyte, Monocyte as monocyte, "
+    assert f"the classes {said}new as the mean of all classes\n" in capsys.readouterr().out
     np.testing.assert_allclose(vectors[1][order], expected, atol=1e-3)
     pairs = [(a, b) for a, b in zip(old.weights, new.weights, strict=True)
              if "label_vector" not in a.path and "moving" not in a.path]  # fmt: skip
@@ -142,17 +144,73 @@ def test_it_begins_with_a_trained_generator(trained, cells, tmp_path):
         np.testing.assert_allclose(after, before, atol=1e-3)
 
 
+def test_a_class_map_is_checked_and_kept(trained, cells, tmp_path, monkeypatch, capsys):
+    """A training goes on with its own map alone; one of before, which kept none, goes on too."""
+    out, asked = tmp_path / "out", []
+    command = ["train", str(cells), "--out", str(out), "--size", "16", "--images", "400", *TYPED]
+    names = tmp_path / "names.yaml"
+    names.write_text("basophil: monocyte")
+    assert cli.main([*command, "--class-map", str(names)]) == 2
+    assert "--class-map names classes of the generator of --start-from" in capsys.readouterr().err
+    command += ["--start-from", str(trained)]
+    for line, words in (
+        ("Baso: basophil", "data set has no class Baso; its classes are basophil"),
+        ("basophil: mono", "generator has no class mono; its classes are"),
+    ):
+        names.write_text(line)
+        assert cli.main([*command, "--class-map", str(names)]) == 2
+        assert words in capsys.readouterr().err
+    assert not out.with_name("out.training").exists()
+
+    def stopped(*_, settings, **__):
+        asked.append(settings)
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(work, "train_on", stopped)
+    names.write_text("basophil: monocyte")
+    assert cli.main([*command, "--class-map", str(names)]) == 130
+    capsys.readouterr()
+    assert cli.main(command) == 2
+    assert "was begun before class_map has changed" in capsys.readouterr().err
+    kept = out.with_name("out.training") / work.SETTINGS
+    settings = json.loads(kept.read_text())
+    assert settings.pop("class_map") == {"basophil": "monocyte", "monocyte": "monocyte"}
+    kept.write_text(json.dumps(settings))
+    assert cli.main(command) == 130
+    assert asked == [settings, settings]  # as its checkpoint has them
+
+
+def test_a_damaged_checkpoint_is_named(cells, tmp_path, monkeypatch, capsys):
+    out = tmp_path / "out"
+    command = ["train", str(cells), "--out", str(out), "--size", "16", "--images", "40", *TYPED]
+
+    def stopped(*_, **__):
+        raise KeyboardInterrupt
+
+    with monkeypatch.context() as patch:
+        patch.setattr(work, "train_on", stopped)
+        assert cli.main(command) == 130
+    file = out.with_name("out.training") / work.CHECKPOINT
+    file.write_bytes(b"damaged")
+    capsys.readouterr()
+    assert cli.main(command) == 2
+    assert f"{file} is not a checkpoint of cellaug: remove it" in capsys.readouterr().err
+
+
 @pytest.mark.parametrize(
     ("given", "words"),
     [
         (["--size", "48"], "--size: image size 48: expected a power of two, 16 or more"),
         (["--images", "9", "--hours", "1"], "--images and --hours both say how long"),
         (["--set", "gama=1"], "--set gama: no choice of the recipe. There are generator_depth"),
-        (["--set", "batch_size=2.5"], "--set batch_size=2.5: expected a whole number from 0 on"),
+        (["--set", "batch_size=2.5"], "--set batch_size=2.5: expected a whole number from 1 on"),
+        (["--set", "batch_size=0"], "--set batch_size=0: expected a whole number from 1 on"),
+        (["--set", "penalty_every=0"], "--set penalty_every=0: expected a whole number from 1 on"),
+        (["--set", "half_life=-1"], "--set half_life=-1: expected a whole number from 0 on"),
         (["--set", "gamma=-1"], "--set gamma=-1: expected a number from 0 on"),
         (["--set", "r2=1"], "--set r2=1: expected true or false"),
         (["--set", "learning_rate=fast"], "--set learning_rate='fast': expected a number from 0"),
-        (["--set", "batch_size=.inf"], "--set batch_size=inf: expected a whole number from 0 on"),
+        (["--set", "batch_size=.inf"], "--set batch_size=inf: expected a whole number from 1 on"),
         (["--set", "gamma=.nan"], "--set gamma=nan: expected a number from 0 on"),
         (
             ["--hours", "1", "--set", "objective=hinge"],
@@ -188,7 +246,8 @@ def test_wrong_orders_are_refused_in_words(cells, tmp_path, capsys, given, words
         ({"SLURM_NTASKS": "1", "SLURM_PROCID": "0", "SLURM_STEP_NODELIST": "n1"}, ""),
         ({"SLURM_NTASKS": "4"}, ""),  # salloc's own shell
         ({"OMPI_COMM_WORLD_SIZE": "2", "OMPI_MCA_orte_hnp_uri": "1;tcp://h:1"}, "Open MPI"),
-        ({"JOB_COMPLETION_INDEX": "0", "KUBERNETES_SERVICE_HOST": "10.0.0.1"}, "Kubernetes"),
+        ({"JOB_COMPLETION_INDEX": "1", "KUBERNETES_SERVICE_HOST": "10.0.0.1"}, "Kubernetes"),
+        ({"JOB_COMPLETION_INDEX": "0", "KUBERNETES_SERVICE_HOST": "10.0.0.1"}, ""),  # one pod
         ({"KUBERNETES_SERVICE_HOST": "10.0.0.1"}, ""),
     ],
 )

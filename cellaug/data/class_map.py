@@ -10,6 +10,7 @@ from cellaug.errors import DataError
 
 import yaml
 
+Names = Sequence[str]
 LEAVE = "leave"  # in a class map: no generated images for this class
 
 
@@ -45,19 +46,30 @@ def alike(names: Iterable[str], wanted: Iterable[str]) -> dict[str, str]:
     return found if len(set(found.values())) == len(found) else {name: name for name in names}
 
 
-def drawn_as(
-    names: Sequence[str], known: Sequence[str], class_map: Mapping[str, str]
-) -> dict[str, str]:
+def _mapped(names: Names, known: Names, class_map: Mapping[str, str]) -> dict[str, str]:
+    if strange := ", ".join(name for name in class_map if name not in names):
+        are = ", ".join(names)
+        raise DataError(f"class map: the data set has no class {strange}; its classes are {are}")
+    return alike(names, known) | dict(class_map)
+
+
+def begun_as(names: Names, known: Names, class_map: Mapping[str, str]) -> dict[str, str]:
+    """The class of `known` as which each one starts, "" if new; DataError for strange names."""
+    given = _mapped(names, known, class_map)
+    if strange := ", ".join(ours for ours in class_map.values() if ours not in known):
+        are = ", ".join(known)
+        raise DataError(f"class map: the generator has no class {strange}; its classes are {are}")
+    return {name: ours if ours in known else "" for name, ours in given.items()}
+
+
+def drawn_as(names: Names, known: Names, class_map: Mapping[str, str]) -> dict[str, str]:
     """The generator's class (of `known`) for each class of a set that gets generated images.
 
     A class is drawn as the one that the map names, else as the one of its own name (`alike`).
     DataError for one that the generator does not know, with a map to be completed, and for strange
     names in it.
     """
-    if strange := ", ".join(name for name in class_map if name not in names):
-        are = ", ".join(names)
-        raise DataError(f"class map: the data set has no class {strange}; its classes are {are}")
-    given = alike(names, known) | dict(class_map)
+    given = _mapped(names, known, class_map)
     drawn = {name: ours for name, ours in given.items() if ours != LEAVE}
     if unknown := {name: ours for name, ours in drawn.items() if ours not in known}:
         folded = {name.casefold(): name for name in known}

@@ -101,7 +101,7 @@ def restore(path: Path, model: keras.Model, own: Mapping[str, Any], epochs: int)
     """Put a saved state into the model; returns how far it had come.
 
     Raises Mismatch if the run's `fingerprint` is not `own` or more than `epochs` epochs are done,
-    ValueError if it is no checkpoint; the model is then as it was.
+    DataError if it is no checkpoint; the model is then as it was.
     """
     try:
         with np.load(path, allow_pickle=False) as file:
@@ -110,7 +110,7 @@ def restore(path: Path, model: keras.Model, own: Mapping[str, Any], epochs: int)
             position = Position(**record)
             values = [file[key] for key in sorted(file.files)[:-1]]  # "record" comes last
     except Exception as error:
-        raise ValueError(f"{path} is not a checkpoint of cellaug: remove it ({error})") from error
+        raise DataError(f"{path} is not a checkpoint of cellaug: remove it ({error})") from error
     keys = [k for k in sorted({**own, **saved}) if own.get(k, ...) != saved.get(k, ...)]
     if position.epoch + (position.batch > 0) > epochs:
         keys.append("epochs")

@@ -5,6 +5,7 @@ import sys
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
+from importlib.util import find_spec
 
 from cellaug.errors import DataError
 
@@ -15,7 +16,7 @@ LAUNCHERS: Mapping[str, tuple[str, ...]] = {
     "Open MPI": ("OMPI_COMM_WORLD_SIZE", "OMPI_MCA_orte_hnp_uri"),
     "Kubernetes": ("JOB_COMPLETION_INDEX", "KUBERNETES_SERVICE_HOST"),
 }
-"""What each sets in the processes that it starts; the first is how many, but for Kubernetes."""
+"""What each sets in the processes that it starts; the first is how many, of Kubernetes which."""
 
 SINGLE = "several processes train together only with Keras on JAX: set KERAS_BACKEND=jax"
 
@@ -39,7 +40,9 @@ class Team:
 def launcher() -> str:
     """Which launcher started this process as one of several; "" for none."""
     for name, (first, *others) in LAUNCHERS.items():
-        several = name == "Kubernetes" or int(os.environ.get(first) or 1) > 1
+        several = int(os.environ.get(first) or 1) > 1
+        if name == "Kubernetes":  # how many there are, only that package can ask
+            several = os.environ.get(first) != "0" or find_spec("kubernetes") is not None
         if several and all(key in os.environ for key in (first, *others)):
             return name
     return ""

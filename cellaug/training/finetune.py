@@ -3,6 +3,7 @@
 from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
+from cellaug.data.class_map import begun_as
 from cellaug.errors import DataError
 from cellaug.training.gan import Adversarial
 from cellaug.training.recipe import GENERATOR, Recipe
@@ -35,22 +36,19 @@ def choices_of(source: "Generator", size: int) -> dict[str, Any]:
 
 def take_over(
     gan: Adversarial, source: "Generator", class_names: Sequence[str], class_map: Mapping[str, str]
-) -> dict[str, str]:
+) -> None:
     """Give a fresh GAN's generator, and its moving average, the weights of a trained one.
 
     A class starts as the class of `source` that `class_map` names for it, else as the one of its
-    own name, else, as a new one, from the mean of all. Transposed convolutions of `source` become
-    resize-convolutions where the recipe has those (`resize_kernel`), or `Even`. Returns for each
-    class what it starts from ("" for the mean). DataError for a class in the map that `source` does
-    not know, or a recipe whose generator has other layers.
+    own name (`alike`), else, as a new one, from the mean of all. Transposed convolutions of
+    `source` become resize-convolutions where the recipe has those (`resize_kernel`), or `Even`.
+    DataError for a strange name in the map, or a recipe whose generator has other layers.
     """
     known, trained = list(source.class_names), source.model
-    if strange := ", ".join(ours for ours in class_map.values() if ours not in known):
-        raise DataError(f"{source.folder}: no class {strange}: {', '.join(known)}")
-    begun = {name: class_map.get(name, name if name in known else "") for name in class_names}
+    begun = begun_as(class_names, known, class_map).values()
     vectors = ops.convert_to_numpy(trained.get_layer("label_vector").weights[0])
     mean = vectors.mean(0)
-    new = np.stack([vectors[known.index(x)] if x else mean for x in begun.values()])
+    new = np.stack([vectors[known.index(x)] if x else mean for x in begun])
     values = []
     for mine, theirs in zip(gan.generator.weights, trained.weights, strict=True):
         value = new if "label_vector" in mine.path else ops.convert_to_numpy(theirs)
@@ -64,7 +62,6 @@ def take_over(
         values.append(value if mine.constraint is None else mine.constraint(value))
     for network in filter(None, (gan.generator, gan.averaged)):
         network.set_weights(values)
-    return begun
 
 
 def resize_kernel(kernel: np.ndarray) -> np.ndarray:

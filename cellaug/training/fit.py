@@ -99,7 +99,7 @@ def fit(
         save_seconds: minimum time between two checkpoints, also in the middle of an epoch.
 
     Returns one row for each epoch, from 1: the metrics and the ``seconds`` it took. Raises Mismatch
-    for another run's checkpoint, ValueError for none, FloatingPointError for a metric not finite.
+    for another run's checkpoint, DataError for none, FloatingPointError for a metric not finite.
     """
     path = None if checkpoint is None else Path(checkpoint)
     own = {} if path is None else fingerprint(model, settings or {})
