@@ -4,6 +4,7 @@ from cellaug.data import DataError, open_dataset
 from cellaug.data import phantom as phantom_module
 from cellaug.data.images import decode
 from cellaug.data.phantom import RECIPES, class_counts, class_names, draw_cell, phantom
+from cellaug.data.splits import by_content
 
 import cv2
 import numpy as np
@@ -62,6 +63,12 @@ def test_files_hold_what_the_seed_gives_however_many_there_are():
     assert few.root != many.root
     other = open_dataset("phantom", classes=2, images=30, size=16, seed=10)
     assert (decode(other.root / file)[0] != image).any()
+
+
+def test_both_laboratories_are_divided_by_content_alone():
+    for name in ("phantom", "phantom-2"):
+        cells = open_dataset(name, classes=2, images=30, size=16)
+        assert cells.name == name and by_content(cells)
 
 
 def test_drawn_once_and_again_if_damaged(monkeypatch):

@@ -1007,6 +1007,13 @@ def test_own_features_need_images_to_learn_from(real, monkeypatch):
     assert re.search(enough, " ".join(found.notes))
 
 
+def test_drawn_cells_of_both_laboratories_are_read_by_name(monkeypatch):
+    drawn = cells(3)
+    for name in ("phantom", "phantom-2"):
+        monkeypatch.setattr(sources, "open_dataset", {name: drawn}.__getitem__)
+        assert len(read_generated(name, {}, 16)) == len(drawn)
+
+
 # --- real, generated and training images are kept apart ------------------------------------------
 
 

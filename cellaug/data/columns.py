@@ -16,6 +16,7 @@ import pandas as pd
 from pandas._libs.parsers import STR_NA_VALUES
 
 NAMES = ("path", "label", "split", "group", "origin")  # of a manifest's columns
+# Columns that a manifest with generated images has, whatever a table means by them.
 OURS = ("generator", "generator_class", "seed", "index", "source", "source_sha256", "class")
 ORIGINS = {"real", "synthetic"}
 GENERATED = {"generated", "fake", "gan", "synthetisch", "künstlich", "generiert", "erzeugt"}

@@ -6,6 +6,7 @@ import re
 from collections.abc import Iterator
 from pathlib import Path
 
+from cellaug.data.columns import OURS
 from cellaug.data.dataset import Dataset
 from cellaug.data.images import as_png, decode
 from cellaug.errors import DataError
@@ -15,8 +16,6 @@ import numpy as np
 import pandas as pd
 from PIL import Image
 
-# columns that a manifest with generated images has, whatever a table means by them
-OURS = ("source", "source_sha256", "generator", "generator_class", "seed", "index")
 _ODD = r"[\\:]"  # in file names, what other systems take for a separator or a drive
 _AT_ONCE = 64  # images
 

@@ -17,7 +17,7 @@ from functools import partial
 from pathlib import Path
 
 from cellaug.data.images import write_png
-from cellaug.data.published import BLOODMNIST_CLASSES, MANIFEST, PBC_TOP, SETS, Published
+from cellaug.data.published import BLOODMNIST_CLASSES, DIGESTS, MANIFEST, PBC_TOP, SETS, Published
 from cellaug.errors import DataError
 from cellaug.files import atomic_folder, cache_home, homes, progress
 
@@ -28,8 +28,6 @@ import requests
 from filelock import AcquireReturnProxy, FileLock, Timeout
 from urllib3.exceptions import HTTPError
 
-DIGESTS = Path(__file__).with_name("pbc_digests.bin")
-"""The first 8 bytes of the SHA-256 of more than 10,000 images of PBC, one after another."""
 _TIMEOUT = 60.0  # seconds without data after which a server has stalled
 _SLOWEST = 1024  # bytes per second; one that sends less has stalled too
 _PBC_IMAGE = re.compile(rf"{PBC_TOP}/(\w+)/((\w+?)_[^/\\:]*\.jpg)")

@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import Any
 
 from cellaug.data.dataset import Dataset, concat, relative
-from cellaug.data.published import NAMES
+from cellaug.data.published import BY_NAME, DIGESTS
 from cellaug.data.store import Store
 from cellaug.errors import DataError
 
@@ -25,7 +25,6 @@ DISJOINT = {"generator": 0.35, "classifier": 0.35, "validation": 0.15, "test": 0
 SEED = 1
 """The seed of a split where none is given: that of the chapters, the studies and `inspect`."""
 SPLITS = "splits.parquet"
-_PBC_DIGESTS = Path(__file__).with_name("pbc_digests.bin")  # 8 bytes of each SHA-256
 _KNOWN = 0.25  # of the digests of a set: then it holds published images, as the whole PBC has 0.6
 _WORTH = 1e-3  # what moving a group must gain, in squared fractions of a class
 
@@ -44,11 +43,11 @@ def by_content(dataset: Dataset) -> bool:
     others are test images (see `Generator.seen`). A set holds PBC's images if a quarter of its real
     ones have known digests, in whatever folder they lie.
     """
-    if dataset.credit and dataset.name in (*NAMES, "phantom"):
+    if dataset.credit and dataset.name in BY_NAME:
         return True
     real = as_published(dataset.table)[dataset.table["origin"] == "real"]
     firsts = [int(digest[:16], 16) for digest in real]
-    return len(firsts) > 0 and np.isin(firsts, np.fromfile(_PBC_DIGESTS, ">u8")).mean() >= _KNOWN
+    return len(firsts) > 0 and np.isin(firsts, np.fromfile(DIGESTS, ">u8")).mean() >= _KNOWN
 
 
 def as_published(table: pd.DataFrame) -> pd.Series:

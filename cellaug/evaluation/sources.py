@@ -12,7 +12,7 @@ from cellaug.data.class_map import alike
 from cellaug.data.copies import SURE, THUMBNAIL, near_duplicates
 from cellaug.data.dataset import digest_numbers, printable
 from cellaug.data.images import decode, fit_square
-from cellaug.data.published import NAMES
+from cellaug.data.published import BY_NAME
 from cellaug.data.sets import told
 from cellaug.errors import DataError
 from cellaug.evaluation.distances import reduced
@@ -52,7 +52,7 @@ def read_generated(
     folder = Path(source).expanduser()
     if generator := _generator(folder):
         return _drawn(folder, generator, wanted, size, count, seed)
-    if not folder.exists() and str(source) not in ("phantom", *NAMES):
+    if not folder.exists() and str(source) not in BY_NAME:
         known = f"the name of one that comes with cellaug: {', '.join(shipped_generators())}"
         give = f"Give generated images, a generator directory, or {known}"
         raise DataError(f"{source}: no such folder or manifest. {give}")
