@@ -223,7 +223,7 @@ def require_same(file: Path, settings: Mapping[str, Any], write: bool = True) ->
 def write_npz(path: Path, **arrays: np.ndarray) -> None:
     """`numpy.savez`, whole or not at all."""
     path.parent.mkdir(parents=True, exist_ok=True)
-    np.savez(buffer := io.BytesIO(), allow_pickle=True, **arrays)
+    np.savez(buffer := io.BytesIO(), allow_pickle=False, **arrays)
     write_atomically(path, buffer.getvalue())
 
 

@@ -259,6 +259,10 @@ def test_a_changed_pixel_is_noticed_and_not_taken_over(folder, tmp_path, monkeyp
 def test_places_that_are_refused(folder, tmp_path, monkeypatch):
     cells = open_dataset(folder)
     store = stored(cells, SIZE, tmp_path / "store").store.folder
+    for name in ("index.parquet.part", ".index.parquet.12-34.part"):  # of builds that were killed
+        (store / name).write_bytes(b"")
+        stored(cells, SIZE, store)
+        assert not (store / name).exists()
     with pytest.raises(DataError, match=f"holds images of {SIZE} pixels, not 16"):
         stored(cells, 16, store)
     (tmp_path / "file").write_text("")

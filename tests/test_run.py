@@ -7,6 +7,7 @@ import shutil
 import signal
 import subprocess
 import sys
+from pathlib import Path
 from types import SimpleNamespace
 
 from cellaug import cli
@@ -486,6 +487,24 @@ def test_a_chapter_takes_no_artifacts_of_another_run(tiny):
         book.Chapter("02_vanilla_gan", {"profile": "tiny", "seed": 4}).inputs("01_data")
     with pytest.raises(book.BookError, match="needs 03_ac_gan, which has not been run here"):
         chapter.inputs("03_ac_gan")
+
+
+def test_a_chapter_that_is_stopped_at_its_end_keeps_what_was_there(tiny, monkeypatch):
+    write_record(tiny, data="a" * 8)
+    kept = tiny / "build/tiny/artifacts/01_data/metrics.json"
+    before, usual = kept.read_text(), Path.replace
+    chapter = book.Chapter("01_data", {"profile": "tiny", "seed": 3, "data": "x", "rate": 0.5})
+
+    def stop(self, target):
+        if Path(target) == kept.parent and self.name != "old":
+            raise KeyboardInterrupt
+        return usual(self, target)
+
+    monkeypatch.setattr(Path, "replace", stop)
+    monkeypatch.setattr(Path, "rename", stop)
+    with pytest.raises(KeyboardInterrupt):
+        chapter.finish({}, data="b" * 8)
+    assert kept.read_text() == before
 
 
 def test_what_is_run_in_jupyterlab_stays_beside_the_book(tiny, monkeypatch):

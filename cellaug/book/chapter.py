@@ -18,7 +18,7 @@ from typing import TYPE_CHECKING, Any
 
 from cellaug.book.source import code_hash, code_of, commit
 from cellaug.errors import BookError
-from cellaug.files import interactive, name_problem, write_json
+from cellaug.files import atomic_folder, interactive, name_problem, write_json
 
 import pandas as pd
 import yaml
@@ -217,9 +217,9 @@ class Chapter:
         facts |= {"date": f"{datetime.now(UTC):%Y-%m-%d}"} | ({"data": data} if data else {})
         write_json(self.out / "metrics.json", facts)
         final = self.build / "artifacts" / self.name
-        shutil.rmtree(final, ignore_errors=True)
-        final.parent.mkdir(parents=True, exist_ok=True)
-        self.out = self.out.rename(final)
+        with atomic_folder(final) as part:  # a kill loses nothing that was there
+            self.out.replace(part)
+        self.out = final
         shutil.rmtree(self.checkpoints)
         merge_metrics(self.parameters["profile"])
 

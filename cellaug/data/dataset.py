@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any
 
 from cellaug.data.images import check_images, fit_square, read_image
 from cellaug.errors import DataError
+from cellaug.files import write_atomically
 
 import numpy as np
 import pandas as pd
@@ -172,9 +173,7 @@ class Dataset:
         facts |= {"root": str(self.root), "report": self.report.to_numpy().tolist()}
         odd = [name for name in texts if table[name].tolist() != texts[name].tolist()]
         table.attrs = facts | {"odd": texts[odd].to_dict("list")}
-        part = file.with_name(f"{file.name}.part")
-        table.to_parquet(part, index=False)
-        part.replace(file)
+        write_atomically(file, table.to_parquet(index=False))
 
     @staticmethod
     def load(file: Path) -> tuple["Dataset", dict]:

@@ -28,7 +28,7 @@ from filelock import FileLock
 
 INDEX, SUM = "index.parquet", "adler32"  # SUM: the column of the pixels' checksums
 _FORMAT = 3
-_OURS = re.compile(r"(images|shard)-\w+(\.digests)?\.(npy|part)|index\.parquet(\.part)?|\.lock")
+_OURS = re.compile(r"(images|shard)-\w+(\.digests)?\.(npy|part)|\.?index\.parquet(.*part)?|\.lock")
 _SPARE_BYTES = 2**26  # of disk, that a build leaves free
 _AT_ONCE = 256  # images that are decoded before they are written
 
