@@ -90,13 +90,13 @@ class NearestCell:
         extractor = load_extractor(self.size)
         if name not in self.known:
             self.cells = self.cells or self.find()
-            if self.cells is None or name not in self.cells.class_names:
+            if self.cells is None or not self.cells.counts().get(name):
                 return None
             images = self.cells.of_class(self.cells.class_names.index(name)).read(self.size)
             self.known[name] = images, extractor(images)[0]
         images, features = self.known[name]
         gaps = np.linalg.norm(features - extractor(image[None])[0], axis=1)
-        return images[gaps.argmin()] if len(images) else None
+        return images[gaps.argmin()]
 
 
 def live(

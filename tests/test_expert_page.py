@@ -303,10 +303,12 @@ def test_layouts_and_tables_are_read_as_by_other_commands(tmp_path):
         rows.append(f"{name}/{patient}/{number}.png,{name}")
     of_classes(fake, {"monocyte": 4, "basophil": 4}, 2)
     (tmp_path / "r" / "cells.csv").write_text("\n".join(rows[:-4]))
+    (tmp_path / "r" / "CREDIT.txt").write_text("Somebody else, CC BY 4.0\n")
     for k, source in enumerate((real, real / "cells.csv")):
         key = write_test(source, fake, tmp_path / f"t{k}", count=8)
         of_real = [x for x, real_one in zip(key["classes"], key["real"], strict=True) if real_one]
         assert sorted(of_real) == ["basophil"] * 4 + ["monocyte"] * 4
+        assert "Somebody else, CC BY 4.0" in (tmp_path / f"t{k}" / "expert-test.html").read_text()
     (tmp_path / "g").mkdir()
     (tmp_path / "g" / "generator.json").write_text("{}")
     with pytest.raises(

@@ -144,3 +144,5 @@ def test_the_nearest_cell_is_one_of_the_class_that_the_generator_was_trained_on(
     assert not np.array_equal(find("monocyte", images[2]), images[2])
     assert np.array_equal(find("basophil", images[6]), images[6])
     assert find("lymphocyte", images[0]) is None
+    find = explorer.NearestCell(lambda: kept.of_class(0), 64)
+    assert find("basophil", images[6]) is None  # a class without an image

@@ -305,6 +305,6 @@ def _notes(usable: pd.Series, drawn: pd.DataFrame, size: int) -> list[str]:
 
 def _credit(roots: dict[str, Path]) -> str:
     """The credit lines shown beside the images, without a word of which side they are from."""
-    files = [root / CREDIT for root in roots.values() if (root / CREDIT).is_file()]
-    lines = [line for f in files for line in f.read_text("utf-8", errors="replace").splitlines()]
-    return "; ".join(sorted({line.strip() for line in lines} - {""}))
+    files = [(root.parent if root.is_file() else root) / CREDIT for root in roots.values()]
+    texts = [file.read_text("utf-8", errors="replace") for file in files if file.is_file()]
+    return "; ".join(sorted({line.strip() for line in "\n".join(texts).splitlines()} - {""}))
