@@ -21,13 +21,7 @@ from cellaug.data.images import read_image
 from cellaug.evaluation.calibration import calibration, probabilities, temperature
 from cellaug.evaluation.classifiers import classification_report
 from cellaug.evaluation.features import pixels
-from cellaug.evaluation.selection import (
-    INSIDE,
-    distances,
-    embed,
-    neighbourhood,
-    with_features,
-)
+from cellaug.evaluation.selection import INSIDE, distances, embed, neighbourhood, with_features
 from cellaug.files import atomic_folder, progress, write_npz
 from cellaug.generators import load_network, save_network
 

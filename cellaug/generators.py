@@ -23,10 +23,7 @@ import cellaug
 from cellaug.data import DataError, Dataset, to_uint8
 from cellaug.data.dataset import digest_numbers, printable, relative
 from cellaug.data.splits import as_published
-from cellaug.files import (
-    atomic_folder,
-    write_atomically,
-)
+from cellaug.files import atomic_folder, write_atomically
 
 import numpy as np
 import pandas as pd
@@ -78,13 +75,11 @@ class Generator:
         """The network, built when it is first asked for; raises as `load_generator`."""
         model, file = load_network(self.folder / WEIGHTS, self.card), self.folder / CARD
         pixels = (self.image_size, self.image_size, 3)
-        said = (
-            f"{1 + self.conditional} inputs, {self.latent_dim} latent numbers and images {pixels}"
-        )
+        own = f"{1 + self.conditional} inputs, {self.latent_dim} latent numbers and images {pixels}"
         made = f"{len(model.inputs)} inputs, {model.inputs[0].shape[-1]} latent numbers and images "
-        if said != (made := made + f"{tuple(model.output_shape[1:])}"):
+        if own != (made := made + f"{tuple(model.output_shape[1:])}"):
             raise DataError(
-                f"{file}: latent_dim, image_size and conditional say {said}, "
+                f"{file}: latent_dim, image_size and conditional say {own}, "
                 f"but builder and options make a network with {made}"
             )
         return model
@@ -115,13 +110,11 @@ class Generator:
         if math.isnan(ratio):
             how = f"run `cellaug evaluate REAL {relative(self.folder, Path.cwd())}`"
             more = " with more of them, and without --split," * known
-            what = (
-                "the comparison that was made could not judge" if known else "nobody has measured"
-            )
-            what += f" how near this generator's images are to real cells: {how}{more} before you "
-            what += "train on its images"
+            why = "the comparison that was made could not judge" if known else "nobody has measured"
+            why += f" how near this generator's images are to real cells: {how}{more} before you "
+            why += "train on its images"
             missed = self.card["fidelity"].get("missed", "") if known else ""
-            return what + f". Targets that were missed: {missed}" * bool(missed)
+            return why + f". Targets that were missed: {missed}" * bool(missed)
         far = f"their Fréchet distance is {ratio:.3g} times that between real cells"
         words = f"this generator's images are far from real cells: {far}. Do not train on them"
         return words if ratio > FAR else ""

@@ -10,7 +10,9 @@ from cellaug.book import chapter, front
 from cellaug.book.chapter import project_root, thesis
 from cellaug.book.claims import claims, claims_table
 from cellaug.data.images import decode
+from cellaug.evaluation.scorecard import scorecard
 from cellaug.generators import load_generator
+from cellaug.study.answers import read_results
 
 import cv2
 import make_readme
@@ -27,8 +29,10 @@ PLAN = {
     "arms": {
         "real": {},
         "generated": {"extra": "generated"},
+        "half": {"extra": "selected", "share": 0.5},
         "other pool": {"extra": "generated", "pool": "disjoint"},
     },
+    "scarcities": {"tail-10": {"images": 10, "scarce": ["basophil"]}, "half": {"share": 0.5}},
 }
 
 
@@ -65,6 +69,10 @@ def test_numbers_of_the_first_page_are_those_of_the_files():
     assert f"{fooled} of {fooled + caught} generated" in expert.thesis
     machine = RECORDED["02_vanilla_gan"]["machine_specificity"]
     assert f"recognised {machine['successes']} of {machine['trials']} generated" in expert.found
+    for table, size in (("fidelity", 64), ("enlarged", 128)):
+        met = scorecard(load_generator(front.SHOWN).card[table]["table"])["met"]
+        missed = f"({met.eq(False).sum() or 'none'} clearly missed)"
+        assert f"{met.eq(True).sum()} of 8 in the features for {size} px {missed}" in expert.found
     weighted = RECORDED["05_classifier"]["change_against_original"]["AC-GAN"]["weighted_f1"]
     numbers = (f"{100 * weighted[key]:+.2f}" for key in ("mean", "low", "high"))
     said = "{} points ({} to {}) of weighted F1, ".format(*numbers).replace("-", "−")
@@ -79,7 +87,15 @@ def test_numbers_of_the_first_page_are_those_of_the_files():
 def test_without_a_study_the_page_says_so(studied):
     assert front.NO_STUDY in front.answers()[1].found
     assert front.answers()[2].answer == "**Open.**"
-    assert "record/augmentation" in front.substitutions()["study"]
+    assert front.substitutions()["study"].endswith(
+        "is the study of augmentation: not finished yet."
+    )
+
+
+def test_the_page_says_how_much_of_the_study_is_done():
+    done, planned = read_results(ROOT / "book/results/augmentation/pbc").done
+    assert front.runs("pbc") == (done, planned)
+    assert f": {done} of its {planned} classifiers are finished." in front.substitutions()["study"]
 
 
 def test_a_gain_needs_five_seeds_and_an_interval_above_zero(studied):
@@ -91,8 +107,13 @@ def test_a_gain_needs_five_seeds_and_an_interval_above_zero(studied):
     answer = front.answers()[1]
     told = "2 of 7 planned comparisons were run with 5 seeds or more; of these 0 show a gain and 1"
     assert told in answer.found
-    assert "Largest change: generated against real (tail-10), −3.00 points" in answer.found
-    assert answer.answer == "**Not so far:** 1 of 2 comparisons show a loss, none a gain."
+    words = (
+        "*generated* (real images and generated ones) against *real* (real images and no others)"
+    )
+    largest = f"{words}, with 10 real images of each rare class (*tail-10*): −3.00 points"
+    assert f"Largest change: {largest}" in answer.found
+    words = "**Not so far:** 1 of 2 comparisons show a loss, none a gain. "
+    assert answer.answer == f"{words}After correction for multiple comparisons: 1."
     assert front.advice()["lab"].startswith("Not to improve")
 
 
@@ -103,13 +124,24 @@ def test_comparisons_of_few_seeds_have_no_size(studied):
 
 
 def test_a_gain_is_told_with_its_size(studied):
-    bigger = comparison("generated", mean=0.0345, adjusted=0.2)
+    bigger = comparison("half", mean=0.0345, adjusted=0.2, scarcity="half")
     studied(comparison("generated"), bigger, comparison("generated", **{"class": "basophil"}))
     answer = front.answers()[1]
-    assert answer.answer == "**Yes, sometimes:** 2 of 2 comparisons show a gain, none a loss."
+    words = "**Yes, sometimes:** 2 of 2 comparisons show a gain, none a loss. "
+    assert answer.answer == f"{words}After correction for multiple comparisons: 1."
     assert "(1 of them after Holm's correction for all)" in answer.found
-    assert "generated against real (tail-10), +3.45 points (+2.45 to +4.45)" in answer.found
+    half = (
+        "*half* (50 % of the shown images are selected generated ones) against *real* (real images"
+    )
+    assert f"Largest change: {half} and no others), with 50 % of the real images" in answer.found
+    assert "(*half*): +3.45 points (+2.45 to +4.45)" in answer.found
     assert "macro F1" in answer.found and front.advice()["lab"].startswith("Perhaps")
+
+
+def test_a_loss_that_correction_leaves_uncertain_is_told_as_such(studied):
+    studied(comparison("generated", mean=-0.03, adjusted=0.2))
+    said = "**No:** 1 of 1 comparisons show a loss, none a gain. "
+    assert front.answers()[1].answer == f"{said}After correction for multiple comparisons: none."
 
 
 @pytest.mark.parametrize(

@@ -122,9 +122,8 @@ def _recognised(run: Run) -> bool:
 
 def _chance(run: Run) -> float:
     """How often what always names the largest class is right of the cells that were asked for."""
-    return run["05_classifier"].get(
-        "chance", 1 / run["01_data"]["classes"]
-    )  # older records lack it
+    # older records lack it
+    return run["05_classifier"].get("chance", 1 / run["01_data"]["classes"])
 
 
 def _conditioned(run: Run) -> str:

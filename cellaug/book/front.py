@@ -11,6 +11,7 @@ from cellaug.book import chapter
 from cellaug.book.chapter import pages, thesis
 from cellaug.book.claims import change, real_runs
 from cellaug.evaluation.classifiers import FOR_A_VERDICT, points, verdict
+from cellaug.evaluation.features import SIZES
 from cellaug.evaluation.scorecard import scorecard
 
 import numpy as np
@@ -22,6 +23,10 @@ SHOWN = "pbc-fine-64"
 
 STUDY_PAGE = "record/augmentation"
 """The page on the study of augmentation, linked where there is one."""
+
+KINDS = {"none": "no others", "duplicates": "copies of them", "generated": "generated ones",
+         "selected": "selected generated ones", "real": "further real ones"}  # fmt: skip
+"""What an arm of the study shows beside its real images."""
 
 NO_STUDY = "The study of augmentation has no result for this yet."
 TITLE = ("Asked", "Thesis", "On real cells", "Answer")
@@ -41,8 +46,8 @@ def studies() -> dict[str, pd.DataFrame]:
     """The planned comparisons of each recorded study on real cells, by its plan's name.
 
     The columns are those of `cellaug.study.results.contrasts`, for the set's own classes and test
-    images, with `outcome`, the `verdict`, and with `pool` and `extra`, the plan's choices for the
-    arm.
+    images, with `outcome`, the `verdict`, `sure`, whether it is clear after correction for all,
+    `pool` and `extra`, the plan's choices for the arm, and `told`, what is compared, in words.
     """
     found = {}
     for path in sorted(chapter.result_file("augmentation").glob("*/contrasts.parquet")):
@@ -57,18 +62,43 @@ def studies() -> dict[str, pd.DataFrame]:
             outcome=[verdict(row) for row in table.to_dict("records")],
             pool=[(arm or {}).get("pool", "one") for arm in arms],
             extra=[(arm or {}).get("extra", "none") for arm in arms],
+            told=[_told(row, plan) for row in table.to_dict("records")],
+            sure=lambda t: t["outcome"].isin(["gain", "loss"]) & (t["adjusted"] < 0.05),
         )
     return found
 
 
+def _told(row: dict[str, Any], plan: dict[str, Any]) -> str:
+    """The arms of a comparison and their real images, by name and in words."""
+    said = []
+    for name in (row["arm"], row["against"]):
+        arm = {"extra": "none"} | (plan["arms"].get(name) or {})
+        part = f"{100 * arm.get('share', 0):g} % of the shown images are"
+        part = part if "share" in arm else "real images and"
+        said.append(f"*{name}* ({part} {KINDS.get(arm['extra'], arm['extra'])})")
+    subset = {"share": 1} | plan["scarcities"][row["scarcity"]]
+    many = f"{100 * subset['share']:g} % of the real images"
+    if "images" in subset:
+        many = f"{subset['images']} real images of each {'rare ' * ('scarce' in subset)}class"
+    return f"{' against '.join(said)}, with {many} (*{row['scarcity']}*)"
+
+
 def planned(question: int) -> int:
     """How many comparisons the plans of recorded studies on real cells have for a question."""
-    count = 0
-    for path in chapter.result_file("augmentation").glob("*/plan.yaml"):
-        plan = yaml.safe_load(path.read_text("utf-8"))
-        rows = plan.get("contrasts", ()) if plan["data"] != "phantom" else ()
-        count += sum(len(row["at"]) for row in rows if row.get("question", 1) == question)
-    return count
+    files = chapter.result_file("augmentation").glob("*/plan.yaml")
+    plans = (yaml.safe_load(file.read_text("utf-8")) for file in files)
+    rows = [row for plan in plans if plan["data"] != "phantom" for row in plan.get("contrasts", ())]
+    return sum(len(row["at"]) for row in rows if row.get("question", 1) == question)
+
+
+def runs(study: str) -> tuple[int, int]:
+    """How many classifiers of a recorded study are finished, and how many its plan has."""
+    place = chapter.result_file("augmentation") / study
+    plan = yaml.safe_load((place / "plan.yaml").read_text("utf-8"))
+    found = {(where, arm, str(block.get("classifier")), seed) for block in plan["blocks"]
+             for where in block["scarcities"] for arm in block["arms"]
+             for seed in range(block["seeds"])}  # fmt: skip
+    return pd.read_parquet(place / "runs.parquet")["run"].nunique(), len(found)
 
 
 def comparisons(question: int) -> pd.DataFrame:
@@ -90,12 +120,11 @@ def _summary(question: int) -> str:
     most = judged.iloc[int(judged["mean"].abs().to_numpy().argmax())]
     said = f"Study: {len(judged)} {many} were run with {FOR_A_VERDICT} seeds or more; of these "
     said += f"{counts.get('gain', 0)} show a gain and {counts.get('loss', 0)} a loss"
-    clear = judged[judged["outcome"].isin(["gain", "loss"])]
-    sure = int((clear["adjusted"] < 0.05).sum())
-    said += f" ({sure} of them after Holm's correction for all)" * (len(clear) > 0)
+    some = f" ({judged['sure'].sum()} of them after Holm's correction for all)"
+    said += some * bool({"gain", "loss"} & set(counts.index))
     return (
-        f"{said}. Largest change: {most['arm']} against {most['against']} ({most['scarcity']}), "
-        f"{points(most, ' points')} of {most['measure'].replace('_f1', ' F1')}."
+        f"{said}. Largest change: {most['told']}: {points(most, ' points')} of "
+        f"{most['measure'].replace('_f1', ' F1')}."
     )
 
 
@@ -114,16 +143,17 @@ def _taken_for_real() -> Answer:
             who, score = "a classifier", gan["machine_specificity"]
         told.add((who, score["low"] > 0.5))
         found.append(
-            f"Run *{name}*, the thesis's GAN: {who} recognised {score['successes']} of "
-            f"{score['trials']} generated cells."
+            f"Run *{name}*, a small version of the thesis's GAN: {who} recognised "
+            f"{score['successes']} of {score['trials']} generated cells."
         )
-    card = scorecard(_card()["fidelity"]["table"])
-    judged = card["value"].notna() & (card["reason"] == "")
-    met, missed = (int(card["met"].eq(state)[judged].sum()) for state in (True, False))
-    found.append(
-        f"The shipped *{SHOWN}* meets {met} of {judged.sum()} targets of likeness and clearly "
-        f"misses {missed or 'none'}; the others are undecided."
-    )
+    said = []
+    for size, kind in zip(SIZES, ("fidelity", "enlarged"), strict=True):
+        card = scorecard(_card()[kind]["table"])
+        judged = card["value"].notna() & (card["reason"] == "")
+        met, missed = (int(card["met"].eq(state)[judged].sum()) for state in (True, False))
+        met_of = f"{met} of {judged.sum()} in the features for {size} px"
+        said.append(f"{met_of} ({missed or 'none'} clearly missed)")
+    found.append(f"Targets of likeness met by the shipped *{SHOWN}*: {', '.join(said)}.")
     experts = {apart for who, apart in told if who == "an expert"}
     if experts:
         answer = "**No.**" if all(experts) else "**Yes**, in some trials."
@@ -150,32 +180,35 @@ def _improves() -> Answer:
     ]
     studied = comparisons(1)
     chapters = pd.Series([verdict(one) for one in changes.values()], dtype=object)
+    outcomes = (chapters, None) if studied.empty else (studied["outcome"], studied["sure"].sum())
     return Answer(
         "Does a classifier improve when such cells are added to its training images?",
         f"Yes: weighted F1 rose from {100 * before:.1f} % to {100 * after:.1f} % "
         f"({100 * (after - before):+.1f} points), in one run.",
         " ".join([*found, _summary(1)]),
-        _answer(chapters if studied.empty else studied["outcome"], planned(1)),
+        _answer(*outcomes),
     )
 
 
-def _answer(outcomes: pd.Series, planned: int = 0) -> str:
+def _answer(outcomes: pd.Series, sure: int | None = None) -> str:
     """What follows from outcomes of comparisons with training on real cells alone.
 
-    While some of those that are `planned` are missing, a no is one so far.
+    While some of those that are planned are missing, a no is one so far; `sure` are clear after
+    correction for all of them.
     """
     judged = outcomes[outcomes != "too few seeds"]
     of, counts = f"of {len(judged)} comparisons", judged.value_counts()
     gains, losses = (int(counts.get(each, 0)) for each in ("gain", "loss"))
     if judged.empty:
         return f"**Not shown:** a verdict needs at least {FOR_A_VERDICT} seeds."
+    left = "" if sure is None else f" After correction for multiple comparisons: {sure or 'none'}."
     if gains and losses:
-        return f"**It depends:** {gains} {of} show a gain, {losses} a loss."
+        return f"**It depends:** {gains} {of} show a gain, {losses} a loss.{left}"
     if gains:
-        return f"**Yes, sometimes:** {gains} {of} show a gain, none a loss."
+        return f"**Yes, sometimes:** {gains} {of} show a gain, none a loss.{left}"
     if losses:
-        no = "Not so far" if len(judged) < planned else "No"
-        return f"**{no}:** {losses} {of} show a loss, none a gain."
+        no = "Not so far" if len(judged) < planned(1) else "No"
+        return f"**{no}:** {losses} {of} show a loss, none a gain.{left}"
     return f"**Not shown:** 0 {of} show a gain or a loss."
 
 
@@ -238,8 +271,9 @@ def readme_block() -> str:
 def substitutions() -> dict[str, str]:
     """What the first page, ``book/intro.md``, gets from results, by the name it has there."""
     found = {"answers": answers_table(), "cells": cells_html()}
-    link = f"[]({STUDY_PAGE}.ipynb) is the study of augmentation, "
-    link += "in many paired runs." if any(map(len, studies().values())) else "not finished yet."
+    link = f"[]({STUDY_PAGE}.ipynb) is the study of augmentation"
+    said = [f"{done:,} of its {of:,} classifiers are finished" for done, of in map(runs, studies())]
+    link += f": {', '.join(said) or 'not finished yet'}."
     planned = "A larger study is planned: `cellaug study augmentation`."
     found["study"] = link if STUDY_PAGE in pages() else planned
     return found | advice()

@@ -252,12 +252,7 @@ def _stray(paths: Iterable[str]) -> list[tuple]:
 
 
 def _rows(
-    path: str,
-    look: _Look,
-    kind: str,
-    side: str = "",
-    group: str = "",
-    kinds: Mapping | None = None,
+    path: str, look: _Look, kind: str, side: str = "", group: str = "", kinds: Mapping | None = None
 ) -> list[tuple]:
     rows = []
     files, folders = look(path)

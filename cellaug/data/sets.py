@@ -29,13 +29,7 @@ from cellaug.data.phantom import phantom
 from cellaug.data.published import MANIFEST, MANIFESTS, NAMES, PBC_FINE, PBC_FOLDERS, PBC_TOP
 from cellaug.data.scan import scan
 from cellaug.data.store import INDEX, Store
-from cellaug.data.tables import (
-    MisnamedError,
-    explained,
-    read_manifest,
-    read_rows,
-    read_table,
-)
+from cellaug.data.tables import MisnamedError, explained, read_manifest, read_rows, read_table
 from cellaug.errors import DataError
 from cellaug.files import cache_home, count, homes
 

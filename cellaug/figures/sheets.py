@@ -114,11 +114,7 @@ def class_examples(
 
 
 def pairs(
-    left: np.ndarray,
-    right: np.ndarray,
-    names: list[str],
-    captions: list[str],
-    real: str = "real",
+    left: np.ndarray, right: np.ndarray, names: list[str], captions: list[str], real: str = "real"
 ) -> Described:
     """Draw pairs of a generated cell, over its name, and the nearest real one, over its caption.
 
