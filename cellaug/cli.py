@@ -76,7 +76,7 @@ SETTINGS = {"help_option_names": ["-h", "--help"], "max_content_width": 100, "sh
 @click.group(cls=_InOrder, epilog=EXAMPLES, no_args_is_help=False, context_settings=SETTINGS)
 @click.version_option(__version__, message="cellaug %(version)s")
 def commands() -> None:
-    """Add generated cells to training sets of white blood cells, and measure whether it helps."""
+    """Add generated cells to training sets of blood cells, and measure whether it helps."""
 
 
 @commands.command()
@@ -183,20 +183,23 @@ def inspect(data: str, columns: dict, everything: bool, as_json: bool, figure: P
     return 0 if found.fit else 1
 
 
+words = "Divide REAL as chapter 1 did (seed 1). Its test images are compared; its training images "
+
+
 @commands.command()
 @click.argument("real", help="Real images, as for 'inspect'; best ones not used in training.")
 @fake_argument
 @columns_option
 @option("--reference TRAIN", "Training images, for memorisation and classifier tests.")
-@option("--split SEED", "Split REAL like chapter 01 (its seed is 1): TRAIN and the test images.")
+@option("--split SEED", words + "serve as TRAIN.")
 @option("--count N", "Images to generate per class; by default the same number as REAL has.")
 @option("--size PIXELS", "Size to compare at; by default that of the generated images.", type=SIDE)
 @click.option(
     "--features",
     type=click.Choice(("auto", "shipped", "own")),
     default="auto",
-    help="Of the package, or own ones learned from each half of TRAIN, else of REAL (minutes); "
-    "auto learns own ones if the package's do not know these cells and there are enough images.",
+    help="shipped: features of the package; own: learn features from your cells (minutes); "
+    "auto: own only if the shipped ones do not know these cells.",
 )
 @seed_option
 @option("--no-cas", "Skip the classifier comparison, which takes a minute or two.")
@@ -317,7 +320,7 @@ words += "keep theirs, and their sharpness shows which ones are real."
 @option("--generator DIR", GENERATOR_WORDS)
 @option("--advice DIR", "What 'advise' wrote: its generator, and as many cells as it recommends.")
 @option("--ratio R", "Generated images per real image of a class [0.5].")
-@option("--fill N", "Instead, as many as every class lacks of N images.")
+@option("--fill N", "Instead of --ratio: fill each class up to N images.")
 @option("--only CLASS", "Add images to this class alone; repeatable.", multiple=True)
 @option("--select", "Keep only generated images that pass for real ones of DATA; takes minutes.")
 @new_folder_option
@@ -402,7 +405,7 @@ def expert_test(real: Path, fake: Path, out: Path, **options: Any) -> None:
 
     The page is one file that works in any browser without a network. Keep its key to yourself.
     If both folders have classes (subfolders or a manifest.csv), both get the same number of images
-    of each class; else the frequency of a class can tell a reader what is real.
+    of each class; else the frequency of a class can tell a participant what is real.
     """
     from cellaug.evaluation import expert_page
 
@@ -410,7 +413,7 @@ def expert_test(real: Path, fake: Path, out: Path, **options: Any) -> None:
 
 
 @commands.command("expert-score")
-@click.argument("answers", help="Exported answers, one file per reader.", nargs=-1, required=True)
+@click.argument("answers", help="Answers, one file per participant.", nargs=-1, required=True)
 @click.argument("key", help="The key.json of that page.")
 @json_option
 @option("--figure FILE", "Also draw the most convincing and most obvious cells (.png, .svg, .pdf).")

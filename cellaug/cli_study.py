@@ -24,20 +24,20 @@ import click
 )
 @profile_options
 @option("--out PATH", "By default build/study/NAME; for cards the weights in the package.")
-@option("--images N", "Real images per training [ladder: its key ladder_images; weights: 850000].")
+@option("--images N", "Images shown, repeats counted [ladder: key ladder_images; weights: 850000].")
 @option("--arm NAME", "Only this variant of the ladder or the weights; repeatable.", multiple=True)
 @option("--seeds N", "Seeds of each step of the ladder; first and last have at least 3.", default=1)
 @option("--record NAME", "Keep the ladder's variants as book/results/ladder-NAME.", type=str)
 @option("--seed S", "Seed of the weights [1]; repeatable.", type=COUNT, multiple=True)
 @option("--scheduler ADDRESS", "A Dask cluster for augmentation; by default one is started here.")
-@option("--workers N", "Processes of that cluster [as many as this machine bears].")
+@option("--workers N", "Processes of that cluster [as many as fit].")
 @option("--hours H", "Begin no further run of augmentation after so many hours.", type=HOURS)
 @option("--external SET", "Test augmentation's runs on another laboratory's cells too.", type=str)
 @option("--class-map FILE", "YAML: a class of that set, and what the study calls it.", type=str)
 def study(name: str, profile: str, set: Sequence[str], **options: Any) -> None:
     """Make what the package ships or the book records.
 
-    augmentation: does it help? as a plan in notebooks/studies/plans says, on a Dask cluster.
+    augmentation: run the study "Does it help?" from its plan in notebooks/studies/plans.
     extractor: the network behind the fidelity measures. ladder: the ablation study. weights: the
     generators that come with cellaug. cards: evaluate those again. broken: why some of their cells
     break. All but the last two take hours on a processor; they resume after an interruption.
@@ -76,7 +76,7 @@ def study(name: str, profile: str, set: Sequence[str], **options: Any) -> None:
 @option("--size PIXELS", "Width and height of the images, a power of two.", default=64)
 @option("--start-from DIR", "A generator, or the name of a shipped one, to begin with.", type=str)
 @option("--class-map FILE", "YAML: 'class of DATA: class of that generator', per line.", type=str)
-@option("--images N", "Real images that it is shown, in whole epochs [850000].")
+@option("--images N", "Images shown, repeats counted, in whole epochs [850000].")
 @option("--hours H", "Instead, how long it may take; it is sized to that.", type=HOURS)
 @option("--seed S", "Random seed.", default=1)
 @option("--set choice=value", "Change a choice of cellaug.Recipe; repeatable.", multiple=True)
@@ -90,8 +90,8 @@ def train(
 ) -> None:  # fmt: skip
     """Train a conditional generator on your cells.
 
-    Only the training side of DATA is used. Writes the generator's directory, with cells by epoch
-    and curves. The same command goes on where it was stopped. With KERAS_BACKEND=jax all devices of
+    Only the training split of DATA is used. Writes the generator's directory, with cells by epoch
+    and curves. The same command resumes where it was stopped. With KERAS_BACKEND=jax all devices of
     the machine train together, and several processes do if SLURM or Open MPI started them, or if
     --coordinator, --processes and --process say so, as under Kubernetes.
     """
@@ -119,12 +119,12 @@ map_words = "YAML: 'class of DATA: class of that generator', per line."
 @option("--class-map FILE", map_words, type=str)
 @option("--size PIXELS", "Width and height of the images that are studied.", default=64)
 @option("--scheduler ADDRESS", "A Dask cluster; by default one is started here.", default="")
-@option("--workers N", "Processes of that cluster [as many as this machine bears].")
+@option("--workers N", "Processes of that cluster [as many as fit].")
 def advise(data: str, columns: dict, out: Path, class_map: str | None, **options: Any) -> None:
     """Find out overnight whether and how to augment your cells.
 
-    Trains classifiers with and without generated cells on the training side of DATA and tests them
-    on its test side. Writes advice.html, advice.json, the classifier of the best way, and its
+    Trains classifiers with and without generated cells on the training split of DATA and tests them
+    on its test split. Writes advice.html, advice.json, the classifier of the best way, and its
     generator if it has one. DATA is not changed. Says beforehand how long it takes.
     """
     from cellaug.data.class_map import read_class_map

@@ -102,10 +102,10 @@ class NearestCell:
 def live(
     generator: Generator, own: "keras.Model | None" = None, nearest: Nearest | None = None
 ) -> "ipywidgets.Widget":
-    """The explorer for JupyterLab: class, seed, truncation, walk, and the nearest training cell.
+    """The explorer for JupyterLab: class, seed, scale, walk, and the nearest training cell.
 
     The latent vector lies on the way from that of the seed to that of the next seed (Eq. 40), times
-    the truncation. `generator` draws it as each of its classes, `own`, without classes, beside
+    the scale. `generator` draws it as each of its classes, `own`, without classes, beside
     them. `nearest` finds a real cell for a class and image, by default one of `training_cells`.
     """
     import ipywidgets as widgets
@@ -115,7 +115,7 @@ def live(
     look = {"layout": wide, "style": {"description_width": "6.5rem"}}
     kind = widgets.Dropdown(options=names, description="Class", **look)
     seed = widgets.IntSlider(1, 0, 99, description="Seed", **look)
-    cut = widgets.FloatSlider(value=1, min=0, max=1.5, step=0.1, description="Truncation", **look)
+    scale = widgets.FloatSlider(value=1, min=0, max=1.5, step=0.1, description="Scale", **look)
     walk = widgets.IntSlider(0, 0, STEPS, description="Walk", **look)
     beside = widgets.Checkbox(False, description="nearest real training cell", **look)
     pictures, pair = widgets.HTML(), widgets.HTML()
@@ -123,7 +123,7 @@ def live(
     def draw(*_: object) -> None:
         rngs = [np.random.default_rng(seed.value + k) for k in (0, 1)]
         first, second = (rng.standard_normal(generator.latent_dim) for rng in rngs)
-        z = (cut.value * interpolate(first, second, STEPS)[walk.value]).astype("f4")
+        z = (scale.value * interpolate(first, second, STEPS)[walk.value]).astype("f4")
         labels = np.arange(len(names), dtype="i4")
         many = [np.repeat(z[None], len(names), 0), labels] if generator.conditional else z[None]
         images = to_uint8(np.asarray(generator.model.predict_on_batch(many)))
@@ -143,13 +143,13 @@ def live(
                 large["nearest real training cell"] = real, ""
         pair.value = _row(large, "11rem")
 
-    for control in (kind, seed, cut, walk, beside):
+    for control in (kind, seed, scale, walk, beside):
         control.observe(draw, "value")
     draw()
     note = widgets.HTML(
         f"<small>Generated, not real. Trained on {escape(generator.credit)}</small>"
     )
-    controls = widgets.VBox([kind, seed, cut, walk, beside])
+    controls = widgets.VBox([kind, seed, scale, walk, beside])
     top = widgets.HBox([controls, pair], layout=widgets.Layout(flex_flow="row wrap"))
     return widgets.VBox([top, pictures, note])
 

@@ -81,7 +81,7 @@ words += '--columns path="image ID" label=cell_type.'
 columns_option = option("--columns NAME=COLUMN", words, multiple=True, callback=renamed)
 GENERATOR_WORDS = "One that a chapter saved, or the name of a shipped one."
 generator_option = option("--generator DIR", GENERATOR_WORDS, required=True)
-words = "Cut latent vectors off at ±T, such as 2: fewer broken cells, and less variety."
+words = "Draw values beyond ±T again, such as 2: fewer broken cells, and less variety."
 truncation_option = option("--truncation T", words, type=click.FloatRange(0.1))
 seed_option = option("--seed S", "Random seed.", default=0)
 json_option = option("--json", "Print one JSON document and nothing else.", "as_json")

@@ -57,7 +57,7 @@ def train(
     start_from: str = "", class_map: Mapping[str, str] | None = None, images: int | None = None,
     hours: float | None = None, seed: int = 1, choices: Mapping[str, Any] | None = None,
 ) -> Path:  # fmt: skip
-    """Train a conditional generator on the training side of a set and write its directory `out`.
+    """Train a conditional generator on the training split of a set and write its directory `out`.
 
     Beside the generator lie `README.md`, cells by epoch (`samples.png`), `losses.png`,
     `diversity.png`, `history.csv` and the last checkpoint. Until then that is in
@@ -167,7 +167,7 @@ def training_side(cells: Dataset) -> Dataset:
         found = real.subset(real.table["side"].isin(("", "train")))  # published sides stay
         print(f"trained on {len(found):,} images, and no other is kept for tests: {error}")
     if empty := ", ".join(found.counts()[found.counts() == 0].index):
-        raise DataError(f"no image of {empty} on the training side of {cells.name}: add images of "
+        raise DataError(f"no image of {empty} in the training split of {cells.name}: add images of "
                         "it, or remove the class")  # fmt: skip
     return found
 

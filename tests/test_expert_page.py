@@ -347,7 +347,7 @@ def test_what_is_left_out_is_said(folders, tmp_path, capsys):
     }
     assert all(f"left out: {file}: {reason}\n" in printed.out for file, reason in left.items())
     assert "16 images tell a true accuracy of" in printed.out and printed.err == ""
-    assert f"{tmp_path / 'out/expert-test.html'}  for the readers" in printed.out
+    assert f"{tmp_path / 'out/expert-test.html'}  for the participants" in printed.out
     html = (tmp_path / "out/expert-test.html").read_text("utf-8")
     assert r"Somebody \u003cb>, CC BY 4.0" in html
 

@@ -99,7 +99,7 @@ def summary(key: dict, out: Path) -> str:
     if more := len(key["left_out"][20:]):
         lines += [f"left out: {more} more, see {out / KEY}"]
     lines += [*key["notes"], power_statement(len(key["real"]))]
-    lines += [f"{out / PAGE}  for the readers, {(out / PAGE).stat().st_size / 1e6:.1f} MB"]
+    lines += [f"{out / PAGE}  for the participants, {(out / PAGE).stat().st_size / 1e6:.1f} MB"]
     return "\n".join([*lines, f"{out / KEY}  the key: keep it to yourself"])
 
 
@@ -228,10 +228,8 @@ def _matched(
     both = known.min(axis=1)
     both = both[both > 0]
     if "" in spare.index or both.empty:
-        gap = (
-            "Classes were not matched: not all images are in subfolders of their class (or listed "
-        )
-        gap += "in a manifest.csv), or no class is on both sides. A reader may tell real from fake "
+        gap = "Classes were not matched: not all images are in subfolders of their class (or in a "
+        gap += "manifest.csv), or no class is on both sides. A participant may tell real from fake "
         return {"": count}, {}, f"{gap}images by how often a class comes up."
     if both.sum() < count:
         have = ", ".join(f"{n} {name}" for name, n in both.items())

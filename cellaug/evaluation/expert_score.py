@@ -69,7 +69,7 @@ def score_answers(answers: Sequence[str | Path], key: str | Path) -> dict:
             raise DataError(f"{path}: expected {len(real)} answers, found {len(said)}")
         same = seen.setdefault(str(given | {asked: list(map(str, said))}), path)
         if same is not path and times:  # equal to the millisecond: one reader's
-            raise DataError(f"{path} holds the same answers as {same}: give each reader once")
+            raise DataError(f"{path} holds the same answers as {same}: give each participant once")
         reader: dict[str, Any] = {"file": printable(path.name)}
         reader["initials"] = "".join(filter(str.isprintable, given["initials"] or ""))[:40]
         reader |= _score_classes(truth, said) if asked == "said_class" else _score(truth, said)
@@ -245,11 +245,11 @@ def as_text(scores: dict) -> str:
     for reader in readers:
         lines += _details(reader)
     if len(readers) > 1:
-        lines += ["", "agreement between readers (equal answers, Cohen's kappa):"]
+        lines += ["", "agreement between participants (equal answers, Cohen's kappa):"]
         for pair in scores["agreement"]:
             kappa = "-" if pair["kappa"] is None else f"{pair['kappa']:.2f}"
             lines += [f"{' and '.join(pair['readers'])}: {pair['same']:.2f}, {kappa}"]
-        lines += ["All readers saw the same images: their answers are not independent, no pooled"]
+        lines += ["All saw the same images: their answers are not independent, no pooled"]
         lines += ["result is given."]
     for name, part in (("convincing", scores["generated"]), ("obvious", scores["generated"][::-1])):
         sign = 1 if name == "convincing" else -1
