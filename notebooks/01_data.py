@@ -9,11 +9,11 @@
 #
 # A generator can only be as good as its training images, and a test is only fair if its images were
 # never used in training. This chapter opens a set of labelled cells, says what is in it
-# and what was left out, splits it into training, validation and test images, and shows the reader
-# that feeds every network of this book.
+# and what was left out, splits it into training, validation and test images, and shows the image
+# reader, the code that feeds every network of this book.
 #
 # **What you will see:** how uneven the classes are, what the cells look like, which files were
-# dropped and why, which images may be used for what, and how fast the reader is.
+# dropped and why, which images may be used for what, and how fast the image reader is.
 
 # %% [markdown]
 # ## Parameters
@@ -115,7 +115,7 @@ Markdown(
 # One row for each class, taken at random with the seed of this run, not selected. Look for the
 # differences between neighbouring rows: a conditional generator has to learn them.
 
-# %% mystnb={"figure": {"caption": "Random real cells of every class after centre crop and resize.", "name": "fig-class-examples"}}
+# %% mystnb={"figure": {"caption": "Random cells of every class of the data set named above, one row for each class, after centre crop and resize to the pixels of this run (`image_size`), not selected.", "name": "fig-class-examples"}}
 per_class = 8
 shown = cells.sample_per_class(per_class, seed=seed)
 images = shown.read(image_size)
@@ -160,13 +160,14 @@ print(
 # %% [markdown]
 # ## Training, validation and test split
 #
-# The split of an image depends only on what is in the set and on the seed, not on the order of the
-# files. Public sets and the drawn cells are split by the content of each image alone: an image keeps
-# its split when others are added or removed, so the generators that come with this book have seen no
-# test image of `pbc-fine`; of other divisions of PBC they have, and chapter 5 leaves them out there. A set of your own is stratified, which means that every class is divided in the
-# same fractions, and all images of one patient or slide go to the same split if the table of the set
-# has the column `group`. Generated images that are in a set already are never tested on, and the
-# chapters train nothing on them.
+# In public sets and drawn cells, the split of an image depends only on its content, its class and the
+# seed, so it stays the same when other images are added or removed; a published split is kept. A set of
+# your own is {term}`stratified <split>`: every class is divided in the same fractions, and all images of one
+# patient or slide go to the same split if the table of the set has the column `group`.
+#
+# The shipped generators have not seen any test image of `pbc-fine`. If PBC is divided differently, they
+# may have seen test images; chapter 5 then leaves them out. Generated images that are in a set already
+# are never tested on, and the chapters train nothing on them.
 
 # %% tags=["nbval-check-output"]
 parts = split(cells, seed=seed)
@@ -227,9 +228,9 @@ print(
 print("all 256 values come back:", bool((to_uint8(scaled) == values).all()))
 
 # %% [markdown]
-# ## The reader
+# ## The image reader
 #
-# Several hundred thousand images do not fit in memory, so the thesis wrote its own reader: it reads,
+# Several hundred thousand images do not fit in memory, so the thesis wrote its own image reader: it reads,
 # shuffles and batches images and keeps only a part of them. Ours does the same. It is a Keras
 # `PyDataset`, so `fit` accepts it on TensorFlow and on JAX.
 
@@ -279,31 +280,31 @@ def two_epochs(dataset, memory):
 # %%
 files = replace(splits["generator"], store=None)
 whole = len(files) * image_size**2 * 3 / 2**20
-bounds = {
-    "files, this run's bound": memory_mb,
+limits = {
+    "files, this run's limit": memory_mb,
     "files, half": whole / 2,
     "files, nothing kept": 0,
 }
 rates, held = {}, {}
-for name, memory in bounds.items():
+for name, memory in limits.items():
     rates[name], held[name] = two_epochs(files, memory)
 rates["store"], held["store"] = two_epochs(splits["generator"], 0)
 
 # %% [markdown]
-# *Held* is the largest number of MiB that the reader kept at any time: it never exceeds its limit.
+# *Held* is the largest number of MiB that the image reader kept at any time: it never exceeds its limit.
 
 # %% tags=["hide-input"]
 pd.DataFrame(
     {
         "first epoch, images/s": {name: pair[0] for name, pair in rates.items()},
         "second epoch, images/s": {name: pair[1] for name, pair in rates.items()},
-        "limit, MiB": bounds | {"store": 0},
+        "limit, MiB": limits | {"store": 0},
         "held, MiB": {name: max(each) for name, each in held.items()},
     }
 ).style.format("{:,.0f}").format("{:,.1f}", subset=["limit, MiB", "held, MiB"])
 
 # %% [markdown]
-# How this reader compares with others is on the page of recorded [benchmarks](record/benchmarks.ipynb).
+# How this image reader compares with others is on the page of recorded [benchmarks](record/benchmarks.ipynb).
 
 # %% [markdown]
 # ## What we saw, and what the thesis saw
@@ -322,12 +323,12 @@ chapter.compare(
             f"{theirs['pixels']} × {theirs['pixels']}",
             f"{image_size} × {image_size}",
         ),
-        "smallest class": (
+        "smallest class (thesis: Table 6)": (
             f"{min(theirs['table_6']):,}",
             f"{cells.counts()[smallest]:,} ({'all are equal' if equal else smallest})",
         ),
-        "largest class": (
-            f"{max(theirs['table_5']):,}",
+        "largest class (thesis: Table 6)": (
+            f"{max(theirs['table_6']):,}",
             f"{cells.counts()[largest]:,} ({'all are equal' if equal else largest})",
         ),
         "files dropped": ("not reported", dropped),
@@ -343,7 +344,20 @@ chapter.compare(
 #
 # The thesis could train its generator on a quarter of a million labelled images that its classifier
 # never saw. So the gain of its classifier may come from those images and not from generating new
-# ones. With one pool this cannot happen: any gain in chapter 5 comes from the same images.
+# ones. Can that happen here?
+
+# %% tags=["hide-input"]
+shared = {
+    "one pool": "With one pool it cannot: the generators of this run are trained on "
+    "the classifier's own images.",
+    "disjoint": "With `disjoint` it can, as in the thesis: the generators have images "
+    "that the classifier never sees.",
+}
+besides = (
+    "The arm *shipped*, if chapter 5 has it, is an exception: its generator was "
+    "trained on PBC."
+)
+Markdown(f"{shared[protocol]} {besides}")
 
 # %% tags=["hide-input"]
 groups = {side: set(part.table["group"]) - {""} for side, part in parts.items()}

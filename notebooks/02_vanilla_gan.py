@@ -219,10 +219,10 @@ history = chapter.fit(gan, reader, gan_epochs, label="vanilla GAN", callbacks=[s
 # ## Losses
 #
 # The losses of a GAN should level off, not fall to zero: each also depends on how good the other
-# network is. If the discriminator can only guess, its loss is $2\log 2 = 1.39$ and the generator's
-# $\log 2 = 0.69$.
+# network is. If the discriminator can only guess, its loss is $2\ln 2 = 1.39$ and the generator's
+# $\ln 2 = 0.69$.
 
-# %% mystnb={"figure": {"caption": "Loss of generator and discriminator by epoch.", "name": "fig-gan-losses"}}
+# %% mystnb={"figure": {"caption": "Loss of generator and discriminator by epoch. If the discriminator can only guess, D(x) = 1/2, the discriminator's loss is 2 ln 2 = 1.39 and the generator's ln 2 = 0.69.", "name": "fig-gan-losses"}}
 figures.loss_curves(history, {"g_loss": "generator", "d_loss": "discriminator"})
 
 # %% mystnb={"figure": {"caption": "Mean of D(x) for real and for generated images: the probability, in the eyes of the discriminator, that an image is not generated. The closer the curves, the harder it is to tell them apart.", "name": "fig-gan-probabilities"}} tags=["hide-input"]
@@ -291,7 +291,7 @@ for name in ("recall", "specificity"):
 
 # %% [markdown]
 # Look at how wide the intervals are, and whether they include one half, which is guessing. With this
-# many images the test detects, with 80 % power, a reader whose true accuracy is at least:
+# many images the test detects, with 80 % power, a participant whose true accuracy is at least:
 
 # %%
 images = int(table_2.to_numpy().sum())
@@ -390,7 +390,10 @@ figures.interval_plot(intervals, reference=0.5, number=".2f")
 seen = len(history) * len(reader) * gan_batch_size
 chapter.compare(
     {
-        "images seen": (f"{table_1['buffer_size'] * table_1['epochs']:,}", f"{seen:,}"),
+        "images shown (repeats counted)": (
+            f"{table_1['buffer_size'] * table_1['epochs']:,}",
+            f"{seen:,}",
+        ),
         "learning rate": (
             f"{table_1['learning_rate']:.0e}",
             f"{gan_learning_rate:.0e}",

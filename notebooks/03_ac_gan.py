@@ -24,7 +24,7 @@
 # ## Parameters
 #
 # The thesis trained its AC-GAN for one epoch of many images (its Table 3). The table at the end says
-# how many images were seen there and here.
+# how many images were shown there and here, repeats counted.
 
 # %% tags=["parameters"]
 profile = "demo"
@@ -211,8 +211,8 @@ cgan, cgan_history = train(
 # %% [markdown] tags=["new-page"]
 # ## A current recipe
 #
-# Ten years of small improvements lie between the thesis's recipe and today's. `Recipe` names each of
-# them, and each can be switched off. The most important ones:
+# Many small improvements lie between the DCGAN of 2016, which the thesis used, and a recipe of today.
+# `Recipe` names each of them, and each can be switched off. The most important ones:
 #
 # **Relativistic loss.** The discriminator compares each generated cell with a training cell of the same
 # class and decides which looks more real, so a generator that repeats itself still loses
@@ -406,7 +406,7 @@ if fits:
     diversity["shipped"] = distances.diversity(many, which, names)
 ratios = diversity.div(real_diversity, axis=0)
 
-# %% mystnb={"figure": {"caption": "Mean distance between two cells of one class, generated and real. The further left of the real cells a mark lies, the more the generator repeats itself.", "name": "fig-ac-diversity"}}
+# %% mystnb={"figure": {"caption": "Mean distance between two cells of one class in grey levels (0 to 255), generated and real. The further left of the real cells a mark lies, the more the generator repeats itself.", "name": "fig-ac-diversity"}}
 figures.diversity(diversity, real_diversity, chapter.real)
 
 # %%
@@ -426,7 +426,7 @@ table_3 = thesis()["ac_gan"]
 ac_seen = len(ac_history) * (len(cells) // ac_batch_size) * ac_batch_size
 chapter.compare(
     {
-        "images seen by the AC-GAN": (
+        "images shown to the AC-GAN (repeats counted)": (
             f"{table_3['buffer_size'] * table_3['epochs']:,}",
             f"{ac_seen:,}",
         ),
@@ -452,7 +452,7 @@ chapter.compare(
 #
 # Diversity alone is not quality: noise is diverse. The pages on record therefore ask more of a
 # generator: how close its cells are to real ones, how much of the variety of these they reach in
-# the scarcest class, whether they are copies, and whether the requested class is recognised in them.
+# the worst class, whether they are copies, and whether the requested class is recognised in them.
 # This chapter says how much variety each construction keeps, and whether the ReLU before the frozen
 # generator costs some of it. Whether a classifier learns from such cells is the question of chapter 5.
 #

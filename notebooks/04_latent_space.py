@@ -76,7 +76,8 @@ rng = np.random.default_rng(seed)
 z_1, z_2 = rng.standard_normal((2, latent_dim)).astype("float32")
 line = latent.interpolate(z_1, z_2, steps=8)
 print(f"{len(line)} latent vectors of {line.shape[1]} numbers each")
-print("the middle is the mean of the ends:", np.allclose(line[4], (z_1 + z_2) / 2))
+middle = line[len(line) // 2]
+print("the middle is the mean of the ends:", np.allclose(middle, (z_1 + z_2) / 2))
 
 # %% [markdown]
 # We walk with two generators: that of chapter 2 and `pbc-fine-64`, which comes with the package and
@@ -86,13 +87,15 @@ print("the middle is the mean of the ends:", np.allclose(line[4], (z_1 + z_2) / 
 # %%
 walk = generate_images(generator, line)
 ends = np.random.default_rng(seed).standard_normal((2, shipped.latent_dim))
-monocytes = np.full(9, shipped.class_names.index("monocyte"))
-shipped_walk = generate_images(shipped.model, latent.interpolate(*ends), monocytes)
+monocytes = np.full(len(line), shipped.class_names.index("monocyte"))
+shipped_line = latent.interpolate(*ends, steps=len(line) - 1)
+shipped_walk = generate_images(shipped.model, shipped_line, monocytes)
 
-# %% mystnb={"figure": {"caption": "From one generated cell to another in eight steps along a straight line: chapter 2's generator, and the shipped one, which was trained on PBC (Acevedo et al. 2020, CC BY 4.0), as a monocyte.", "name": "fig-interpolation"}}
+# %% mystnb={"figure": {"caption": "From one generated cell to another in equal steps along a straight line: chapter 2's generator, and the shipped one, which was trained on PBC (Acevedo et al. 2020, CC BY 4.0), as a monocyte.", "name": "fig-interpolation"}}
+last = len(line) - 1
 figures.image_rows(
     {"chapter 2": walk, "pbc-fine-64": shipped_walk},
-    heads=["first", *(f"{k}/8" for k in range(1, 8)), "second"],
+    heads=["first", *(f"{k}/{last}" for k in range(1, last)), "second"],
 )
 
 # %% [markdown]
@@ -101,11 +104,12 @@ figures.image_rows(
 
 # %%
 def step_lengths(images):
-    return [distances.mean_pairwise_distance(images[k : k + 2]) for k in range(8)]
+    pairs = [images[k : k + 2] for k in range(len(images) - 1)]
+    return [distances.mean_pairwise_distance(pair) for pair in pairs]
 
 
 steps, shipped_steps = step_lengths(walk), step_lengths(shipped_walk)
-apart = distances.mean_pairwise_distance(walk[[0, 8]])
+apart = distances.mean_pairwise_distance(walk[[0, -1]])
 
 # %% tags=["hide-input"]
 Markdown(
@@ -141,7 +145,7 @@ cells = {
 # the same in all classes: they belong to the vector. The nucleus and the granules belong to the class.
 # The last picture is chapter 2's generator on a walk of its own; it knows no classes. In JupyterLab
 # you can choose vector and class, and see the nearest real training cell if PBC is on your machine.
-# *Truncation* multiplies the vector: below 1 the cells become more typical and more alike.
+# *Scale* multiplies the vector: below 1 the cells become more typical and more alike.
 
 # %% tags=["hide-input"]
 note = f"Generated, not real, and not selected. Trained on {shipped.credit}."
@@ -351,8 +355,8 @@ chapter.compare(
 #
 # - Set `steps=24` in the first interpolation: do the jumps become smaller?
 # - Start the optimisation without the network (leave out `start=`) and compare the errors.
-# - Replace the generator by `load_generator("pbc-vanilla-64")` where `image_size` is 64.
-# - Draw the explorer's eleven classes with a truncation of 0.5 and of 1.5: what is lost, what breaks?
+# - Replace the generator by `load_generator("pbc-vanilla-64").model` where `image_size` is 64.
+# - Draw the explorer's eleven classes with a scale of 0.5 and of 1.5: what is lost, what breaks?
 
 # %% tags=["remove-cell"]
 chapter.finish(

@@ -125,8 +125,9 @@ counts = counts.rename(columns={"real": chapter.real, "synthetic": "generated"})
 print(counts.rename_axis(index=None, columns=None).to_string())
 
 # %% [markdown]
-# Each training set is one *arm* of the comparison. *Classical* augmentation rotates and zooms the
-# real<!-- run --> images while they are read.
+# Each training set is one {term}`arm` of the comparison. *Classical* augmentation rotates, mirrors and
+# zooms the images while they are read; the thesis rotated and zoomed. The
+# [study of augmentation](record/augmentation.ipynb) also changes colours.
 
 # %%
 arms = {"original": (real, False), "classical": (real, True)}
@@ -224,10 +225,10 @@ matrices = {
     for arm, found in reports.items()
 }
 
-# %% mystnb={"figure": {"caption": "Confusion on the test images after training on the original images.", "name": "fig-confusion-original"}}
+# %% mystnb={"figure": {"caption": "Confusion on the test images after training on the original images. Rows: true class; columns: answer; in per cent of the row, summed over the seeds.", "name": "fig-confusion-original"}}
 figures.confusion_matrix(matrices["original"], names)
 
-# %% mystnb={"figure": {"caption": "Confusion on the test images after training on original images and cells of the AC-GAN.", "name": "fig-confusion-synthetic"}}
+# %% mystnb={"figure": {"caption": "Confusion on the test images after training on original images and cells of the AC-GAN. Rows: true class; columns: answer; in per cent of the row, summed over the seeds.", "name": "fig-confusion-synthetic"}}
 figures.confusion_matrix(matrices["AC-GAN"], names)
 
 # %% [markdown] tags=["new-page"]
@@ -338,15 +339,18 @@ for arm, manifest in manifests.items():
 accuracy = summary["original"]["accuracy"]["mean"]
 
 # %% [markdown]
-# What names every cell as the class that was asked for most often is right as often as that. This is
-# what guessing brings here.
+# A classifier that always answers with the most frequently requested class would be right this often.
+# This is the level of guessing.
 
 # %%
 chance = float(made.label.value_counts(normalize=True).max())
 pd.Series(
     agreement
-    | {f"{chapter.real} test images": accuracy, "always the largest class": chance},
-    name="share named as the requested class",
+    | {
+        f"{chapter.real} test images": accuracy,
+        "always the most requested class": chance,
+    },
+    name="fraction named as the requested class",
 ).mul(100).to_frame().style.format("{:.0f} %")
 
 # %% tags=["hide-input"]
@@ -372,12 +376,16 @@ chapter.compare(
         "training images": (f"{theirs['training']:,}", f"{len(real):,}"),
         "test images": (f"{theirs['test']:,}", f"{len(splits['test']):,}"),
         "seeds": (1, len(seeds)),
-        "training sets compared": (3, len(arms)),
+        "training sets compared": (
+            f"{theirs['training_sets']} ({theirs['reported']} reported)",
+            len(arms),
+        ),
     }
 )
 
 # %%
 rare = real.counts().idxmin()
+rarest = int(np.argmin(thesis()["data"]["table_6"]))
 equal = " (all are equal)" * (real.counts().nunique() == 1)
 gain = 100 * (theirs["weighted_f1_synthetic"] - theirs["weighted_f1_baseline"])
 up, down = (sum(sign * c > 0 for c in theirs["per_class_change"]) for sign in (1, -1))
@@ -401,7 +409,7 @@ chapter.compare(
             f"{(moved > 0).sum()} / {(moved < 0).sum()}",
         ),
         "rarest class, points": (
-            "+5 (class 18)",
+            f"{theirs['per_class_change'][rarest]:+} (class {rarest})",
             f"{moved[rare]:+.1f} ({rare}){equal}",
         ),
         "classical augmentation, points": (

@@ -105,7 +105,7 @@ Markdown(
 # %% [markdown]
 # ## The training step
 #
-# `make bench-train` lets this package and PyTorch take the same train step of a DCGAN of 64 px in
+# `make bench-train` lets this package and PyTorch take the same training step of a DCGAN of 64 px in
 # turn, on noise, and counts the operations that the step needs. PyTorch does so twice: as it comes,
 # and through `torch.compile`. Matrix products show what the processor can do at best.
 

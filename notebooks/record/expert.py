@@ -134,9 +134,8 @@ pd.Series(seen, name="seen").rename_axis("class").to_frame()
 # %% [markdown]
 # ## Are generated cells recognised more often than real ones?
 #
-# A classifier that was trained on real cells names generated cells and real test cells. In some
-# classes it names more of the *generated* cells as requested, myelocytes at 64 pixels among them. Is
-# that more than chance?
+# A classifier that was trained on real cells names generated cells and real test cells. Does it name
+# more of the *generated* cells as requested? Is that more than chance?
 
 
 # %% tags=["hide-input"]
@@ -159,7 +158,7 @@ both = pd.concat(
 # %% mystnb={"figure": {"caption": "Recorded: how often a classifier names the requested class of generated cells, and the class of real test cells, with 95 % intervals; a panel for each size of the shipped generator, with the real cells that were compared with it.", "name": "fig-recognised"}} tags=["hide-input"]
 figures.interval_plot(
     both.rename_axis("name").reset_index(),
-    "share recognised as the requested class",
+    "fraction recognised as the requested class",
     number=".2f",
 )
 
@@ -233,5 +232,5 @@ Markdown(
 #
 # For augmentation it would be a warning: cells from the middle of a class teach little that the real
 # ones do not, and the cells that a laboratory gets wrong are those at the border. For an expert it is a
-# question worth testing: do generated myelocytes look *too* typical? The expert test on your own
-# cells (`cellaug expert-test`) can answer it.
+# question worth testing: do generated cells of the classes that are recognised more often look *too*
+# typical? The expert test on your own cells (`cellaug expert-test`) can answer it.

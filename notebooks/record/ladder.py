@@ -9,7 +9,8 @@
 #
 # Which of the changes between the thesis's recipe and that of chapter 3 made the difference? An
 # *ablation study* answers this. It leads from the thesis's recipe to the current one, one change at a
-# time. Every step is trained on the same number of real images and evaluated in the same way.
+# time. Every step is shown the same number of training images (repeats counted) and evaluated in the same
+# way.
 #
 # The study takes longer than a chapter may, so it was recorded on real cells (`cellaug study ladder
 # --profile pbc`). Nothing on this page was run again.
@@ -35,9 +36,9 @@ arms = list(runs["arm"].unique())
 # %% tags=["nbval-check-output", "hide-input"]
 Markdown(
     f"*Recorded {study['date']}: {study['data']}, {study['image_size']} px, "
-    f"{len(study['class_names'])} classes; {len(runs)} runs on about "
-    f"{study['images_asked']:,} images "
-    f"each, evaluated on {study['test_images']:,} test images; "
+    f"{len(study['class_names'])} classes; {len(runs)} runs with about "
+    f"{study['images_asked']:,} images shown "
+    f"each (repeats counted), evaluated on {study['test_images']:,} test images; "
     f"{study['options']['generator_depth']} channels at 4×4 pixels in the generator "
     "and "
     f"{study['options']['discriminator_depth']} after the discriminator's first "
@@ -85,10 +86,12 @@ figures.ladder(runs, len(steps))
 figures.image_rows(dict(zip(arms, cells, strict=True)), study["class_names"])
 
 # %% [markdown]
-# The first and the last step, mean and standard deviation over their seeds:
+# The first step, the thesis's recipe, and the last, which has all changes (the recipe of chapter 3): mean
+# and standard deviation over their seeds.
 
 # %% tags=["nbval-check-output"]
 ends = runs[runs["arm"].isin([steps[0], steps[-1]])].drop(columns="seed")
+ends = ends.replace({"arm": {steps[-1]: "all changes (recipe of chapter 3)"}})
 ends = ends.groupby("arm", sort=False).agg(["mean", "std"]).round(2)
 ends.rename(columns={"std": "sd"}).T
 
