@@ -194,9 +194,9 @@ reasons = {
 whole = generators[256].card["training"]
 Markdown(
     "Reached at 128 px: "
-    + (", ".join(row.lower() for row in AIMS if met[row]) or "none")
+    + (", ".join(row for row in AIMS if met[row]) or "none")
     + ". Not reached, and what stands in the way: "
-    + ("; ".join(f"{k.lower()}: {reasons[k]}" for k in AIMS if not met[k]) or "none")
+    + ("; ".join(f"{k}: {reasons[k]}" for k in AIMS if not met[k]) or "none")
     + ". The weights for 256 px are still those of "
     f"{duration(whole['seconds'])} on {whole['device']}: no GPU was at hand since, and "
     "on two cores a further training takes days. A further training is shipped only "
