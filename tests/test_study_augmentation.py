@@ -26,9 +26,17 @@ from cellaug.study.arms import (
     feed,
     others,
 )
-from cellaug.study.external import other_laboratory, own_test
+from cellaug.study.external import HeldOut, other_laboratory, own_test
 from cellaug.study.plan import ARM, Contrast, Run, ordered, read_plan
-from cellaug.study.results import contrasts, gather, merged, one_generator, record, specificity
+from cellaug.study.results import (
+    contrasts,
+    gather,
+    merged,
+    one_generator,
+    record,
+    specificity,
+    taxonomies,
+)
 from cellaug.study.statistics import holm, seeds_needed
 from cellaug.study.tasks import perform, refuse_test
 from cellaug.study.worker import RESULT
@@ -51,6 +59,10 @@ def written(folder, **changes):
     return folder / "plan.yaml"
 
 
+BLOCK = {"seeds": 1, "scarcities": ["tail-8"], "arms": ["synthetic", "duplicates"]}
+CONTRAST = {"arm": "synthetic", "against": "duplicates", "at": ["tail-8"]}
+
+
 # --- the plan -------------------------------------------------------------------------------------
 
 
@@ -70,8 +82,24 @@ def test_every_plan_can_be_read_and_lists_runs_once():
         ({"arms": {"x": {"extra": "more"}}}, "arms: x: extra 'more': expected none, duplicates"),
         ({"arms": {"x": {"extras": 1}}}, "arms: x: no choice extras: sampling, augment"),
         ({"blocks": [{"seeds": 1, "scarcities": ["no"], "arms": []}]}, "no scarcities no"),
-        ({"classifier": {"depth": 3}}, "classifier: classifier: no choice depth: network"),
-        ({"seed": 3}, "expected the keys"),
+        ({"classifier": {"depth": 3}}, "classifier: no choice depth: network"),
+        ({"classifier": {"network": "resnet"}}, "classifier: network 'resnet': expected residual"),
+        ({"classifier": {"steps": "many"}}, "classifier: steps 'many': expected a number"),
+        ({"seed": 3}, "no choice seed: data, image_size"),
+        ({"arms": None}, "arms is missing or empty"),
+        ({"arms": ["x"]}, r"arms \['x'\]: expected 'key: value'"),
+        (
+            {"arms": {"x": {"ratio": "filled"}}},
+            "arms: x: ratio 'filled': expected fill or a number",
+        ),
+        ({"scarcities": {"x": {"image": 3}}}, "scarcities: x: no choice image: images, share"),
+        ({"blocks": [{"scarcities": ["tail-8"], "arms": []}]}, "blocks: seeds is missing"),
+        ({"blocks": [{"seeds": 1, "scarcities": ["tail-8"]}]}, "blocks: arms is missing"),
+        ({"blocks": [BLOCK | {"classifier": {"norm": "no"}}]}, "norm 'no': expected batch, group"),
+        ({"contrasts": [{"arm": "synthetic", "against": "duplicates"}]}, "at is missing"),
+        ({"contrasts": [CONTRAST | {"where": 1}]}, "contrasts: no choice where: arm, against, at"),
+        ({"contrasts": [CONTRAST | {"measure": "f1"}]}, "measure 'f1': expected macro_f1"),
+        ({"taxonomies": {"coarse": None}}, "taxonomies: coarse: expected lines 'class: "),
         (
             {"contrasts": [{"arm": "none", "against": "synthetic", "at": ["tail-8"]}]},
             "contrasts: no block has none at tail-8",
@@ -81,6 +109,32 @@ def test_every_plan_can_be_read_and_lists_runs_once():
 def test_wrong_plans_are_refused(tmp_path, changes, message):
     with pytest.raises(DataError, match="plan.yaml: .*" + message.replace("(", r"\(")):
         read_plan(written(tmp_path, **changes))
+
+
+def test_what_is_left_empty_in_a_plan_is_as_usual(tmp_path):
+    arms, scarcities = {"real": None}, {"all": None}
+    blocks = [{"seeds": 1, "scarcities": ["all"], "arms": ["real"], "classifier": None}]
+    new = {"arms": arms, "scarcities": scarcities, "blocks": blocks, "contrasts": None}
+    (run,) = read_plan(written(tmp_path, **new)).runs()
+    new |= {"arms": {"real": {}}, "scarcities": {"all": {}}, "contrasts": []}
+    assert read_plan(written(tmp_path, **new)).runs() == [run]
+
+
+def test_a_taxonomy_of_other_classes_is_refused(tmp_path):
+    plan = read_plan(written(tmp_path, taxonomies={"two": {"blast": "immature"}}))
+    with pytest.raises(DataError, match="taxonomies: two: no class blast: there are a, b"):
+        taxonomies(plan, ["a", "b"])
+
+
+def test_generators_that_differ_have_names_that_do(tmp_path):
+    """0.002 is the classifier's usual learning rate, and not the recipe's."""
+    recipes = {"a": {}, "b": {"learning_rate": 0.002}, "c": {"batch_size": 32}}
+    arms = {name: {"extra": "generated", "recipe": recipe} for name, recipe in recipes.items()}
+    blocks = [{"seeds": 1, "scarcities": ["tail-8"], "arms": [*arms]}]
+    plan = read_plan(written(tmp_path, arms=arms, blocks=blocks, contrasts=[]))
+    assert (
+        len({run.needs[0].name for run in plan.runs()}) == len({r.name for r in plan.runs()}) == 3
+    )
 
 
 def test_a_generator_with_an_unknown_choice_is_refused_before_the_first_run(tmp_path):

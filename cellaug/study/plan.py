@@ -51,6 +51,18 @@ GENERATOR: Mapping[str, Any] = {"images": 60_000, "start_from": "", "class_map":
 """The images that a generator sees, and the trained one that it starts from ("" for none), with its
 class for a class that is called differently; its other choices are those of `Recipe`."""
 
+WORDS = {"network": ("residual", "compact", "xception"), "norm": ("batch", "group")}
+PLAN: Mapping[str, Any] = {
+    "data": "", "image_size": 64, "scarcities": {}, "arms": {}, "blocks": [], "contrasts": [],
+    "classifier": {}, "generator": {}, "taxonomies": {}, "options": {},
+}  # fmt: skip
+SUBSET: Mapping[str, Any] = {"images": 1, "share": 1.0, "scarce": []}
+BLOCK: Mapping[str, Any] = {"seeds": 1, "scarcities": [], "arms": [], "classifier": {}}
+MEASURES = ("macro_f1", "accuracy", "balanced_accuracy", "weighted_f1")
+CONTRAST = {"arm": "", "against": "", "at": [], "question": 1, "measure": MEASURES}
+KINDS = {dict: "'key: value'", list: "a list", str: "words", int: "a number", bool: "true or false"}
+"""What a plan and its parts may say: words, or a value of the kind that is expected."""
+
 COMMON = ("data", "options", "image_size", "subset", "seed")
 """What every run has."""
 
@@ -81,7 +93,8 @@ class Run:
         Choices that are the usual ones do not count: a choice that is new changes no old name.
         Nor does what an arm is called.
         """
-        usual = {key: _first(value) for key, value in {**ARM, **CLASSIFIER, **GENERATOR}.items()}
+        parts = (ARM, GENERATOR if self.settings["task"] == "generator" else CLASSIFIER)
+        usual = {key: _first(value) for part in parts for key, value in part.items()}
         flat = {**self.settings, **self.settings.get("classifier", {})}
         named = ("arm", "classifier")
         changed = {k: v for k, v in flat.items() if k not in named and usual.get(k, ...) != v}
@@ -203,44 +216,34 @@ def read_plan(path: Path) -> Plan:
         given = yaml.safe_load(text)
     except yaml.YAMLError as error:
         raise DataError(f"{path}: not YAML ({error})") from error
-    keys = {"data", "image_size", "scarcities", "arms", "blocks"}
-    others = {"contrasts", "classifier", "generator", "taxonomies", "options"}
-    if not isinstance(given, dict) or not keys <= set(given) <= keys | others:
-        raise DataError(f"{path}: expected the keys {', '.join(sorted(keys))}, and perhaps "
-                        f"{', '.join(sorted(others))}")  # fmt: skip
-    _check(path, "arms", given["arms"], ARM)
+    given = {**PLAN, **_checked(path, "", given, PLAN, 5)}
+    for part, known in (("arms", ARM), ("scarcities", SUBSET)):
+        given[part] = {name: _checked(path, f"{part}: {name}: ", its, known)
+                       for name, its in given[part].items()}  # fmt: skip
     same = [name for name, arm in given["arms"].items() for other, its in given["arms"].items()
-            if name != other and choices(arm or {}) == choices(its or {})]  # fmt: skip
+            if name != other and choices(arm) == choices(its)]  # fmt: skip
     if same:
         raise DataError(f"{path}: arms: {' and '.join(same)} are the same")
-    blocks, known = tuple(given["blocks"]), (given["scarcities"], given["arms"])
+    blocks = [_checked(path, "blocks: ", block, BLOCK, 3) for block in given["blocks"]]
     for block in blocks:
-        for kind, names in zip(("scarcities", "arms"), known, strict=True):
-            if unknown := set(block[kind]) - set(names):
-                raise DataError(f"{path}: blocks: no {kind} {', '.join(sorted(unknown))}")
-    _check(path, "classifier", {"classifier": given.get("classifier", {})}, CLASSIFIER)
-    contrasts = tuple(
-        Contrast(scarcity=at, **{key: value for key, value in row.items() if key != "at"})
-        for row in given.get("contrasts", ())
-        for at in row["at"]
-    )
+        for kind in ("scarcities", "arms"):
+            if unknown := ", ".join(str(name) for name in block[kind] if name not in given[kind]):
+                raise DataError(f"{path}: blocks: no {kind} {unknown}")
+    for own in (given, *blocks):
+        told = _checked(path, "classifier: ", own.get("classifier"), {**CLASSIFIER, **WORDS})
+        own["classifier"] = told
+    rows = [_checked(path, "contrasts: ", row, CONTRAST, 3) for row in given["contrasts"]]
+    contrasts = tuple(Contrast(scarcity=at, **row) for row in rows for at in row.pop("at"))
     for contrast in contrasts:
         for arm in (contrast.arm, contrast.against):
             if not any(contrast.scarcity in b["scarcities"] and arm in b["arms"] for b in blocks):
                 raise DataError(f"{path}: contrasts: no block has {arm} at {contrast.scarcity}")
-    return Plan(
-        data=given["data"],
-        image_size=given["image_size"],
-        scarcities=given["scarcities"],
-        arms=given["arms"],
-        blocks=blocks,
-        contrasts=contrasts,
-        classifier={**CLASSIFIER, **given.get("classifier", {})},
-        generator={**GENERATOR, **given.get("generator", {})},
-        taxonomies=given.get("taxonomies", {}),
-        options=given.get("options", {}),
-        text=text,
-    )
+    for name, merged in given["taxonomies"].items():
+        if not merged or not isinstance(merged, dict):
+            raise DataError(f"{path}: taxonomies: {name}: expected lines 'class: class of {name}'")
+    given |= {"blocks": tuple(blocks), "contrasts": contrasts, "text": text}
+    given["classifier"] = {**CLASSIFIER, **given["classifier"]}
+    return Plan(**{**given, "generator": {**GENERATOR, **given["generator"]}})
 
 
 def of_plan(plan: Plan, table: pd.DataFrame) -> pd.Series:
@@ -249,12 +252,28 @@ def of_plan(plan: Plan, table: pd.DataFrame) -> pd.Series:
     return pd.concat(same, axis=1).all(axis=1)
 
 
-def _check(path: Path, part: str, given: Mapping[str, Any], known: Mapping[str, Any]) -> None:
-    for name, choices in given.items():
-        for key, value in (choices or {}).items():
-            if key not in known:
-                raise DataError(f"{path}: {part}: {name}: no choice {key}: {', '.join(known)}")
-            allowed = known[key]
-            if isinstance(allowed, tuple) and value not in allowed:
-                expected = ", ".join(allowed)
-                raise DataError(f"{path}: {part}: {name}: {key} {value!r}: expected {expected}")
+def _checked(
+    path: Path, where: str, given: Any, known: Mapping[str, Any], needed: int = 0
+) -> dict[str, Any]:
+    """What is given and not left empty, of what is `known`, whose first `needed` have to be."""
+    if not isinstance(given or {}, dict):
+        raise DataError(f"{path}: {where}expected {KINDS[dict]}, found {given!r:.60}")
+    found = {key: value for key, value in (given or {}).items() if value is not None}
+    if unknown := ", ".join(str(key) for key in found if key not in known):
+        raise DataError(f"{path}: {where}no choice {unknown}: {', '.join(known)}")
+    if missing := ", ".join(key for key in [*known][:needed] if key not in found):
+        raise DataError(f"{path}: {where}{missing} is missing or empty")
+    for key, value in found.items():
+        if expected := _expected(known[key], value):
+            raise DataError(f"{path}: {where}{key} {value!r:.60}: expected {expected}")
+    return found
+
+
+def _expected(usual: Any, value: Any) -> str:
+    """What a value should be, by the words for it or by the usual one; "" if it is so."""
+    if isinstance(usual, tuple):
+        return "" if value in usual else ", ".join(usual)
+    if usual == "fill" != value:
+        return "" if type(value) in (int, float) else "fill or a number"
+    kinds = (int, float) if usual is None or isinstance(usual, float) else (type(usual),)
+    return "" if type(value) in kinds else KINDS[kinds[0]]
