@@ -27,7 +27,7 @@ if TYPE_CHECKING:
 ORIGINAL = "original"  # the size that leaves real images as they are
 JUDGED = "selection.csv"  # every image that was judged, and why it was refused
 SECONDS_PER_PIXEL = 3e-7  # that drawing an image takes on two cores, measured at 64 to 256 pixels
-TRIES = 5  # images drawn for each one that a selection is to keep, at most
+TRIES = 4  # images drawn for each one that a selection is to keep, at most
 
 
 def generate(
@@ -64,12 +64,14 @@ def augment(
     dataset: Dataset, generator: Generator, ratio: float, out: str | Path, seed: int = 0,
     size: int | str | None = None, class_map: Mapping[str, str] | None = None, *,
     fill: int | None = None, only: Collection[str] = (), selector: "Selector | None" = None,
+    counts: pd.Series | None = None,
 ) -> pd.DataFrame:  # fmt: skip
     """Write a training set: the real images of a set, and generated ones beside them.
 
     Every class folder gets `ratio` times its number of real training images, rounded up (the
     thesis: 0.5), or, with `fill`, as many as it lacks of that number; of a set with a published
-    split only its training side counts. `only` names the classes that get some, by default all.
+    split only its training side counts; `counts` gives other numbers by class to go by. `only`
+    names the classes that get some, by default all.
     `class_map` gives the generator's class for a class of the set that is called differently, or
     "leave" for one that gets no generated images. A `selector` (`evaluation.selection`) keeps the
     good ones of up to `TRIES` as many; `selection.csv` lists all that it judged.
@@ -96,7 +98,8 @@ def augment(
     ours = drawn_as(named, generator.class_names, mapped)
     if out.is_relative_to(root.resolve()):
         raise DataError(f"{out} lies inside the data set {root}: choose a place beside it")
-    counts = dataset.subset(dataset.table["side"].isin(["", "train"])).counts()
+    if counts is None:
+        counts = dataset.subset(dataset.table["side"].isin(["", "train"])).counts()
     extra = {name: math.ceil(Fraction(str(ratio)) * int(counts[name])) for name in ours}
     if fill is not None:
         extra = {name: max(0, fill - int(counts[name])) for name in ours}
@@ -117,7 +120,7 @@ def augment(
 
 
 def read_advice(folder: Path) -> dict[str, Any]:
-    """How many images an advice of `cellaug advise` says to add: ratio or fill, and select.
+    """What an advice of `cellaug advise` says to add: ratio or fill, select; how to train (words).
 
     DataError where it advises against, or where the folder holds none.
     """
@@ -131,7 +134,7 @@ def read_advice(folder: Path) -> dict[str, Any]:
     if not augment:
         how = "To add some all the same, give a generator with --generator DIR"
         raise DataError(f"{folder} advises against generated cells: {why}. {how}")
-    return told | {"select": bool(told["select"])}
+    return told | {"select": bool(told["select"]), "train": advice.get("train", "")}
 
 
 def check_order(
@@ -177,7 +180,9 @@ def _draw_files(
             write_png(place, fitted, cellaug=json.dumps(facts))
             rows.append({"path": path, "origin": "synthetic", **facts})
     if judged:
-        pd.concat(judged).to_csv(folder / JUDGED, index=False)
+        table = pd.concat(judged)
+        table = table.assign(generator_class=table["label"].map(ours))
+        table.to_csv(folder / JUDGED, index=False)
     columns = ["path", "class", "origin", "generator", "seed", "index"]
     columns += ["generator_class"] * any(x != label for label, x in ours.items())
     return pd.DataFrame(rows, columns=columns).rename(columns={"class": "label"})
@@ -217,14 +222,12 @@ def refused_images(
     """The first images that were refused for each reason, uint8 (N, S, S, 3), drawn again."""
     from cellaug.evaluation.selection import REASONS
 
-    manifest = pd.read_csv(Path(folder) / MANIFEST).reindex(columns=["label", "generator_class"])
-    drawn_for = dict(manifest.dropna().itertuples(index=False, name=None))
     judged = pd.read_csv(Path(folder) / JUDGED, keep_default_na=False)
     found = {}
     for reason, rows in judged[judged["reason"] != ""].groupby("reason"):
-        images = []
-        for label, index in rows[["label", "index"]].head(each).itertuples(index=False, name=None):
-            stream = _stream(generator, drawn_for.get(label, label), index + 1, seed)
+        images, drawn = [], rows[["generator_class", "index"]].head(each)
+        for label, index in drawn.itertuples(index=False, name=None):
+            stream = _stream(generator, label, index + 1, seed)
             images.append(next(islice(stream, index, None)))
         found[REASONS[str(reason)]] = np.stack(images)
     return found

@@ -15,7 +15,7 @@ from pathlib import Path
 
 import cellaug
 from cellaug import cli, load_discriminator, networks
-from cellaug.augmentation import augment, generate
+from cellaug.augmentation import TRIES, augment, generate, refused_images
 from cellaug.data import DataError, open_dataset, read_image, split, stored
 from cellaug.data.class_map import alike, read_class_map
 from cellaug.data.images import decode, fit_square, write_png
@@ -1029,10 +1029,31 @@ def test_a_selection_refuses_what_is_no_cell_and_says_so(drawn, tmp_path, monkey
     assert made["index"].astype(int).tolist() == kept["index"].tolist()
     for name, count in counts.items():
         own = judged[judged["label"] == name]
-        assert len(own) in (0, 5 * (110 - count))  # too few were good: all tries were used
+        assert len(own) in (0, TRIES * (110 - count))  # too few were good: all tries were used
     assert "far from all training images" in printed.out or "kept" in printed.out
     assert cv2.imread(str(out / "refused.png")) is not None
     assert cli.main(["inspect", str(out)]) in (0, 1)
+
+
+def test_refused_images_of_a_mapped_class_are_drawn_again(saved, theirs, tmp_path):
+    """Of a class of which every image was refused, no row of the manifest says how it was drawn."""
+
+    class Strict:
+        def number(self, name):
+            return 0
+
+        def choose(self, images, kind, count):
+            return np.zeros(0, int), pd.DataFrame(
+                {"kept": False, "reason": ["class"] * len(images)}
+            )
+
+    generator, told = load_generator(saved), {"Band Neutrophile": "platelet", "SNE": "leave"}
+    order = {"only": ["Band Neutrophile"], "class_map": told, "selector": Strict()}
+    made = augment(theirs, generator, 0.2, tmp_path / "out", 4, **order)
+    assert (made["origin"] == "real").all()
+    (images,) = refused_images(tmp_path / "out", generator, 4).values()
+    expected = generator.generate("platelet", TRIES, (4, NAMES.index("platelet")))
+    np.testing.assert_array_equal(images, expected)
 
 
 def test_selection_of_generated_images_alone(drawn, tmp_path, monkeypatch, capsys):
@@ -1045,7 +1066,7 @@ def test_selection_of_generated_images_alone(drawn, tmp_path, monkeypatch, capsy
     order = ["generate", "--generator", str(place), "--count", "4", "--out", str(tmp_path / "out")]
     assert cli.main([*order, "--select", str(folder)]) == 0
     judged = pd.read_csv(tmp_path / "out/selection.csv", keep_default_na=False)
-    assert set(judged["label"]) == set(names) and len(judged) <= 3 * 4 * 5
+    assert set(judged["label"]) == set(names) and len(judged) <= 3 * 4 * TRIES
     # the same images as without a selection, but for those that were refused
     assert cli.main([*order[:-1], str(tmp_path / "all")]) == 0
     for path in (tmp_path / "out").glob("*.png"):
