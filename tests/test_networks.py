@@ -242,6 +242,7 @@ def test_xception_is_chollets():
     model = networks.xception(71, 1000)
     assert model.count_params() == 22_910_480
     assert model.layers[-1].activation is keras.activations.linear
+    assert model.get_layer("features").output.shape == (None, 2048)
 
 
 def test_compact_xception_gives_logits():

@@ -39,7 +39,7 @@ from cellaug.study.results import (
 )
 from cellaug.study.statistics import holm, seeds_needed
 from cellaug.study.tasks import perform, refuse_test
-from cellaug.study.worker import RESULT
+from cellaug.study.worker import RESULT, clear
 
 import keras
 import numpy as np
@@ -468,12 +468,33 @@ def test_every_arm_trains_and_adds_what_it_says(tiny, arm, extra):
     assert not [*folder.glob(".*checkpoint*")]
 
 
+def small_xception(top, weights, input_shape, pooling=None):
+    """In place of `keras.applications.Xception`, whose first step takes half a minute."""
+    image = keras.Input(input_shape)
+    x = keras.layers.Conv2D(8, 3, 4)(image)
+    return keras.Model(image, keras.layers.GlobalAveragePooling2D()(x) if pooling else x)
+
+
+def test_the_classifier_of_the_thesis_is_trained_and_saved(tiny, monkeypatch):
+    monkeypatch.setattr(keras.applications, "Xception", small_xception)
+    plan, folder = tiny
+    run = plan.run("tail-6", "real", 1, plan.classifier | {"network": "xception"})
+    record = perform(run.name, run.settings, str(folder), {})
+    with np.load(folder / record["name"] / "logits.npz") as logits:
+        answers = logits["test"].argmax(1)
+    loaded = read_classifier(folder / record["name"] / "classifier")
+    found = loaded.predict(tasks.sides(run.settings)["test"].read(32))["class"]
+    assert (found == np.array(loaded.class_names, object)[answers]).mean() > 0.9
+
+
 def test_selection_counts_what_it_refuses(tiny):
     record, folder = done(tiny, "half selected, classical")
     chosen = record["needs"]["select"]
     judged = pd.read_csv(folder / chosen / "judged.csv", keep_default_na=False)
     found = json.loads((folder / chosen / RESULT).read_text("utf-8"))["found"]
     kept = record["found"]["extra"]
+    card = json.loads((folder / record["needs"]["generator"] / "generator" / CARD).read_text())
+    assert record["found"]["generator_sha256"] == card["sha256"][:16]
     for kind, count in found["wanted"].items():
         own = judged[judged["label"] == kind]
         assert kept[kind] == own["kept"].sum() <= count

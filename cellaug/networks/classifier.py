@@ -18,8 +18,9 @@ def xception(size: int, classes: int) -> Model:
     side = max(size, 71)  # keras.applications asks for it
     if size < side:
         x = layers.Resizing(side, side, name="enlarge")(x)
-    body = keras.applications.Xception(False, None, input_shape=(side, side, 3), pooling="avg")
-    logits = layers.Dense(classes, dtype="float32", name="class")(body(x))
+    body = keras.applications.Xception(False, None, input_shape=(side, side, 3))
+    x = layers.GlobalAveragePooling2D(name="features")(body(x))
+    logits = layers.Dense(classes, dtype="float32", name="class")(x)
     return Model(image, logits, name="xception")
 
 

@@ -1,7 +1,6 @@
 """Do the runs of a study on a Dask cluster: one that is started here, or another."""
 
 import os
-import shutil
 import signal
 import threading
 import time
@@ -14,7 +13,7 @@ from typing import Any
 from cellaug.errors import DataError
 from cellaug.files import MINUTE
 from cellaug.study.plan import Run, ordered, require_choices
-from cellaug.study.worker import RESULT, apart
+from cellaug.study.worker import RESULT, apart, clear
 from cellaug.training.backends import accelerators
 from cellaug.training.progress import duration
 
@@ -96,11 +95,7 @@ def carry_out(
         return []
     cluster = None if scheduler else local_cluster(workers)
     try:
-        try:
-            client = Client(scheduler or cluster, timeout=CONNECT)
-        except OSError as error:
-            raise DataError(f"no Dask scheduler answers at {scheduler}: {error}") from error
-        with client:
+        with _client(scheduler or cluster) as client:
             print(f"{len(todo)} of {len(every)} runs to do; dashboard: {client.dashboard_link}")
             return _wait(client, todo, folder, hours)
     finally:
@@ -108,8 +103,23 @@ def carry_out(
         warnings.filterwarnings("ignore", "coroutine 'Client._close'", RuntimeWarning)
         if cluster is not None:
             cluster.close()
-            for part in (part for run in todo for part in folder.glob(f".{run.name}.*.part")):
-                shutil.rmtree(part, ignore_errors=True)
+            for run in todo:
+                clear(folder, run.name)
+
+
+def _client(scheduler: str | LocalCluster | None) -> Client:
+    try:
+        return Client(scheduler, timeout=CONNECT)
+    except OSError as error:
+        raise DataError(f"no Dask scheduler answers at {scheduler}: {error}") from error
+
+
+def at_once(scheduler: str = "", workers: int | None = None) -> int:
+    """How many runs go on at once: on a scheduler's workers, or as many as are started here."""
+    if not scheduler:
+        return workers or workers_here()[0]
+    with _client(scheduler) as client:
+        return max(1, sum(client.nthreads().values()))
 
 
 def _wait(client: Client, todo: list[Run], folder: Path, hours: float | None) -> list[str]:

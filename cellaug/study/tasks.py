@@ -3,12 +3,11 @@
 import json
 import os
 import queue
-import shutil
 import sys
 import threading
 import traceback
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import lru_cache, partial
 from itertools import islice
 from pathlib import Path
@@ -16,10 +15,12 @@ from time import monotonic
 from typing import Any
 
 from cellaug import latent, networks
+from cellaug.augmentation import TRIES
 from cellaug.book.chapter import device, project_root, versions
 from cellaug.book.source import commit
 from cellaug.classifiers import read_classifier, save_classifier
 from cellaug.data import Dataset, open_dataset, split, stored
+from cellaug.data.copies import near_duplicates
 from cellaug.data.images import to_float
 from cellaug.data.reader import Reader
 from cellaug.errors import DataError
@@ -32,12 +33,7 @@ from cellaug.evaluation.distances import (
 from cellaug.evaluation.features import load_extractor
 from cellaug.evaluation.selection import learn_selector
 from cellaug.files import atomic_folder, write_json, write_npz
-from cellaug.generators import (
-    Generator,
-    load_generator,
-    save_generator,
-    short_digests,
-)
+from cellaug.generators import Generator, load_generator, save_generator, short_digests
 from cellaug.study.arms import (
     Mixed,
     Stock,
@@ -48,7 +44,7 @@ from cellaug.study.arms import (
     feed,
     others,
 )
-from cellaug.study.worker import RESULT
+from cellaug.study.worker import RESULT, clear
 from cellaug.training import (
     Adversarial,
     AuxiliaryClassifier,
@@ -64,11 +60,8 @@ import keras
 import numpy as np
 import pandas as pd
 
-TRIES = 4
-"""Images drawn for each one that a selection is to keep, at most."""
-
-CALIBRATION = 100
-"""Most batches that set BatchNorm's running averages after training."""
+CALIBRATION, TIMED = 100, 128
+"""Most batches that set BatchNorm's running averages after training; and images to time with."""
 
 
 @dataclass(frozen=True)
@@ -89,21 +82,15 @@ def perform(name: str, settings: Mapping[str, Any], folder: str, needs: Mapping[
     out = Path(folder) / name
     if (out / RESULT).is_file():
         return json.loads((out / RESULT).read_text("utf-8"))
-    for left in Path(folder).glob(f".{name}.*.part"):  # of a worker that was killed
-        shutil.rmtree(left, ignore_errors=True)
+    clear(Path(folder), name)
     keras.backend.clear_session()
     began = monotonic()
     work: Callable[..., dict] = TASKS[settings["task"]]
     places = {task: Path(folder) / other for task, other in needs.items()}
     with atomic_folder(out) as part:
         found = work(settings, part, places, Path(folder) / f".{name}.checkpoint.npz")
-        record: dict[str, Any] = {
-            "name": name,
-            "settings": settings,
-            "needs": needs,
-            "found": found,
-        }
-        record |= {"seconds": monotonic() - began, "commit": commit(project_root())}
+        record: dict[str, Any] = {"name": name, "settings": settings, "needs": needs}
+        record |= {"found": found, "seconds": monotonic() - began, "commit": commit(project_root())}
         write_json(part / RESULT, record | {"versions": versions(), "device": device()})
     for left in Path(folder).glob(f".{name}.checkpoint*"):
         left.unlink()
@@ -158,9 +145,8 @@ def generator_run(
     scarce = settings["subset"].get("scarce", cells.class_names)
     known = seen.validation.class_names
     rows = np.isin(seen.validation.labels, [known.index(name) for name in scarce])
-    good = quality(
-        load_generator(out / "generator"), seen.validation.subset(rows), settings["seed"]
-    )
+    made = load_generator(out / "generator")
+    good = quality(made, seen.validation.subset(rows), settings["seed"])
     return {"images_seen": count, "training_images": len(cells), "quality": good}
 
 
@@ -210,7 +196,6 @@ def _conditional(
         source = _generator(settings["start_from"], settings)
         choices = {"rise": RISE, **choices, **choices_of(source, size)}
     recipe = Recipe(**{"decay": 0.3, **choices})
-
     given = {"source": source, "class_map": settings["class_map"]}
     build = partial(begin, recipe, size, cells.class_names, **given)
     done = train_on(
@@ -272,7 +257,8 @@ def selection_run(
     write_npz(out / "images.npz", images=np.concatenate(kept), labels=np.array(labels, int))
     reasons = table.groupby("label", sort=False)["reason"].value_counts().unstack(fill_value=0)
     wanted = {names[kind]: int(count) for kind, count in enumerate(counts) if count}
-    return {"wanted": wanted, "reasons": reasons.rename(columns={"": "kept"}).T.to_dict()}
+    return {"wanted": wanted, "reasons": reasons.rename(columns={"": "kept"}).T.to_dict(),
+            "generator_sha256": generator.digest[:16]}  # fmt: skip
 
 
 def variation_run(
@@ -301,7 +287,7 @@ def variation_run(
         made.append(generate_images(generator.model, new, np.full(len(new), kind)))
         kinds += [kind] * int(count)
     write_npz(out / "images.npz", images=np.concatenate(made), labels=np.array(kinds, int))
-    return {"images": len(kinds)}
+    return {"images": len(kinds), "generator_sha256": generator.digest[:16]}
 
 
 VARIANCE, MOST_INVERTED, INVERSION_STEPS = 0.04, 100, 200
@@ -330,7 +316,16 @@ def classifier_run(
     )  # fmt: skip
     added = np.bincount(extra[1], minlength=len(names))
     return {"class_names": list(names), "real": seen.train.counts().to_dict(),
-            "extra": dict(zip(names, added.tolist(), strict=True))}  # fmt: skip
+            "extra": dict(zip(names, added.tolist(), strict=True)),
+            "generator_sha256": drawn_by(places)}  # fmt: skip
+
+
+def drawn_by(places: Mapping[str, Path]) -> str:
+    """16 digits of the SHA-256 of the weights that drew the cells which are read; "" for none."""
+    for task in {"select", "vary"} & {*places}:  # they were drawn before, perhaps by other weights
+        record = json.loads((places[task] / RESULT).read_text("utf-8"))
+        return record["found"].get("generator_sha256", "")
+    return load_generator(places["generator"] / "generator").digest[:16] if places else ""
 
 
 def extra_images(
@@ -344,11 +339,8 @@ def extra_images(
     if kind == "real":
         return others(seen.rest, counts, size, seed)
     if kind == "generated":
-        generator, names = (
-            _generator(places["generator"] / "generator", settings),
-            seen.train.class_names,
-        )
-        return generator.generate_each(names, counts, (seed,))
+        generator = _generator(places["generator"] / "generator", settings)
+        return generator.generate_each(seen.train.class_names, counts, (seed,))
     if kind == "none":
         return images[:0], np.zeros(0, int)
     (place,) = (places[task] for task in ("select", "vary") if task in places)
@@ -367,19 +359,24 @@ def _generator(place: Path | str, settings: Mapping[str, Any]) -> Generator:
     return generator
 
 
-def learn(
-    stock: Stock, size: int, classes: int, arm: Mapping[str, Any], chosen: Mapping[str, Any],
-    seed: int,
-) -> keras.Model:  # fmt: skip
-    """Train a classifier, images in [-1, 1] to logits, for the same steps whatever the arm."""
+def network(size: int, classes: int, chosen: Mapping[str, Any], seed: int = 0) -> keras.Model:
+    """A fresh classifier as a plan chooses it: images in [-1, 1] to logits."""
     before = keras.config.dtype_policy()
     keras.config.set_dtype_policy("mixed_bfloat16" if chosen["mixed_precision"] else "float32")
     try:
         known = ("width", "norm") if chosen["network"] == "residual" else ()
         options = {key: chosen[key] for key in known}
-        body = networks.classifier(chosen["network"], size, classes, seed=seed, **options)
+        return networks.classifier(chosen["network"], size, classes, seed=seed, **options)
     finally:
         keras.config.set_dtype_policy(before)
+
+
+def learn(
+    stock: Stock, size: int, classes: int, arm: Mapping[str, Any], chosen: Mapping[str, Any],
+    seed: int,
+) -> keras.Model:  # fmt: skip
+    """Train a classifier, images in [-1, 1] to logits, for the same steps whatever the arm."""
+    body = network(size, classes, chosen, seed)
     change, model = augmentation(arm["augment"], seed), body
     if change is not None:
         image = keras.Input((size, size, 3))
@@ -406,27 +403,37 @@ def learn(
 def timing_run(
     settings: Mapping[str, Any], out: Path, places: Mapping[str, Path], checkpoint: Path
 ) -> dict[str, Any]:
-    """How long a step of the classifier and of the generator takes here, in seconds."""
-    cells, size = material(settings).train, settings["image_size"]
+    """Seconds of a step of each network, and of an image that is drawn to select from, or compared.
+
+    A selection compares the training images with those of each class that it is to fill.
+    """
+    cells, size, chosen = material(settings).train, settings["image_size"], settings["classifier"]
     choices = {k: v for k, v in settings["trained"].items() if k in Recipe.__dataclass_fields__}
-    recipe = Recipe(**choices)
-    names, found = cells.class_names, {}
+    recipe, names, found = Recipe(**choices), cells.class_names, {}
     with Reader(cells, size, recipe.batch_size, balance=True, drop_last=True) as reader:
         batch = reader[0]
-        gan = recipe.build(size, len(names))
-        found["generator_step"] = _seconds(lambda: gan.train_on_batch(*batch))
-        chosen = settings["classifier"]
-        body = networks.classifier(
-            chosen["network"], size, len(names), width=chosen["width"], norm=chosen["norm"]
-        )
-        image = keras.Input((size, size, 3))
-        change = augmentation("classical", 0)
-        assert change is not None
-        model = keras.Model(image, body(change(image)))
-        loss = keras.losses.SparseCategoricalCrossentropy(from_logits=True)
-        model.compile("adam", loss, jit_compile=use_xla())
-        part = [np.resize(np.asarray(x), (chosen["batch_size"], *np.shape(x)[1:])) for x in batch]
-        found["classifier_step"] = _seconds(lambda: model.train_on_batch(*part))
+    gan = recipe.build(size, len(names))
+    found["generator_step"] = _seconds(lambda: gan.train_on_batch(*batch))
+    image, body = keras.Input((size, size, 3)), network(size, len(names), chosen)
+    change = augmentation("classical", 0)
+    assert change is not None
+    model = keras.Model(image, body(change(image)))
+    loss = keras.losses.SparseCategoricalCrossentropy(from_logits=True)
+    model.compile("adam", loss, jit_compile=use_xla())
+    part = [np.resize(np.asarray(x), (chosen["batch_size"], *np.shape(x)[1:])) for x in batch]
+    found["classifier_step"] = _seconds(lambda: model.train_on_batch(*part))
+    few = cells.subset(np.linspace(0, len(cells) - 1, min(len(cells), TIMED)).astype(int))
+    images, kinds = few.read(size), predicted_logits(model, few.read(size)).argmax(1)
+    # all that are judged get as far as the search for copies, as cells of a good generator do
+    easy = replace(learn_selector(body, few, few), surest=np.zeros(len(names)), farthest=np.inf)
+    latents = np.zeros((len(few), recipe.latent_dim), np.float32)
+
+    def select() -> None:
+        generate_images(gan.trained_generator, latents, kinds)
+        easy.judge(images, kinds)
+
+    found["select_step"] = _seconds(select, 1, 2) / len(few)
+    found["compare_step"] = _seconds(lambda: near_duplicates(easy.thumbnails), 1, 2) / len(few)
     return found
 
 

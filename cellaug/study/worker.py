@@ -4,6 +4,7 @@ Workers import nothing else of the study, so that they start at once.
 """
 
 import json
+import shutil
 import subprocess
 import sys
 import threading
@@ -15,6 +16,12 @@ RESULT = "run.json"
 """The file whose presence says that a run is finished."""
 
 _HERE = threading.local()
+
+
+def clear(folder: Path, name: str) -> None:
+    """Remove what a worker that was killed left of a run: folders, checkpoints half written."""
+    for left in folder.glob(f".*{name}.*.part"):
+        shutil.rmtree(left, ignore_errors=True) if left.is_dir() else left.unlink(missing_ok=True)
 
 
 def apart(name: str, settings: dict, folder: str, needs: dict[str, str]) -> dict:
