@@ -526,6 +526,63 @@ def test_the_thesis_protocol_gives_the_generator_other_images(tiny):
     assert real["found"]["extra"] == record["found"]["extra"]
 
 
+def test_a_record_keeps_other_test_sets_and_the_work_of_lost_runs(tiny, tmp_path):
+    made, folder, place = "synthetic +50 %, classical", tmp_path / "runs", tmp_path / "tables"
+    names = [done(tiny, arm)[0]["name"] for arm in ("real", made)]
+    needs = done(tiny, made)[0]["needs"]
+    for name in (*names, needs["generator"]):
+        shutil.copytree(tiny[1] / name, folder / name)
+    block = {"seeds": 1, "scarcities": ["tail-6"], "arms": ["real", made]}
+    plan = replace(tiny[0], blocks=(block,), contrasts=(Contrast(made, "real", "tail-6"),))
+    others = open_dataset("phantom-2", classes=4, images=40, size=32)
+    named = np.array(others.class_names, object)[others.labels]
+    lab = HeldOut("lab", others, named, None, own=False)
+
+    def table(name, *more):
+        record(plan, folder, place, *more)
+        return pd.read_parquet(place / f"{name}.parquet")
+
+    runs = table("runs", lab)
+    drawn_by = runs.drop_duplicates("run").set_index("run")["generator_sha256"].to_dict()
+    card = json.loads((folder / needs["generator"] / "generator" / CARD).read_text())
+    assert drawn_by == {names[0]: "", names[1]: card["sha256"][:16]}
+    pairs = pd.read_parquet(place / "contrasts.parquet")
+    assert set(pairs["tested_on"]) == {"own test images", "lab"}
+    # Recorded again without the other set, all that is known of it is kept.
+    again, columns = table("runs"), ["run", "tested_on", "taxonomy", "measure", "class", "value"]
+    for frames in ((runs, again), (pairs, pd.read_parquet(place / "contrasts.parquet"))):
+        keys = columns if "run" in frames[0] else ["tested_on", "class", "mean"]
+        one, other = (f[keys].sort_values(keys, ignore_index=True) for f in frames)
+        pd.testing.assert_frame_equal(one, other)
+    # A run whose files are gone was never tested on a third set.
+    shutil.move(folder / names[0], tmp_path / "kept")
+    assert set(table("contrasts", replace(lab, name="third"))["tested_on"]) >= {"lab"}
+    shutil.move(tmp_path / "kept", folder / names[0])
+    # A generator and its classifier were lost and are trained again: both took their time.
+    for name in (names[1], needs["generator"]):
+        found = json.loads((folder / name / RESULT).read_text())
+        (folder / name / RESULT).write_text(json.dumps(found | {"seconds": 1e6}))
+    before = pd.read_csv(place / "work.csv")
+    for _ in range(2):  # and it stays so
+        runs, work = table("runs"), pd.read_csv(place / "work.csv")
+        assert work["seconds"].sum() == pytest.approx(before["seconds"].sum() + 2e6)
+        assert set(runs[runs["tested_on"] == "lab"]["run"]) == {names[0]}
+    # Earlier records lack the column.
+    runs.drop(columns="generator_sha256").to_parquet(place / "runs.parquet", index=False)
+    shutil.rmtree(folder / names[1])
+    kept = table("runs").groupby("run")["generator_sha256"].unique()
+    assert [*kept[names[1]]] == [""]
+
+
+def test_what_a_killed_worker_left_is_removed(tmp_path):
+    name, other = "classifier-0123456789ab", "classifier-ba9876543210"
+    for left in (f"..{name}.checkpoint.npz.7-8.part", f"..{other}.checkpoint.npz.7-8.part"):
+        (tmp_path / left).write_text("half")  # as `write_atomically` calls it
+    (tmp_path / f".{name}.x1y2.part" / "new").mkdir(parents=True)
+    clear(tmp_path, name)
+    assert [path.name for path in tmp_path.iterdir()] == [f"..{other}.checkpoint.npz.7-8.part"]
+
+
 def test_a_class_without_other_images_is_named(tiny):
     plan, folder = tiny
     run = plan.run("tail-6", "disjoint +50 %, classical", 1, plan.classifier).needs[0]
@@ -548,7 +605,8 @@ def alone(tmp_path_factory):
 def results(plan, folder):
     parts = tasks.sides({"data": plan.data, "options": plan.options, "image_size": plan.image_size})
     table, answers = gather(plan, folder, parts["validation"], [own_test(parts["test"])])
-    table = table[table["seed"] == 1].drop(columns=["seconds", "seconds_before", "device"])
+    here = ["seconds", "seconds_before", "device", "generator_sha256"]
+    table = table[table["seed"] == 1].drop(columns=here)
     return table, answers[answers["run"].isin(table["run"])].reset_index(drop=True)
 
 

@@ -131,6 +131,7 @@ def facts(run: Run, record: Mapping[str, Any], folder: Path) -> dict[str, Any]:
         "ratio": str(settings["ratio"]),
         **settings["classifier"],
         "generator_images": needed["generator"].settings["images"] if "generator" in needed else 0,
+        "generator_sha256": found.get("generator_sha256", ""),
         "real_images": sum(found["real"].values()),
         "extra_images": sum(found["extra"].values()),
         "seconds": record["seconds"],
@@ -160,19 +161,21 @@ def contrasts(
     for contrast, test in product(plan.contrasts, tests):
         places = [(contrast.scarcity, arm) for arm in (contrast.arm, contrast.against)]
         pair = [runs.loc[place] if place in runs.index.droplevel(2) else {} for place in places]
-        seeds = sorted(set(pair[0].keys()) & set(pair[1].keys()))
-        seeds = [s for s in seeds if one_generator(plan, contrast, s, [p[s] for p in pair], table)]
-        if not seeds:
-            continue
+        pair = [{seed: part[seed] for seed in set(pair[0].keys()) & set(pair[1].keys())
+                 if one_generator(plan, contrast, seed, [p[seed] for p in pair], table)}
+                for part in pair]  # fmt: skip
         for taxonomy, (names, numbers) in kinds.items():
             truth = test.truth(names, fine, numbers)
             groups: Any = None if test.groups is None else test.groups[truth >= 0]
             if not len(truth := truth[truth >= 0]):
                 continue
-            one, other = (
-                np.array([given[test.name, taxonomy, names_of[s]] for s in seeds])
-                for names_of in pair
-            )
+            # of runs that are kept from before, those that were tested on this set
+            told = [{seed: said for seed, run in part.items()
+                     if len(said := given.get((test.name, taxonomy, run), ())) == len(truth)}
+                    for part in pair]  # fmt: skip
+            if not (seeds := sorted(told[0].keys() & told[1].keys())):
+                continue
+            one, other = (np.array([part[s] for s in seeds]) for part in told)
             made = {**vars(contrast), "tested_on": test.name, "taxonomy": taxonomy}
             parts = {"": np.ones(len(truth), bool)}
             if taxonomy == FINE:  # accuracy on the images of a class is its recall
@@ -222,8 +225,11 @@ def record(plan: Plan, folder: Path, place: Path, external: HeldOut | None = Non
     `runs.parquet` is `gather`'s table, `answers.parquet` the class numbers of its runs,
     `test.parquet` the digest and class of each of the study's test images, `contrasts.parquet` the
     planned comparisons, `selection.csv` how many generated images were kept and refused, `work.csv`
-    what each finished run took, `plan.yaml` the plan. Results of the plan's runs that the folder
-    has from before, and which `folder` lacks, are kept. Raises DataError if no run is finished.
+    what each finished run took, `plan.yaml` the plan. The column generator_sha256 of runs has 16
+    digits of the weights that drew a classifier's cells: arms of a seed are paired if theirs are
+    the same ("" for none, and for runs from before there was this column). Results of the plan's
+    runs that the folder has from before, and which `folder` lacks, are kept, on other test sets
+    too; so is the work of runs that were lost. Raises DataError if no run is finished.
     """
     parts = sides({"data": plan.data, "options": plan.options, "image_size": plan.image_size})
     test, fine = parts["test"], parts["test"].class_names
@@ -231,15 +237,19 @@ def record(plan: Plan, folder: Path, place: Path, external: HeldOut | None = Non
     table, answers = gather(plan, folder, parts["validation"], tests)
     tables = {"runs": table.assign(data_hash=parts["train"].fingerprint), "answers": answers,
               "selection": selections(plan, folder), "work": work(plan, folder)}  # fmt: skip
-    wanted = {run.name for run in ordered(plan.runs())}
-    for name, known in recorded(place, parts["train"].fingerprint).items():
-        new = tables[name]
-        old = known[known["run"].isin(wanted - set(tables["work"]["run"]))]
-        tables[name] = pd.concat([part for part in (old, new) if len(part)] or [new])
+    before = recorded(place, parts["train"].fingerprint)
+    again = add_before(tables, before, {run.name for run in ordered(plan.runs())})
     if tables["runs"].empty:
         raise DataError(f"{folder}: no run is finished yet, so there is nothing to record")
     tables["test"] = pd.DataFrame({"digest": test.digests, "class": tests[0].named})
-    tables["contrasts"] = contrasts(plan, tables["runs"], tables["answers"], tests, fine)
+    pairs = contrasts(plan, tables["runs"], tables["answers"], tests, fine)
+    if before and not again:  # on test sets that are not at hand now
+        old = pd.read_parquet(place / "contrasts.parquet")
+        rows = old[[*Contrast.__dataclass_fields__]].itertuples(index=False, name=None)
+        old = old.loc[[Contrast(*row) in plan.contrasts for row in rows]]
+        old = old[~old["tested_on"].isin([test.name for test in tests])]
+        pairs = pd.concat([pairs, old], ignore_index=True) if len(old) else pairs
+    tables["contrasts"] = pairs
     place.mkdir(parents=True, exist_ok=True)
     for name, found in tables.items():
         if name in AS_TEXT:
@@ -251,6 +261,25 @@ def record(plan: Plan, folder: Path, place: Path, external: HeldOut | None = Non
     return place
 
 
+def add_before(
+    tables: dict[str, pd.DataFrame], before: Mapping[str, pd.DataFrame], wanted: set[str]
+) -> set[str]:
+    """Add the rows of wanted runs from before that are not in the tables; the runs trained twice.
+
+    Of what is trained again, because its files were lost, the first work is kept, and no result.
+    """
+    now = dict(zip(tables["work"]["run"], tables["work"]["seconds"], strict=True))
+    rows = before["runs"][["run", "seconds"]].to_numpy() if before else ()
+    again = {run for run, seconds in rows if now.get(run, seconds) != seconds}
+    for name, known in before.items():
+        new, keys = tables[name], [k for k in ("run", "tested_on", "seconds") if k in known]
+        old = known[known["run"].isin(wanted if name == "work" else wanted - again)]
+        done = {*map(tuple, new.reindex(columns=keys).to_numpy())}
+        old = old.loc[[tuple(row) not in done for row in old[keys].to_numpy()]]
+        tables[name] = pd.concat([part for part in (old, new) if len(part)] or [new])
+    return again
+
+
 AS_TEXT = ("selection", "work")
 
 
@@ -259,7 +288,9 @@ def recorded(place: Path, data_hash: str | None = None) -> dict[str, pd.DataFram
     if not (place / "runs.parquet").is_file():
         return {}
     found = {name: pd.read_parquet(place / f"{name}.parquet") for name in ("runs", "answers")}
-    found |= {name: pd.read_csv(place / f"{name}.csv", keep_default_na=False) for name in AS_TEXT}
+    exact: dict[str, Any] = {"keep_default_na": False, "float_precision": "round_trip"}
+    found |= {name: pd.read_csv(place / f"{name}.csv", **exact) for name in AS_TEXT}
+    found["runs"] = found["runs"].assign(generator_sha256=lambda t: t.get("generator_sha256", ""))
     same = data_hash is None or (found["runs"]["data_hash"] == data_hash).all()
     return found if same else {}
 

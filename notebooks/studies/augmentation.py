@@ -24,10 +24,11 @@ class_map = ""  # a file that names the study's classes for those of that set
 from pathlib import Path
 
 from cellaug.book.chapter import notebook_file, project_root, result_file
+from cellaug.data import open_dataset
 from cellaug.study.cluster import carry_out
 from cellaug.study.external import other_laboratory
 from cellaug.study.plan import ordered, read_plan
-from cellaug.study.results import record, recorded
+from cellaug.study.results import record, recorded, taxonomies
 
 # %% [markdown]
 # The plan says which runs there are and which arms are compared, before the first run.
@@ -46,6 +47,10 @@ if __name__ == "__main__":
     place = folder / "tables" if out else result_file("augmentation") / profile
     known = {name for table in recorded(place).values() for name in table["run"]}
     todo = [run for run in runs if run.name not in known]  # some may be from another machine
+    taxonomies(plan, open_dataset(plan.data, **plan.options).class_names)  # or say what is wrong
+    again = [run for run in ordered(todo) if run.name in known]
+    if lost := [run for run in again if not (folder / run.name).exists()]:
+        print(f"{len(lost)} recorded generators and selections are not in {folder}: done again")
     left = carry_out(todo, folder, scheduler, workers or None, hours or None)
     record(plan, folder, place, elsewhere)
     if left:
