@@ -336,11 +336,12 @@ def augment(
     """Copy labelled cells and add generated ones to each class.
 
     If DATA has a published split, only its training images count and get generated ones beside
-    them. The generator is --generator DIR, or that of --advice DIR.
+    them. The generator is --generator DIR, or that of --advice DIR, whose numbers are of the
+    training images of its study.
     """
     from cellaug import augmentation, files, generators
     from cellaug.data import class_map as maps
-    from cellaug.data import export, open_dataset
+    from cellaug.data import export, open_dataset, split
 
     if ratio is not None and fill is not None:
         raise DataError("--ratio and --fill both say how many images to add: give one of them")
@@ -349,7 +350,7 @@ def augment(
     if advice:
         told = augmentation.read_advice(advice)
         generator, select = str(advice / "generator"), select or told["select"]
-        if ratio is None and fill is None:
+        if ordered := ratio is None and fill is None:
             ratio, fill = told["ratio"], told["fill"]
     assert generator is not None
     read, more = generators.read_generator(generator, truncation), 0.5 if ratio is None else ratio
@@ -360,6 +361,8 @@ def augment(
     files.require_room(out, files.count(data) * read.image_size**2, "the set of images")
     cells, seed = open_dataset(data, **columns), options["seed"]
     options["selector"] = selector(cells, read.image_size, seed) if select else None
+    if advice and ordered:  # the study counted the images that it trained on
+        options["counts"] = split(cells)["train"].counts()
     manifest = augmentation.augment(cells, read, more, out, **options, class_map=named, fill=fill)
     print(export.as_text(manifest, options["size"], read.image_size))
     if seen := read.seen(cells):
@@ -367,6 +370,8 @@ def augment(
         click.echo(f"cellaug: {said}: test a classifier on others alone", err=True)
     if select:
         show_selection(out, read, seed)
+    if advice and told["train"]:
+        print(f"in training {told['train']}")
     print(out)
 
 

@@ -139,5 +139,5 @@ def advise(data: str, columns: dict, out: Path, class_map: str | None, **options
     if "arm" in found:
         print(f"train on: {found['arm']}")
     if "command" in found:
-        print(found["command"])
+        print(found["command"], f"in training {found['train']}", sep="\n")
     print(out / study.PAGE)

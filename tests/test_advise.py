@@ -1,17 +1,20 @@
 """`cellaug advise`: a real study of a small set, its files, and what it concludes from tables."""
 
 import json
+import shlex
+import shutil
 from dataclasses import replace
+from pathlib import Path
 
 from cellaug import cli
 from cellaug.classifiers import load_classifier
-from cellaug.data import DataError, open_dataset
+from cellaug.data import DataError, open_dataset, split
 from cellaug.data.class_map import begun_as
 from cellaug.data.images import write_png
 from cellaug.generators import load_generator
 from cellaug.networks.dcgan import Even
 from cellaug.study import advise, answers, cluster, tasks
-from cellaug.study.plan import Run, ordered, read_plan
+from cellaug.study.plan import CLASSIFIER, Run, choices, ordered, read_plan
 from cellaug.training import Recipe
 from cellaug.training.finetune import begin, choices_of, resize_kernel, take_over
 
@@ -20,6 +23,7 @@ import numpy as np
 import pandas as pd
 import pytest
 import yaml
+from test_study_augmentation import small_xception
 
 SMALL = {"width": 8, "steps": 6, "batch_size": 8}
 TINY = {"images": 96, "generator_depth": 8, "discriminator_depth": 4, "batch_size": 16}
@@ -120,13 +124,16 @@ def test_augment_follows_the_advice(advised, tmp_path, capsys, lab):
     runs = [json.loads(file.read_text()) for file in (out / "runs").glob("generator-*/run.json")]
     place = next(run["name"] for run in runs if not run["settings"]["start_from"])
     (other / "generator").symlink_to(out / "runs" / place / "generator")
-    order = {"fill": 30, "select": False}
-    (other / "advice.json").write_text(json.dumps(found | {"augment": True, "order": order}))
+    told = advise.ordered_by(choices(advise.MADE["half synthetic"]), 70, "x", out, {})
+    (other / "advice.json").write_text(json.dumps(found | {"augment": True} | told))
     given[3] = str(other)
+    capsys.readouterr()
     assert cli.main(given) == 0
-    counts = open_dataset(tmp_path / "more").counts()
-    before = open_dataset(lab).counts()
-    assert counts.to_dict() == before.clip(lower=30).to_dict()
+    assert "in training show every class equally often" in capsys.readouterr().out
+    before, after = (split(open_dataset(place)) for place in (lab, tmp_path / "more"))
+    assert len(before["train"].counts()[before["train"].counts() < 70])
+    assert after["train"].counts().to_dict() == before["train"].counts().clip(lower=70).to_dict()
+    assert after["test"].counts().to_dict() == before["test"].counts().to_dict()
     given += ["--generator", str(other / "generator")]
     assert cli.main([*given[:-3], "x", *given[-2:]]) == 2
     assert "expected either --generator DIR or --advice DIR" in capsys.readouterr().err
@@ -135,13 +142,41 @@ def test_augment_follows_the_advice(advised, tmp_path, capsys, lab):
     assert "expected what 'cellaug advise' writes" in capsys.readouterr().err
 
 
-def test_too_few_images_end_in_advice_to_collect(tmp_path, capsys):
+def test_too_few_images_end_in_advice_to_collect(tmp_path, capsys, monkeypatch):
     cells = open_dataset("phantom", classes=2, images=40, size=32)
     rows = [*np.flatnonzero(cells.labels == 0), *np.flatnonzero(cells.labels == 1)[:2]]
     few = folder_of(cells.subset(rows), tmp_path / "cells")
-    assert cli.main(["advise", str(few), "--out", str(tmp_path / "out")]) == 0
+    order = ["advise", str(few), "--out", str(tmp_path / "out")]
+    assert cli.main(order) == 0
     assert "collect more images of " in capsys.readouterr().out
-    assert "Collect more images first" in (tmp_path / "out" / "advice.html").read_text()
+    page = tmp_path / "out" / "advice.html"
+    assert "Collect more images first" in page.read_text()
+    shutil.copytree(few, tmp_path / "fewer")
+    folder_of(cells, few)  # the rest has come: a study begins in the same folder
+    monkeypatch.setattr(advise, "step_times", lambda *_: 1 // 0)
+    with pytest.raises(ZeroDivisionError):
+        cli.main(order)
+    page.write_text("the advice of that study")
+    assert cli.main(["advise", str(tmp_path / "fewer"), *order[2:]]) == 2
+    assert "was begun before the images have changed" in capsys.readouterr().err
+    assert page.read_text() == "the advice of that study"
+
+
+def test_the_command_that_follows_an_advice_is_whole():
+    arm = choices({**advise.MADE["half selected"], "ratio": 1.0})
+    found = advise.ordered_by(arm, 30, "my cells.csv", Path("out"), {"label": "cell type"})
+    words = shlex.split(found["command"])
+    assert words[2] == "my cells.csv" and words[-1] == "--columns=label=cell type"
+    assert found["order"] == {"ratio": 1.0, "select": True, "share": 0.5}
+    assert "every second image" in found["train"]
+
+
+def test_a_schedulers_workers_are_counted():
+    with cluster.LocalCluster(
+        1, threads_per_worker=3, processes=False, protocol="tcp://", dashboard_address=None
+    ) as workers:
+        assert cluster.at_once(workers.scheduler_address, 7) == 3
+    assert cluster.at_once("", 7) == 7 and cluster.at_once() == cluster.workers_here()[0]
 
 
 def test_a_folder_of_other_files_is_left_alone(tmp_path):
@@ -159,18 +194,27 @@ def test_the_study_is_sized_to_the_hours(tmp_path):
     settings = {"data": "x", "options": {}, "image_size": 64, "start_from": "", "class_map": {},
                 "classifier": {"steps": 3000}, "generator": {"images": 60_000}}  # fmt: skip
     times = {"classifier_step": 0.05, "generator_step": 0.4}
+    times |= {"select_step": 0.02, "compare_step": 0.01}
     plan, seconds = advise.sized(tmp_path, settings, counts, times, 24, 2)
     assert max(block["seeds"] for block in plan.blocks) == 10 and seconds < 24 * 3600
     runs = ordered(plan.runs())
     kinds = pd.Series([run.settings["task"] for run in runs]).value_counts()
     assert kinds["classifier"] == 10 * (6 + 2) and kinds["generator"] == kinds["select"] == 10
     own = kinds["classifier"] * 3000 * 0.05 + kinds["generator"] * 60_000 / 32 * 0.4
+    own += kinds["select"] * (tasks.TRIES * 70 * 0.02 + 130 * 0.01)  # to fill b, beside all others
+    assert advise.too_few(plan, settings, counts, times, 2) == ""
     assert seconds == pytest.approx((own + advise.OVERHEAD * len(runs)) / 2)
     again, _ = advise.sized(tmp_path, settings, counts, times, 0.1, 2)  # a stopped one goes on
     assert again.text == plan.text
     (tmp_path / "plan.yaml").unlink()
     less, seconds = advise.sized(tmp_path, settings, counts, times, 0.8, 2)
     assert less.generator["images"] < 60_000 and seconds < 0.8 * 3600
+    said = advise.too_few(less, settings, counts, times, 2)
+    assert said.startswith("3 seeds are too few for a verdict; --hours ") and said.endswith("g 5")
+    (tmp_path / "plan.yaml").unlink()
+    hours = float(said.split("--hours ")[1].split()[0])
+    more, _ = advise.sized(tmp_path, settings, counts, times, hours, 2)
+    assert max(block["seeds"] for block in more.blocks) == 5
     (tmp_path / "plan.yaml").unlink()
     with pytest.raises(
         DataError, match=r"the smallest study of these cells takes about .* --hours"
@@ -181,21 +225,21 @@ def test_the_study_is_sized_to_the_hours(tmp_path):
     assert even["arms"]["half synthetic, classical"]["ratio"] == 1.0
 
 
-def tables(gain, seeds=6):
+def tables(gain, seeds=6, copies=0.7):
     """Results of a study in which half synthetic is `gain` better than even, classical."""
     settings = {"data": "x", "options": {}, "image_size": 64, "start_from": "", "class_map": {}}
     counts = pd.DataFrame({"train": [100, 30]}, ["a", "b"])
     settings |= {"classifier": {"steps": 9}, "generator": {"images": 9}}
     text = yaml.safe_dump(advise.planned(settings, counts, 6, 1.0))
-    levels = {"as they are": 0.6, "even, classical": 0.8, "duplicates, classical": 0.7,
+    levels = {"as they are": 0.6, "even, classical": 0.8, "duplicates, classical": copies,
               "half synthetic, classical": 0.8 + gain}  # fmt: skip
     rows = [("all", arm, level, 200) for arm, level in levels.items()]
     rows += [("half", "even, classical", 0.7, 100), ("quarter", "even, classical", 0.6, 50)]
     return text, rows, seeds
 
 
-def results_of(tmp_path, gain, seeds=6):
-    text, rows, seeds = tables(gain, seeds)
+def results_of(tmp_path, gain, seeds=6, copies=0.7):
+    text, rows, seeds = tables(gain, seeds, copies)
     (tmp_path / "plan.yaml").write_text(text)
     plan, made = read_plan(tmp_path / "plan.yaml"), []
     for scarcity, arm, level, images in rows:
@@ -220,7 +264,7 @@ def results_of(tmp_path, gain, seeds=6):
 @pytest.mark.parametrize(
     ("gain", "seeds", "called", "augment"),
     [(0.05, 6, "better", True), (-0.05, 6, "worse", False), (0.002, 6, "undecided", False),
-     (0.05, 3, "undecided", False)],
+     (0.05, 3, "too few seeds", False)],
 )  # fmt: skip
 def test_generated_cells_are_recommended_only_for_a_certain_gain(
     tmp_path, gain, seeds, called, augment
@@ -233,6 +277,19 @@ def test_generated_cells_are_recommended_only_for_a_certain_gain(
     assert found["gain_without"]["mean"] == pytest.approx(0.2)
     if gain == 0.05:  # the curve rises by 0.1 for each doubling: 0.05 is worth 200 (√2 − 1)
         assert found["worth"]["images"] == pytest.approx(200 * (2**0.5 - 1), rel=0.01)
+
+
+def test_the_worth_in_real_images_is_of_the_gain_over_the_curves_own_arm(tmp_path):
+    found = advise.conclude(results_of(tmp_path, 0.05, copies=0.83))
+    assert found["best_without"] == "duplicates, classical"
+    assert found["gain"]["mean"] == pytest.approx(0.02)
+    assert found["worth"]["over"] == "even, classical"
+    assert found["worth"]["images"] == pytest.approx(200 * (2**0.5 - 1), rel=0.01)
+
+
+def test_too_few_seeds_are_named_as_the_reason(tmp_path):
+    found = advise.conclude(results_of(tmp_path, 0.05, 3), "3 seeds are too few")
+    assert found["because"].startswith("3 seeds are too few: half synthetic, classical against ")
 
 
 def test_a_generator_is_trained_further_with_its_own_classes(trained):
@@ -317,11 +374,13 @@ def test_a_generator_goes_on_with_resize_convolutions(trained):
         begin(wider, 32, source.class_names, 10, source)
 
 
-def test_times_are_measured(tmp_path):
+def test_times_are_measured(tmp_path, monkeypatch):
+    monkeypatch.setattr(keras.applications, "Xception", small_xception)
     settings = {"task": "timing", "data": "phantom", "image_size": 32, "seed": 1,
                 "options": {"classes": 3, "images": 60, "size": 32},
                 "subset": {"scarcity": "all"}, "trained": TINY,
-                "classifier": {"network": "residual", "norm": "batch", **SMALL}}  # fmt: skip
+                "classifier": {**CLASSIFIER, **SMALL, "network": "xception"}}  # fmt: skip
     run = Run(settings)
     found = tasks.perform(run.name, settings, str(tmp_path), {})["found"]
     assert 0 < found["classifier_step"] < 5 and 0 < found["generator_step"] < 5
+    assert 0 < found["compare_step"] < found["select_step"] < 1

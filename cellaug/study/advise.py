@@ -1,19 +1,24 @@
 """What a laboratory should do with its own cells: the augmentation study, small, and its advice."""
 
+import math
 import shlex
 import shutil
 from collections.abc import Mapping
 from pathlib import Path
+from tempfile import TemporaryDirectory
 from typing import Any
 
+from cellaug.augmentation import TRIES
 from cellaug.book.chapter import device, project_root, versions
 from cellaug.book.source import commit
 from cellaug.data import Dataset, open_dataset, split
 from cellaug.data.dataset import printable
 from cellaug.errors import DataError
+from cellaug.evaluation.classifiers import FOR_A_VERDICT
 from cellaug.files import atomic_folder, require_same, write_atomically, write_json
 from cellaug.study import answers
-from cellaug.study.cluster import carry_out, workers_here
+from cellaug.study.arms import extra_counts
+from cellaug.study.cluster import at_once, carry_out
 from cellaug.study.page import render
 from cellaug.study.plan import CLASSIFIER, GENERATOR, Plan, Run, ordered, read_plan
 from cellaug.study.results import read_run, record
@@ -71,42 +76,57 @@ def advise(
     cells = open_dataset(data, **options)
     real = cells.subset(cells.table["origin"] == "real")
     document: dict[str, Any]
+    chosen = {**CLASSIFIER, "steps": STEPS, **(classifier or {})}
+    trained = {**{"images": GENERATOR["images"]}, **(generator or {})}
+    settings: dict[str, Any] = {"data": str(data), "options": options}
+    settings |= {"hash": real.fingerprint, "image_size": size, "start_from": start_from}
+    settings |= {"class_map": dict(class_map or {}), "classifier": chosen, "generator": trained}
+    require_same(out / "study.json", settings, write=False)
+    require_same(out / "study.json", {"format": 1})  # more images may come until a study begins
     try:
         parts = split(real)
     except DataError as error:  # some class has too few images for three sides
         counts = pd.DataFrame({"images": real.counts()})
         least, all_counts = sum(LEAST.values()), real.counts().items()
-        few = {str(name): f"{n} of {least} images" for name, n in all_counts if n < least}
-        document = {"set": describe(real, counts), "collect": few}
+        lacking = {str(name): f"{n} of {least} images" for name, n in all_counts if n < least}
+        document = {"set": describe(real, counts), "collect": lacking}
         return written(out, document | {"augment": False, "because": str(error)}, None)
     counts = pd.DataFrame({name: part.counts() for name, part in parts.items()})
     document = {"set": describe(real, counts), "collect": scarce(counts)}
     if (counts.min(axis=1) < 1).any() or (counts["train"] < 2).any():
         document |= {"augment": False, "because": "some classes have too few images to measure"}
         return written(out, document, None)
-    chosen = {**CLASSIFIER, "steps": STEPS, **(classifier or {})}
-    trained = {**{"images": GENERATOR["images"]}, **(generator or {})}
-    settings: dict[str, Any] = {"data": str(data), "options": options}
-    settings |= {"hash": real.fingerprint, "image_size": size, "start_from": start_from}
-    settings |= {"class_map": dict(class_map or {}), "classifier": chosen, "generator": trained}
     require_same(out / "study.json", settings)
-    times = step_times(settings, out / "runs", scheduler, workers)
-    plan, seconds = sized(out, settings, counts, times, hours, workers)
+    many = at_once(scheduler, workers)
+    times = step_times(settings, out / "runs", scheduler, workers, many)
+    plan, seconds = sized(out, settings, counts, times, hours, many)
     print(f"{len(plan.runs())} classifiers and what they need take about {duration(seconds)}")
+    if few := too_few(plan, settings, counts, times, many):
+        print(few)
     carry_out(plan.runs(), out / "runs", scheduler, workers)
     tables = record(plan, out / "runs", out / "tables")
     results = answers.read_results(tables)
-    document |= conclude(results) | {"settings": settings, "seconds": results.hours * 3600}
+    document |= conclude(results, few) | {"settings": settings, "seconds": results.hours * 3600}
     document |= {"generators": compared(results, out / "runs", parts, start_from)}
     keep_best(results, document, out)
     if document["augment"]:
-        arm = results.plan.arms[document["arm"]]
-        filled = {"fill": int(counts["train"].max())} if arm["ratio"] == "fill" else {}
-        ratio = {} if filled else {"ratio": arm["ratio"]}
-        document["order"] = {**filled, **ratio, "select": arm["extra"] == "selected"}
-        words = ["cellaug", "augment", str(data), "--advice", str(out), "--out", "augmented"]
-        document["command"] = shlex.join(words)
+        arm, most = results.plan.arms[document["arm"]], int(counts["train"].max())
+        document |= ordered_by(arm, most, data, out, columns or {})
     return written(out, document, results)
+
+
+def ordered_by(
+    arm: Mapping[str, Any], most: int, data: str, out: Path, columns: Mapping[str, str]
+) -> dict[str, Any]:
+    """What `augment --advice` adds to the training images for an arm, and how to train then."""
+    order = {"fill": most} if arm["ratio"] == "fill" else {"ratio": arm["ratio"]}
+    order |= {"select": arm["extra"] == "selected", "share": arm["share"]}
+    every = "fourth" if arm["share"] == 0.25 else "second"
+    words = "show every class equally often, and of a class with generated cells one of these as "
+    words += f"every {every} image; flip, turn and zoom images, and vary their colours"
+    typed = ["cellaug", "augment", data, "--advice", str(out), "--out", "augmented"]
+    typed += [f"--columns={name}={column}" for name, column in columns.items()]
+    return {"order": order, "train": words, "command": shlex.join(typed)}
 
 
 def describe(cells: Dataset, counts: pd.DataFrame) -> dict[str, Any]:
@@ -128,13 +148,12 @@ def scarce(counts: pd.DataFrame) -> dict[str, str]:
 
 
 def step_times(
-    settings: Mapping[str, Any], folder: Path, scheduler: str, workers: int | None
+    settings: Mapping[str, Any], folder: Path, scheduler: str, workers: int | None, many: int
 ) -> dict[str, float]:
-    """Seconds of a step of each network while all workers are busy, measured once."""
-    abreast = workers or workers_here()[0]
+    """Seconds of a step of each network while all of `many` workers are busy, measured once."""
     made = {key: settings[key] for key in ("data", "options", "image_size", "classifier")}
     made |= {"task": "timing", "trained": settings["generator"]}
-    runs = [Run({**made, "subset": {"scarcity": "all"}, "seed": k}) for k in range(1, abreast + 1)]
+    runs = [Run({**made, "subset": {"scarcity": "all"}, "seed": k}) for k in range(1, many + 1)]
     carry_out(runs, folder, scheduler, workers)
     found = [known["found"] for run in runs if (known := read_run(folder, run))]
     return pd.DataFrame(found).max().to_dict()
@@ -142,32 +161,52 @@ def step_times(
 
 def sized(
     out: Path, settings: Mapping[str, Any], counts: pd.DataFrame, times: Mapping[str, float],
-    hours: float, workers: int | None,
+    hours: float, many: int,
 ) -> tuple[Plan, float]:  # fmt: skip
     """The largest plan that fits into the hours, and the seconds that it takes."""
     if (file := out / PLAN).is_file():  # of a study that was stopped
         plan = read_plan(file)
-        return plan, expected(plan, times, workers)
+        return plan, expected(plan, times, counts, many)
     for seeds, scale in SIZES:
-        text = yaml.safe_dump(planned(settings, counts, seeds, scale), sort_keys=False)
-        write_atomically(out / ".plan.yaml", text.encode())
-        plan = read_plan(out / ".plan.yaml")
-        if (seconds := expected(plan, times, workers)) <= 3600 * hours:
-            (out / ".plan.yaml").replace(file)
+        plan = plan_of(settings, counts, seeds, scale)
+        if (seconds := expected(plan, times, counts, many)) <= 3600 * hours:
+            write_atomically(file, plan.text.encode())
             return plan, seconds
-    (out / ".plan.yaml").unlink()
     raise DataError(f"the smallest study of these cells takes about {duration(seconds)} here: give "
                     f"--hours {seconds / 3600:.1f} or more")  # fmt: skip
 
 
-def expected(plan: Plan, times: Mapping[str, float], workers: int | None) -> float:
-    """Seconds that a plan's runs take on all workers."""
-    steps = {"classifier": plan.classifier["steps"], "select": 0, "vary": 0}
-    batch = plan.generator.get("batch_size", 32)
-    steps["generator"] = plan.generator["images"] / batch
-    each = {kind: OVERHEAD + count * times.get(f"{kind}_step", 0) for kind, count in steps.items()}
-    runs = ordered(plan.runs())
-    return sum(each[run.settings["task"]] for run in runs) / (workers or workers_here()[0])
+def too_few(
+    plan: Plan, settings: Mapping[str, Any], counts: pd.DataFrame, times: Mapping[str, float],
+    many: int,
+) -> str:  # fmt: skip
+    """Says if a plan has too few seeds for a verdict, and which hours bring enough; or ""."""
+    if (seeds := max(block["seeds"] for block in plan.blocks)) >= FOR_A_VERDICT:
+        return ""
+    scale = min((scale for n, scale in SIZES if n >= FOR_A_VERDICT), default=1.0)
+    seconds = expected(plan_of(settings, counts, FOR_A_VERDICT, scale), times, counts, many)
+    enough = f"--hours {math.ceil(seconds / 360) / 10} and a new folder bring {FOR_A_VERDICT}"
+    return f"{seeds} seeds are too few for a verdict; {enough}"
+
+
+def plan_of(settings: Mapping[str, Any], counts: pd.DataFrame, seeds: int, scale: float) -> Plan:
+    """`planned` as it is read from its file."""
+    with TemporaryDirectory() as place:
+        text = yaml.safe_dump(planned(settings, counts, seeds, scale), sort_keys=False)
+        (file := Path(place, PLAN)).write_text(text, "utf-8")
+        return read_plan(file)
+
+
+def expected(plan: Plan, times: Mapping[str, float], counts: pd.DataFrame, many: int) -> float:
+    """Seconds that a plan's runs take on so many workers."""
+    train = counts["train"].to_numpy()
+    extra = extra_counts(train, plan.arms["half selected, classical"]["ratio"])
+    steps = {"classifier": plan.classifier["steps"], "select": TRIES * extra.sum()}
+    steps["generator"] = plan.generator["images"] / plan.generator.get("batch_size", 32)
+    steps["compare"] = train.sum() * (extra > 0).sum()  # all training images for each such class
+    each = {kind: count * times.get(f"{kind}_step", 0) for kind, count in steps.items()}
+    each["select"] += each["compare"]
+    return sum(OVERHEAD + each[run.settings["task"]] for run in ordered(plan.runs())) / many
 
 
 def planned(
@@ -198,11 +237,12 @@ def planned(
     }  # fmt: skip
 
 
-def conclude(results: answers.Results) -> dict[str, Any]:
+def conclude(results: answers.Results, few: str = "") -> dict[str, Any]:
     """The arm to take, what it brings and what that is worth, from the tables of a study.
 
     Arms are chosen on validation images; the gain is measured on test images. An arm with generated
-    cells is recommended only if its interval over the best one without lies above zero.
+    cells is recommended only if its interval over the best one without lies above zero. `few` says
+    why there are too few seeds to know. The worth in real images is that of the gain over `EVEN`.
     """
     table = answers.summary(answers.scores(results)).loc["all"]
     validated = answers.scores(results, tested_on=answers.VALIDATION)
@@ -214,7 +254,7 @@ def conclude(results: answers.Results) -> dict[str, Any]:
     pairs = pairs[(pairs["class"] == "") & (pairs["tested_on"] == answers.OWN)]
     pairs = pairs.set_index(["arm", "against"])
     row = pairs.loc[(made, real)].to_dict()
-    called = answers.verdict(row) or "undecided"
+    called = answers.verdict(row) or "too few seeds"
     arm = made if called == "better" else real
     found: dict[str, Any] = {"augment": called == "better", "arm": arm, "verdict": called}
     found |= {"best_with": made, "best_without": real, "gain": plain(row)}
@@ -224,12 +264,13 @@ def conclude(results: answers.Results) -> dict[str, Any]:
     images = images[images["arm"] == EVEN].groupby("scarcity")["real_images"].first()
     at = answers.scores(results).set_index(["scarcity", "arm", "seed"])["value"].sort_index()
     curve = {int(images[name]): at[name, EVEN].tolist() for name in ("quarter", "half", "all")}
-    gains = (at["all", made] - at["all", real]).dropna().tolist()
-    found["worth"] = plain(worth(curve, int(images["all"]), gains, beyond=True))
+    gains = (at["all", made] - at["all", EVEN]).dropna().tolist()  # as the curve is that of EVEN
+    found["worth"] = plain(worth(curve, int(images["all"]), gains, beyond=True)) | {"over": EVEN}
     found["because"] = {
         "better": f"{made} is better than {real} by {answers.points(row)}",
         "worse": f"generated cells do harm: {made} against {real}, {answers.points(row)}",
         "undecided": f"no gain is certain: {made} against {real}, {answers.points(row)}",
+        "too few seeds": f"{few or 'too few seeds'}: {made} against {real}, {answers.points(row)}",
     }[called]
     names = ("mean", "low", "high", "sd", "n")
     found["arms"] = {
@@ -265,9 +306,8 @@ def compared(
         names = real.class_names
         made, labels = generator.generate_each(names, real.counts().to_numpy(), (1, 9))
         fake = Dataset.of_images(made, labels, names)
-        name = (
-            f"trained further from {start_from}" if run.settings["start_from"] else "from nothing"
-        )
+        further = f"trained further from {start_from}"
+        name = further if run.settings["start_from"] else "from nothing"
         try:
             table = evaluate(real.in_memory(size), fake, cas=False).table
         except DataError as error:
