@@ -122,7 +122,7 @@ def test_what_is_left_empty_in_a_plan_is_as_usual(tmp_path):
 
 def test_a_taxonomy_of_other_classes_is_refused(tmp_path):
     plan = read_plan(written(tmp_path, taxonomies={"two": {"blast": "immature"}}))
-    with pytest.raises(DataError, match="taxonomies: two: no class blast: there are a, b"):
+    with pytest.raises(DataError, match="two: of blast none is a class, as are a, b"):
         taxonomies(plan, ["a", "b"])
 
 

@@ -29,9 +29,9 @@ def taxonomies(plan: Plan, class_names: Sequence[str]) -> dict[str, tuple[list[s
     """Names of the classes of each taxonomy, and for each class of the set its number in it."""
     found = {FINE: (list(class_names), np.arange(len(class_names)))}
     for name, merged in plan.taxonomies.items():
-        if unknown := ", ".join(str(kind) for kind in merged if kind not in class_names):
-            are = ", ".join(class_names)
-            raise DataError(f"plan: taxonomies: {name}: no class {unknown}: there are {are}")
+        if not set(merged) & set(class_names):
+            are, given = ", ".join(class_names), ", ".join(map(str, merged))
+            raise DataError(f"plan: taxonomies: {name}: of {given} none is a class, as are {are}")
         named = [merged.get(kind, kind) for kind in class_names]
         names = list(dict.fromkeys(named))
         found[name] = names, np.array([names.index(kind) for kind in named])
