@@ -274,8 +274,8 @@ def add_before(
     for name, known in before.items():
         new, keys = tables[name], [k for k in ("run", "tested_on", "seconds") if k in known]
         old = known[known["run"].isin(wanted if name == "work" else wanted - again)]
-        done = {*map(tuple, new.reindex(columns=keys).to_numpy())}
-        old = old.loc[[tuple(row) not in done for row in old[keys].to_numpy()]]
+        done = {*map(tuple, new.reindex(columns=keys).round(3).to_numpy())}
+        old = old.loc[[tuple(row) not in done for row in old[keys].round(3).to_numpy()]]
         tables[name] = pd.concat([part for part in (old, new) if len(part)] or [new])
     return again
 
@@ -288,8 +288,7 @@ def recorded(place: Path, data_hash: str | None = None) -> dict[str, pd.DataFram
     if not (place / "runs.parquet").is_file():
         return {}
     found = {name: pd.read_parquet(place / f"{name}.parquet") for name in ("runs", "answers")}
-    exact: dict[str, Any] = {"keep_default_na": False, "float_precision": "round_trip"}
-    found |= {name: pd.read_csv(place / f"{name}.csv", **exact) for name in AS_TEXT}
+    found |= {name: pd.read_csv(place / f"{name}.csv", keep_default_na=False) for name in AS_TEXT}
     found["runs"] = found["runs"].assign(generator_sha256=lambda t: t.get("generator_sha256", ""))
     same = data_hash is None or (found["runs"]["data_hash"] == data_hash).all()
     return found if same else {}
