@@ -59,11 +59,11 @@ def test_no_module_or_function_is_long(path):
 
 def test_the_package_is_thin():
     # 8,000 and 5,600 for the six chapters; 2,950 and 2,250 read what laboratories really have;
-    # 2,500 and 1,800 study augmentation and advise a laboratory; the rest is the book's
+    # 2,730 and 1,930 study augmentation and advise a laboratory; the rest is the book's
     # first page and verdicts, its explorer, its expert test, alt texts, and JupyterLab; 570 and
     # 400 train a generator, on many devices, and see fine detail.
-    assert sum(map(raw_lines, MODULES)) <= 17_650
-    assert sum(code_lines(path.read_text()) for path in MODULES) <= 12_670
+    assert sum(map(raw_lines, MODULES)) <= 17_880
+    assert sum(code_lines(path.read_text()) for path in MODULES) <= 12_800
 
 
 def test_no_layer_imports_upward_and_no_modules_import_in_a_circle():

@@ -403,10 +403,7 @@ def learn(
 def timing_run(
     settings: Mapping[str, Any], out: Path, places: Mapping[str, Path], checkpoint: Path
 ) -> dict[str, Any]:
-    """Seconds of a step of each network, and of an image that is drawn to select from, or compared.
-
-    A selection compares the training images with those of each class that it is to fill.
-    """
+    """Seconds of a step of each network, and of an image that is drawn and judged, or compared."""
     cells, size, chosen = material(settings).train, settings["image_size"], settings["classifier"]
     choices = {k: v for k, v in settings["trained"].items() if k in Recipe.__dataclass_fields__}
     recipe, names, found = Recipe(**choices), cells.class_names, {}
