@@ -320,7 +320,7 @@ shown(
 # %% tags=["nbval-check-output", "hide-input"]
 Markdown(answers.advice(results))
 
-# %% [markdown]
+# %% [markdown] tags=["new-page"]
 # ## Every comparison and every arm
 #
 # Differences are in percentage points of macro F1, in the three taxonomies of the plan; *p* by sign flips
@@ -330,14 +330,12 @@ Markdown(answers.advice(results))
 # %% tags=["nbval-check-output", "hide-input"]
 own = pairs[(pairs["class"] == "") & (pairs["tested_on"] == answers.OWN)]
 keys = ["question", "scarcity", "arm", "against"]
-said = own.assign(points=[answers.points(row) for row in own.to_dict("records")])
+each = [answers.points(row).split(",")[0] for row in own.to_dict("records")]
+said = own.assign(points=each)
 said = said.pivot(index=keys, columns="taxonomy", values="points")
 fine = own[own["taxonomy"] == answers.FINE].set_index(keys)
-said.join(
-    fine[["p", "adjusted", "d", "needed"]]
-    .rename(columns={"adjusted": "p, Holm"})
-    .round(3)
-)
+words = {"n": "seeds", "p": "p", "adjusted": "p, Holm", "d": "d", "needed": "needed"}
+said.join(fine[[*words]].rename(columns=words).round(2))
 
 # %% [markdown]
 # Every arm: means over seeds; *sd* is the standard deviation of macro F1 over the seeds (open it).

@@ -155,12 +155,12 @@ pd.DataFrame(
     }
 ).T
 
-# %% [markdown]
-# ## What was aimed at
+# %% [markdown] tags=["new-page"]
+# ## Aims and broken cells
 #
-# For larger cells the aims were stricter than the targets above: at 128 px a Fréchet distance at most twice
-# that between real cells, a grid texture within 10 %, a class accuracy within 3 points, and broken cells
-# as rare as among real ones; at 256 px what the generator for 128 px has.
+# For larger cells the aims were stricter than the targets on the page before: at 128 px a Fréchet
+# distance at most twice that between real cells, a grid texture within 10 %, a class accuracy within 3
+# points, and broken cells as rare as among real ones; at 256 px what the generator for 128 px has.
 
 # %% tags=["nbval-check-output"]
 AIMS = {
@@ -189,7 +189,7 @@ reasons = {
     "Fréchet distance": "longer training on a GPU, which these two cores cannot do",
     "grid texture": "transposed convolutions, see [the net of dots](ladder.ipynb)",
     "class accuracy, points": "classes that experts confuse, too",
-    "unusual colours": "[broken cells](weights_2.ipynb)",
+    "unusual colours": "broken cells, see below",
 }
 whole = generators[256].card["training"]
 Markdown(
@@ -203,7 +203,7 @@ Markdown(
     "if every measure is at least as good as before."
 )
 
-# %% [markdown] tags=["new-page"]
+# %% [markdown]
 # ## Broken cells
 #
 # Some cells burst into coloured noise, or lie on a background that no slide has. Here a cell counts as
@@ -229,7 +229,7 @@ causes = {f"{size} px": pd.DataFrame(f["causes"]).T for size, (f, _) in found.it
 causes = pd.concat(
     {key: t.rename(columns=columns) for key, t in causes.items()}, axis=1
 )
-causes.sort_values(("64 px", "area"), ascending=False).round(2).fillna("–")
+causes.sort_values(("64 px", "area"), ascending=False).round(2)
 
 # %% tags=["nbval-check-output", "hide-input"]
 areas = causes["64 px"]["area"].drop("latent vector")
@@ -259,10 +259,10 @@ table = cut["ratio"].unstack()[cut.index.unique("truncation")].dropna()
 table.round(2).rename_axis(None)
 
 # %% [markdown]
-# All values are relative to real cells measured against other real cells; here a part of the test images
-# says which colours are usual, not the training images as above. A truncation makes broken cells rarer and
-# cells less varied, so it is off by default. And the training went on with `image_norm`, which holds the
-# size of every single image too:
+# All values are of 64 px, and relative to real cells measured against other real cells; here a part of
+# the test images says which colours are usual, not the training images as above. A truncation makes
+# broken cells rarer and cells less varied, so it is off by default. And the training went on with
+# `image_norm`, which holds the size of every single image too:
 
 # %% tags=["nbval-check-output", "hide-input"]
 (longer,) = weights.recorded("pbc-fine-64-image-norm")
