@@ -106,6 +106,7 @@ fig
 #
 # XLA counts the operations of the compiled step and the bytes that they read and write. Compiled for
 # four devices, the step holds operations that join them; each device sends and receives their results.
+# The numbers are means over several steps, of which only one computes the penalty.
 
 # %% tags=["nbval-check-output", "hide-input"]
 sizes = sorted(record["steps"], key=int)
