@@ -70,7 +70,7 @@ def augment(
 
     Every class folder gets `ratio` times its number of real training images, rounded up (the
     thesis: 0.5), or, with `fill`, as many as it lacks of that number; of a set with a published
-    split only its training side counts; `counts` gives other numbers by class to go by. `only`
+    split only its training images count; `counts` gives other numbers by class to go by. `only`
     names the classes that get some, by default all.
     `class_map` gives the generator's class for a class of the set that is called differently, or
     "leave" for one that gets no generated images. A `selector` (`evaluation.selection`) keeps the
@@ -212,8 +212,13 @@ def selection(folder: str | Path) -> pd.DataFrame:
     """How many images a selection kept and refused, by class (index) and reason (columns)."""
     from cellaug.evaluation.selection import refused
 
-    judged = pd.read_csv(Path(folder) / JUDGED, keep_default_na=False)
+    judged = _judged(folder)
     return refused(judged, judged["label"])
+
+
+def _judged(folder: str | Path) -> pd.DataFrame:
+    kinds = {"label": str, "generator_class": str}  # a class may be called 0
+    return pd.read_csv(Path(folder) / JUDGED, keep_default_na=False, dtype=kinds)
 
 
 def refused_images(
@@ -222,7 +227,7 @@ def refused_images(
     """The first images that were refused for each reason, uint8 (N, S, S, 3), drawn again."""
     from cellaug.evaluation.selection import REASONS
 
-    judged = pd.read_csv(Path(folder) / JUDGED, keep_default_na=False)
+    judged = _judged(folder)
     found = {}
     for reason, rows in judged[judged["reason"] != ""].groupby("reason"):
         images, drawn = [], rows[["generator_class", "index"]].head(each)

@@ -148,7 +148,7 @@ Markdown(
 # %% [markdown]
 # How varied are the generated cells of one class, compared with the real cells that the generator was
 # trained on? The table has the mean distance between two cells of one class (diversity), in per cent of
-# that between these.
+# the same distance between those real cells.
 
 # %%
 kept = {"this run": ours} | {f"recorded: {name}": run for name, run in recorded.items()}

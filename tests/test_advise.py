@@ -152,6 +152,11 @@ def test_too_few_images_end_in_advice_to_collect(tmp_path, capsys, monkeypatch):
     page = tmp_path / "out" / "advice.html"
     assert "Collect more images first" in page.read_text()
     shutil.copytree(few, tmp_path / "fewer")
+    assert cli.main(["advise", str(tmp_path / "fewer"), *order[2:]]) == 2  # of another set
+    assert "collect more images of " not in capsys.readouterr().out
+    (tmp_path / "map.yaml").write_text("a: b\n")
+    assert cli.main([*order, "--class-map", str(tmp_path / "map.yaml")]) == 2
+    assert "--class-map says how --start-from is to begin" in capsys.readouterr().err
     folder_of(cells, few)  # the rest has come: a study begins in the same folder
     monkeypatch.setattr(advise, "step_times", lambda *_: 1 // 0)
     with pytest.raises(ZeroDivisionError):
@@ -167,8 +172,8 @@ def test_the_command_that_follows_an_advice_is_whole():
     found = advise.ordered_by(arm, 30, "my cells.csv", Path("out"), {"label": "cell type"})
     words = shlex.split(found["command"])
     assert words[2] == "my cells.csv" and words[-1] == "--columns=label=cell type"
-    assert found["order"] == {"ratio": 1.0, "select": True, "share": 0.5}
-    assert "every second image" in found["train"]
+    assert found["order"] == {"ratio": 1.0, "select": True}
+    assert "with generated cells 50 % of the images shown are generated" in found["train"]
 
 
 def test_a_schedulers_workers_are_counted():

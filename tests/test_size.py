@@ -62,8 +62,8 @@ def test_the_package_is_thin():
     # 2,730 and 1,930 study augmentation and advise a laboratory; the rest is the book's
     # first page and verdicts, its explorer, its expert test, alt texts, and JupyterLab; 570 and
     # 400 train a generator, on many devices, and see fine detail.
-    assert sum(map(raw_lines, MODULES)) <= 17_880
-    assert sum(code_lines(path.read_text()) for path in MODULES) <= 12_800
+    assert sum(map(raw_lines, MODULES)) <= 17_925
+    assert sum(code_lines(path.read_text()) for path in MODULES) <= 12_835
 
 
 def test_no_layer_imports_upward_and_no_modules_import_in_a_circle():

@@ -808,6 +808,9 @@ def test_runs_whose_generators_differ_are_no_pair():
     pair = Contrast(chosen, made, "tail-10")
     assert one_generator(plan, pair, 1, ["c1", "m1"], table)
     assert not one_generator(plan, pair, 2, ["c2", "m2"], table)
+    noted = table.assign(generator_sha256=["a", "b", "c", "c"])  # the weights say it better
+    assert not one_generator(plan, pair, 1, ["c1", "m1"], noted)
+    assert one_generator(plan, pair, 2, ["c2", "m2"], noted)
     apart = Contrast(made, "even, classical", "tail-10")  # only one of them has a generator
     assert one_generator(plan, apart, 2, ["m2", "e2"], table)
     other = Contrast("disjoint +50 %, classical", "synthetic +50 %, classical", "half")

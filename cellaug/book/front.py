@@ -43,7 +43,7 @@ class Answer:
 
 
 def studies() -> dict[str, pd.DataFrame]:
-    """The planned comparisons of each recorded study on real cells, by its plan's name.
+    """The comparisons of each recorded study on real cells, by its plan's name.
 
     The columns are those of `cellaug.study.results.contrasts`, for the set's own classes and test
     images, with `outcome`, the `verdict`, `sure`, whether it is clear after correction for all,
@@ -73,7 +73,8 @@ def _told(row: dict[str, Any], plan: dict[str, Any]) -> str:
     said = []
     for name in (row["arm"], row["against"]):
         arm = {"extra": "none"} | (plan["arms"].get(name) or {})
-        part = f"{100 * arm.get('share', 0):g} % of the shown images are"
+        of = "rare class" if arm.get("only") == "scarce" else "class but the largest"
+        part = f"of the images shown of each {of} {100 * arm.get('share', 0):g} % are"
         part = part if "share" in arm else "real images and"
         said.append(f"*{name}* ({part} {KINDS.get(arm['extra'], arm['extra'])})")
     subset = {"share": 1} | plan["scarcities"][row["scarcity"]]
@@ -83,19 +84,24 @@ def _told(row: dict[str, Any], plan: dict[str, Any]) -> str:
     return f"{' against '.join(said)}, with {many} (*{row['scarcity']}*)"
 
 
-def planned(question: int) -> int:
-    """How many comparisons the plans of recorded studies on real cells have for a question."""
+def planned(question: int, added: bool = False) -> int:
+    """How many comparisons the plans of recorded studies on real cells have for a question.
+
+    With `added` only those that came to the plan with some results known.
+    """
     files = chapter.result_file("augmentation").glob("*/plan.yaml")
     plans = (yaml.safe_load(file.read_text("utf-8")) for file in files)
     rows = [row for plan in plans if plan["data"] != "phantom" for row in plan.get("contrasts", ())]
-    return sum(len(row["at"]) for row in rows if row.get("question", 1) == question)
+    return sum(len(row["at"]) for row in rows if row.get("question", 1) == question
+               and row.get("added", False) >= added)  # fmt: skip
 
 
 def runs(study: str) -> tuple[int, int]:
     """How many classifiers of a recorded study are finished, and how many its plan has."""
     place = chapter.result_file("augmentation") / study
     plan = yaml.safe_load((place / "plan.yaml").read_text("utf-8"))
-    found = {(where, arm, str(block.get("classifier")), seed) for block in plan["blocks"]
+    own = plan.get("classifier", {})
+    found = {(where, arm, str(own | block.get("classifier", {})), seed) for block in plan["blocks"]
              for where in block["scarcities"] for arm in block["arms"]
              for seed in range(block["seeds"])}  # fmt: skip
     return pd.read_parquet(place / "runs.parquet")["run"].nunique(), len(found)
@@ -112,6 +118,8 @@ def _summary(question: int) -> str:
     table = comparisons(question)
     judged = table[table["outcome"] != "too few seeds"]
     many = f"of {max(planned(question), len(table))} planned comparisons"
+    if later := planned(question, added=True):
+        many += f" ({later} added when some results were known)"
     if table.empty:
         return NO_STUDY
     if judged.empty:
@@ -257,7 +265,7 @@ def advice() -> dict[str, str]:
         "student": "Yes. The chapters go from a single neuron to a classifier that is compared "
         "fairly. They run on a laptop without a download of images, and every cell can be changed.",
         "researcher": "Yes, to check the thesis or to try a generator of your own, with open data, "
-        "fixed splits, paired seeds, intervals, and comparisons planned before the first run.",
+        "fixed splits, paired seeds, intervals, and planned comparisons, later ones marked.",
     }
 
 

@@ -267,7 +267,7 @@ def _tables(readers: Sequence[dict]) -> list[str]:
         name = reader["initials"] or reader["file"]
         columns = pd.Index(["called real", "called fake"], name=name)
         lines += ["", pd.DataFrame(reader["confusion"], ["real", "fake"], columns).to_string()]
-        row = {"reader": name}
+        row = {"participant": name}
         for measure in ("recall", "specificity", "accuracy"):
             words = "{value:.2f} [{low:.2f}, {high:.2f}]" if reader[measure]["trials"] else "-"
             row[measure] = words.format(**reader[measure])

@@ -3,7 +3,7 @@
 import math
 import shlex
 import shutil
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import Any
@@ -12,10 +12,12 @@ from cellaug.augmentation import TRIES
 from cellaug.book.chapter import device, project_root, versions
 from cellaug.book.source import commit
 from cellaug.data import Dataset, open_dataset, split
+from cellaug.data.class_map import begun_as
 from cellaug.data.dataset import printable
 from cellaug.errors import DataError
 from cellaug.evaluation.classifiers import FOR_A_VERDICT
 from cellaug.files import atomic_folder, require_same, write_atomically, write_json
+from cellaug.generators import read_generator
 from cellaug.study import answers
 from cellaug.study.arms import extra_counts
 from cellaug.study.cluster import at_once, carry_out
@@ -70,11 +72,13 @@ def advise(
     `start_from` is a trained generator that is also trained further, with its classes for those
     that `class_map` names. `classifier` and `generator` change the usual networks and training.
     Returns the content of `advice.json`. DataError for a set that cannot be divided, hours that are
-    too few, and a folder that holds the study of another set or with other settings.
+    too few, a folder that holds the study of another set or with other settings, and a `class_map`
+    that changes nothing.
     """
     options = {"columns": dict(columns)} if columns else {}
     cells = open_dataset(data, **options)
     real = cells.subset(cells.table["origin"] == "real")
+    require_start(real.class_names, start_from, class_map or {})
     document: dict[str, Any]
     chosen = {**CLASSIFIER, "steps": STEPS, **(classifier or {})}
     trained = {**{"images": GENERATOR["images"]}, **(generator or {})}
@@ -82,7 +86,8 @@ def advise(
     settings |= {"hash": real.fingerprint, "image_size": size, "start_from": start_from}
     settings |= {"class_map": dict(class_map or {}), "classifier": chosen, "generator": trained}
     require_same(out / "study.json", settings, write=False)
-    require_same(out / "study.json", {"format": 1})  # more images may come until a study begins
+    started = {"format": 1, "data": str(data)}  # more images may come until a study begins
+    require_same(out / "study.json", started)
     try:
         parts = split(real)
     except DataError as error:  # some class has too few images for three sides
@@ -115,15 +120,23 @@ def advise(
     return written(out, document, results)
 
 
+def require_start(names: Sequence[str], start_from: str, class_map: Mapping[str, str]) -> None:
+    """DataError for a map of classes that changes nothing, or names a class that is not there."""
+    if class_map and not start_from:
+        raise DataError("--class-map says how --start-from is to begin: give both or none")
+    if start_from:
+        begun_as(names, read_generator(start_from).class_names, class_map)
+
+
 def ordered_by(
     arm: Mapping[str, Any], most: int, data: str, out: Path, columns: Mapping[str, str]
 ) -> dict[str, Any]:
     """What `augment --advice` adds to the training images for an arm, and how to train then."""
     order = {"fill": most} if arm["ratio"] == "fill" else {"ratio": arm["ratio"]}
-    order |= {"select": arm["extra"] == "selected", "share": arm["share"]}
-    every = "fourth" if arm["share"] == 0.25 else "second"
-    words = "show every class equally often, and of a class with generated cells one of these as "
-    words += f"every {every} image; flip, turn and zoom images, and vary their colours"
+    order |= {"select": arm["extra"] == "selected"}
+    part = f"{100 * arm['share']:.0f} % of the images shown are generated"
+    words = f"show every class equally often; of a class with generated cells {part}; "
+    words += "flip, turn and zoom images, and vary their colours"
     typed = ["cellaug", "augment", data, "--advice", str(out), "--out", "augmented"]
     typed += [f"--columns={name}={column}" for name, column in columns.items()]
     return {"order": order, "train": words, "command": shlex.join(typed)}

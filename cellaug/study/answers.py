@@ -121,13 +121,16 @@ def room(results: Results) -> pd.DataFrame:
     own = results.answers[
         results.answers["taxonomy"].eq(FINE) & results.answers["tested_on"].eq(OWN)
     ]
-    given = own.set_index("run")["answers"]
+    given, drawn = own.set_index("run")["answers"], dict[str, np.ndarray]()
     of_own = results.runs[of_plan(plan, results.runs)].drop_duplicates("run")
     named = of_own.set_index(["scarcity", "arm", "seed"])["run"]
 
     def resampled(scarcity: str, arm: str, seeds: pd.Index) -> np.ndarray:
-        answered = np.stack([given[named[scarcity, arm, seed]] for seed in seeds])
-        return on_resampled_images(truth, answered, len(order))
+        runs = [named[scarcity, arm, seed] for seed in seeds]
+        if new := [run for run in runs if run not in drawn]:
+            answered = np.stack([given[run] for run in new])
+            drawn.update(zip(new, on_resampled_images(truth, answered, len(order)), strict=True))
+        return np.stack([drawn[run] for run in runs])
 
     for scarcity in [name for name in plan.scarcities if name != full]:
         if not (base := best_arm(results, scarcity, real)):
@@ -206,7 +209,7 @@ def worths(results: Results) -> pd.DataFrame:
         curve = {numbers[name]: at[name, base].tolist() for name in enough.index[enough]}
         for (scarcity, arm), values in at.groupby(["scarcity", "arm"], sort=False):
             gains = (values.droplevel([0, 1]) - at[scarcity, base]).dropna()
-            few = min(len(gains), len(at[scarcity, base])) < classifiers.FOR_AN_INTERVAL
+            few = len(gains) < classifiers.FOR_AN_INTERVAL
             if arm not in without_synthesis(results.plan) and not few and len(curve) > 1:
                 rows.append({"family": family, "scarcity": scarcity, "number": numbers[scarcity],
                              "baseline": base, "arm": arm, "n": len(gains),
@@ -239,7 +242,7 @@ def doubt(row: Mapping[str, Any]) -> str:
 def of_question(results: Results, question: int, tested_on: str = OWN) -> pd.DataFrame:
     """The planned contrasts of one of the page's questions, over all classes of the set's own.
 
-    With the seeds that the plan has for both arms, as `planned`.
+    With the seeds that the plan has for both arms, as `planned`, and whether it was `added` later.
     """
     plan, table = results.plan, results.contrasts
     own = (table["question"] == question) & (table["class"] == "")
@@ -253,7 +256,9 @@ def of_question(results: Results, question: int, tested_on: str = OWN) -> pd.Dat
 
     both = [min(seeds(row.scarcity, arm) for arm in (row.arm, row.against))
             for row in table.itertuples()]  # fmt: skip
-    return table.assign(planned=both)
+    later = {(c.arm, c.against, c.scarcity) for c in plan.contrasts if c.added}
+    added = [(row.arm, row.against, row.scarcity) in later for row in table.itertuples()]
+    return table.assign(planned=both, added=added)
 
 
 def in_words(contrasts: pd.DataFrame) -> str:
@@ -263,7 +268,8 @@ def in_words(contrasts: pd.DataFrame) -> str:
         parts = []
         for row in rows.to_dict("records"):
             called = verdict(row) or "too few seeds for a verdict"
-            parts.append(f"{called} at {row['scarcity']}{doubt(row)}: {points(row)}")
+            where = row["scarcity"] + " (added later)" * row.get("added", False)
+            parts.append(f"{called} at {where}{doubt(row)}: {points(row)}")
         sentences.append(f"*{arm}* against *{against}*: {'; '.join(parts)}.")
     return " ".join(sentences) or "No run of these contrasts is finished yet."
 

@@ -59,7 +59,7 @@ PLAN: Mapping[str, Any] = {
 SUBSET: Mapping[str, Any] = {"images": 1, "share": 1.0, "scarce": []}
 BLOCK: Mapping[str, Any] = {"seeds": 1, "scarcities": [], "arms": [], "classifier": {}}
 MEASURES = ("macro_f1", "accuracy", "balanced_accuracy", "weighted_f1")
-CONTRAST = {"arm": "", "against": "", "at": [], "question": 1, "measure": MEASURES}
+CONTRAST = {"arm": "", "against": "", "at": [], "question": 1, "measure": MEASURES, "added": False}
 KINDS = {dict: "'key: value'", list: "a list", str: "words", int: "a number", bool: "true or false"}
 """What a plan and its parts may say: words, or a value of the kind that is expected."""
 
@@ -131,13 +131,17 @@ def ordered(runs: Iterable[Run]) -> list[Run]:
 
 @dataclass(frozen=True)
 class Contrast:
-    """A planned comparison of two arms at a scarcity, for one of the page's questions."""
+    """A comparison of two arms at a scarcity, for one of the page's questions.
+
+    Planned before the first run, or `added` with some results known.
+    """
 
     arm: str
     against: str
     scarcity: str
     question: int = 1
     measure: str = "macro_f1"
+    added: bool = False
 
 
 @dataclass(frozen=True)

@@ -161,9 +161,9 @@ def contrasts(
     for contrast, test in product(plan.contrasts, tests):
         places = [(contrast.scarcity, arm) for arm in (contrast.arm, contrast.against)]
         pair = [runs.loc[place] if place in runs.index.droplevel(2) else {} for place in places]
-        pair = [{seed: part[seed] for seed in set(pair[0].keys()) & set(pair[1].keys())
-                 if one_generator(plan, contrast, seed, [p[seed] for p in pair], table)}
-                for part in pair]  # fmt: skip
+        both = [seed for seed in set(pair[0].keys()) & set(pair[1].keys())
+                if one_generator(plan, contrast, seed, [p[seed] for p in pair], table)]  # fmt: skip
+        pair = [{seed: part[seed] for seed in both} for part in pair]
         for taxonomy, (names, numbers) in kinds.items():
             truth = test.truth(names, fine, numbers)
             groups: Any = None if test.groups is None else test.groups[truth >= 0]
@@ -207,7 +207,8 @@ def one_generator(
 ) -> bool:
     """Whether two runs had the same generator, if the plan gives both the same; else True.
 
-    A generator that was lost and trained again on another machine is not the same.
+    A generator that was lost and trained again on another machine is not the same. Told by the
+    weights (generator_sha256), or where an earlier run did not note them by its kernel distance.
     """
     named = []
     for arm in (contrast.arm, contrast.against):
@@ -215,8 +216,9 @@ def one_generator(
         named += [run.name for run in needs if run.settings["task"] == "generator"]
     if len(set(named)) != 1 or len(named) != 2 or "generator_kernel_distance" not in table:
         return True
-    known = table.drop_duplicates("run").set_index("run")["generator_kernel_distance"]
-    return known[runs].nunique() == 1
+    known = table[table["run"].isin(runs)].drop_duplicates("run")
+    noted = "generator_sha256" in known and (known["generator_sha256"] != "").all()
+    return known["generator_sha256" if noted else "generator_kernel_distance"].nunique() == 1
 
 
 def record(plan: Plan, folder: Path, place: Path, external: HeldOut | None = None) -> Path:
@@ -224,12 +226,12 @@ def record(plan: Plan, folder: Path, place: Path, external: HeldOut | None = Non
 
     `runs.parquet` is `gather`'s table, `answers.parquet` the class numbers of its runs,
     `test.parquet` the digest and class of each of the study's test images, `contrasts.parquet` the
-    planned comparisons, `selection.csv` how many generated images were kept and refused, `work.csv`
+    plan's comparisons, `selection.csv` how many generated images were kept and refused, `work.csv`
     what each finished run took, `plan.yaml` the plan. The column generator_sha256 of runs has 16
-    digits of the weights that drew a classifier's cells: arms of a seed are paired if theirs are
-    the same ("" for none, and for runs from before there was this column). Results of the plan's
-    runs that the folder has from before, and which `folder` lacks, are kept, on other test sets
-    too; so is the work of runs that were lost. Raises DataError if no run is finished.
+    digits of the weights that drew a classifier's cells ("" for none, and for runs from before
+    there was this column; see `one_generator`). Results of the plan's runs that the folder has from
+    before, and which `folder` lacks, are kept; on other test sets too, unless a run was trained
+    again; so is the work of runs that were lost. Raises DataError if no run is finished.
     """
     parts = sides({"data": plan.data, "options": plan.options, "image_size": plan.image_size})
     test, fine = parts["test"], parts["test"].class_names
@@ -245,7 +247,8 @@ def record(plan: Plan, folder: Path, place: Path, external: HeldOut | None = Non
     pairs = contrasts(plan, tables["runs"], tables["answers"], tests, fine)
     if before and not again:  # on test sets that are not at hand now
         old = pd.read_parquet(place / "contrasts.parquet")
-        rows = old[[*Contrast.__dataclass_fields__]].itertuples(index=False, name=None)
+        rows = old.reindex(columns=[*Contrast.__dataclass_fields__], fill_value=False)
+        rows = rows.itertuples(index=False, name=None)
         old = old.loc[[Contrast(*row) in plan.contrasts for row in rows]]
         old = old[~old["tested_on"].isin([test.name for test in tests])]
         pairs = pd.concat([pairs, old], ignore_index=True) if len(old) else pairs
@@ -289,7 +292,8 @@ def recorded(place: Path, data_hash: str | None = None) -> dict[str, pd.DataFram
         return {}
     found = {name: pd.read_parquet(place / f"{name}.parquet") for name in ("runs", "answers")}
     found |= {name: pd.read_csv(place / f"{name}.csv", keep_default_na=False) for name in AS_TEXT}
-    found["runs"] = found["runs"].assign(generator_sha256=lambda t: t.get("generator_sha256", ""))
+    new = {"generator_sha256": "", "only": "every class"}  # columns that earlier records have not
+    found["runs"] = found["runs"].reindex(columns=[*{**found["runs"], **new}]).fillna(new)
     same = data_hash is None or (found["runs"]["data_hash"] == data_hash).all()
     return found if same else {}
 

@@ -322,8 +322,8 @@ def classifier_run(
 
 def drawn_by(places: Mapping[str, Path]) -> str:
     """16 digits of the SHA-256 of the weights that drew the cells which are read; "" for none."""
-    for task in {"select", "vary"} & {*places}:  # they were drawn before, perhaps by other weights
-        record = json.loads((places[task] / RESULT).read_text("utf-8"))
+    if before := places.get("select", places.get("vary")):  # perhaps drawn by other weights
+        record = json.loads((before / RESULT).read_text("utf-8"))
         return record["found"].get("generator_sha256", "")
     return load_generator(places["generator"] / "generator").digest[:16] if places else ""
 
@@ -420,7 +420,8 @@ def timing_run(
     part = [np.resize(np.asarray(x), (chosen["batch_size"], *np.shape(x)[1:])) for x in batch]
     found["classifier_step"] = _seconds(lambda: model.train_on_batch(*part))
     few = cells.subset(np.linspace(0, len(cells) - 1, min(len(cells), TIMED)).astype(int))
-    images, kinds = few.read(size), predicted_logits(model, few.read(size)).argmax(1)
+    images = few.read(size)
+    kinds = predicted_logits(model, images).argmax(1)
     # all that are judged get as far as the search for copies, as cells of a good generator do
     easy = replace(learn_selector(body, few, few), surest=np.zeros(len(names)), farthest=np.inf)
     latents = np.zeros((len(few), recipe.latent_dim), np.float32)

@@ -16,7 +16,8 @@ LAUNCHERS: Mapping[str, tuple[str, ...]] = {
     "Open MPI": ("OMPI_COMM_WORLD_SIZE", "OMPI_MCA_orte_hnp_uri"),
     "Kubernetes": ("JOB_COMPLETION_INDEX", "KUBERNETES_SERVICE_HOST"),
 }
-"""What each sets in the processes that it starts; the first is how many, of Kubernetes which."""
+"""What each sets in the processes that it starts. The first says how many there are; that of
+Kubernetes says which of them a process is."""
 
 SINGLE = "several processes train together only with Keras on JAX: set KERAS_BACKEND=jax"
 
@@ -64,6 +65,8 @@ def join(
         raise DataError(f"--process {process}: expected from 0 to {processes - 1}, as there are "
                         f"{processes} processes")  # fmt: skip
     if not any(given) and not launcher():
+        if "JOB_COMPLETION_INDEX" in os.environ:
+            print("this pod of an indexed job trains alone: for several pods give --coordinator")
         return
     if keras.backend.backend() != "jax":
         raise DataError(f"{launcher() or '--coordinator'}: {SINGLE}")
