@@ -965,7 +965,7 @@ def test_several_readers_are_not_pooled(thesis_trial, tmp_path):
     assert tables == [[[44, 6], [23, 27]], [[23, 27], [44, 6]]]
     text = as_text(scores)
     assert "not independent, no pooled" in text
-    assert re.search(r"^b\.json .* -$", text, re.MULTILINE)
+    assert re.search(r"^ *b\.json .* -$", text, re.MULTILINE)
     with pytest.raises(DataError, match=r"c\.json holds the same answers as .*a\.json"):
         score_answers([file, other, shutil.copy(file, tmp_path / "c.json")], key)
 
