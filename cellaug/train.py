@@ -148,10 +148,8 @@ def recipe_for(
         number = number and math.isfinite(value)
         whole = number and float(value).is_integer()
         fits = {int: whole, float: number, str: isinstance(value, str)}
-        least, words = (
-            int(name in ("batch_size", "penalty_every")),
-            KINDS.get(kind, "true or false"),
-        )
+        least = int(name in ("batch_size", "penalty_every"))
+        words = KINDS.get(kind, "true or false")
         if not fits.get(kind, isinstance(value, bool)) or (number and value < least):
             raise DataError(f"--set {name}={value!r}: expected {words.format(least)}")
         typed[name] = kind(value) if number else value

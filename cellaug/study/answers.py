@@ -195,11 +195,11 @@ def worths(results: Results) -> pd.DataFrame:
     high, n; an arm is measured where it shares three seeds with the baseline. One that scores less
     than the curve does anywhere is worth -inf.
     """
-    found, rows = scores(results), []
+    found, rows, real = scores(results), [], without_synthesis(results.plan)
     for family, numbers in curves(results.plan).items():
         own = found[found["scarcity"].isin(numbers)]
         spread = own.groupby("arm")["scarcity"].nunique()
-        common = [arm for arm in without_synthesis(results.plan)
+        common = [arm for arm in real
                   if spread.get(arm, 0) == own["scarcity"].nunique() > 1]  # fmt: skip
         if not common:
             continue
@@ -209,8 +209,8 @@ def worths(results: Results) -> pd.DataFrame:
         curve = {numbers[name]: at[name, base].tolist() for name in enough.index[enough]}
         for (scarcity, arm), values in at.groupby(["scarcity", "arm"], sort=False):
             gains = (values.droplevel([0, 1]) - at[scarcity, base]).dropna()
-            few = len(gains) < classifiers.FOR_AN_INTERVAL
-            if arm not in without_synthesis(results.plan) and not few and len(curve) > 1:
+            enough_of_both = len(gains) >= classifiers.FOR_AN_INTERVAL and len(curve) > 1
+            if arm not in real and enough_of_both:
                 rows.append({"family": family, "scarcity": scarcity, "number": numbers[scarcity],
                              "baseline": base, "arm": arm, "n": len(gains),
                              **worth(curve, numbers[scarcity], gains.tolist())})  # fmt: skip
@@ -403,13 +403,16 @@ def advice(results: Results) -> str:
         words += f" (macro F1 {own.at[real, 'mean']:.3f}, {own.at[real, 'n']:.0f} seeds)"
         rows = planned[planned["scarcity"] == scarcity]
         told: dict[str, list[str]] = {}
+        sure = set()
         for row in rows[rows["against"] == real].to_dict("records"):
             told.setdefault(verdict(row), []).append(f"*{row['arm']}*{doubt(row)}")
+            sure |= set() if doubt(row) else {verdict(row)}
         for word, do in (("better", "add generated cells"), ("worse", "add no generated cells")):
             if named := told.get(word):
-                sure = any(name.endswith("*") for name in named)  # there is no `doubt`
-                do = do if sure else f"generated cells seem {word}"
-                words += f"; {do}: {' and '.join(named)}{f' did {word}' * sure}"
+                do, did = (
+                    (do, f" did {word}") if word in sure else (f"generated cells seem {word}", "")
+                )
+                words += f"; {do}: {' and '.join(named)}{did}"
                 break
         if undecided := told.get("undecided"):
             words += f"; not shown to help: {', '.join(undecided)}"

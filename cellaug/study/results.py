@@ -1,6 +1,5 @@
 """From finished runs to tables: one row for each run and measure, one for each planned contrast."""
 
-import io
 import json
 from collections.abc import Mapping, Sequence
 from itertools import product
@@ -258,8 +257,7 @@ def record(plan: Plan, folder: Path, place: Path, external: HeldOut | None = Non
         if name in AS_TEXT:
             write_atomically(place / f"{name}.csv", found.to_csv(index=False).encode())
         else:
-            found.to_parquet(buffer := io.BytesIO(), index=False)
-            write_atomically(place / f"{name}.parquet", buffer.getvalue())
+            write_atomically(place / f"{name}.parquet", found.to_parquet(index=False))
     write_atomically(place / "plan.yaml", plan.text.encode())
     return place
 

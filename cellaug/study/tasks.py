@@ -33,7 +33,7 @@ from cellaug.evaluation.distances import (
 from cellaug.evaluation.features import load_extractor
 from cellaug.evaluation.selection import learn_selector
 from cellaug.files import atomic_folder, write_json, write_npz
-from cellaug.generators import Generator, load_generator, save_generator, short_digests
+from cellaug.generators import Generator, read_generator, save_generator, short_digests
 from cellaug.study.arms import (
     Mixed,
     Stock,
@@ -145,7 +145,7 @@ def generator_run(
     scarce = settings["subset"].get("scarce", cells.class_names)
     known = seen.validation.class_names
     rows = np.isin(seen.validation.labels, [known.index(name) for name in scarce])
-    made = load_generator(out / "generator")
+    made = read_generator(out / "generator")
     good = quality(made, seen.validation.subset(rows), settings["seed"])
     return {"images_seen": count, "training_images": len(cells), "quality": good}
 
@@ -325,7 +325,7 @@ def drawn_by(places: Mapping[str, Path]) -> str:
     if before := places.get("select", places.get("vary")):  # perhaps drawn by other weights
         record = json.loads((before / RESULT).read_text("utf-8"))
         return record["found"].get("generator_sha256", "")
-    return load_generator(places["generator"] / "generator").digest[:16] if places else ""
+    return read_generator(places["generator"] / "generator").digest[:16] if places else ""
 
 
 def extra_images(
@@ -351,7 +351,7 @@ def extra_images(
 
 def _generator(place: Path | str, settings: Mapping[str, Any]) -> Generator:
     """A generator, by its folder or shipped name; DataError if it has seen a test image."""
-    generator = load_generator(place)
+    generator = read_generator(place)
     if generator.trained_on is None:
         raise DataError(f"{place} does not say on which images it was trained: so nobody knows "
                         "whether test images are among them")  # fmt: skip

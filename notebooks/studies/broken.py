@@ -115,17 +115,19 @@ def causes(model: keras.Model, counts: np.ndarray, train: np.ndarray) -> tuple[d
     sizes: dict[str, list] = {"latent vector": list(np.sqrt(np.mean(latents**2, axis=1)))}
     images: list[np.ndarray] = []
     in_batch: list[np.ndarray] = []
-    kept = model.get_weights()
-    for part in np.array_split(np.arange(len(labels)), max(1, len(labels) // 64)):
-        given = [latents[part].astype("float32"), labels[part]]
+    parts = np.array_split(np.arange(len(labels)), max(1, len(labels) // 64))
+    batches = [[latents[part].astype("float32"), labels[part]] for part in parts]
+    for given in batches:
         *values, made = inside.predict_on_batch(given)
         for value in values:
             named = f"activations at {value.shape[1]} × {value.shape[1]} pixels"
             rms = np.sqrt(np.mean(np.square(np.asarray(value, "float32")), axis=(1, 2, 3)))
             sizes.setdefault(named, []).extend(rms)
         images.append(to_uint8(made))
+    kept = model.get_weights()
+    for given in batches:
         in_batch.append(to_uint8(np.asarray(model(given, training=True))))
-        model.set_weights(kept)  # a training step moves the averages
+    model.set_weights(kept)  # training moves the averages
     drawn = [colour_statistics(np.concatenate(each)) for each in (images, in_batch)]
     broken, other = unusual(colour_statistics(train), drawn)
     found = {}
