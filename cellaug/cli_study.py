@@ -24,11 +24,14 @@ import click
 )
 @profile_options
 @option("--out PATH", "By default build/study/NAME; for cards the weights in the package.")
-@option("--images N", "Images shown, repeats counted [ladder: key ladder_images; weights: 850000].")
+@option(
+    "--images N",
+    "Images shown, repeats counted [ladder: key ladder_images; weights: 850000; broken: 0].",
+)
 @option("--arm NAME", "Only this variant of the ladder or the weights; repeatable.", multiple=True)
 @option("--seeds N", "Seeds of each step of the ladder; first and last have at least 3.", default=1)
 @option("--record NAME", "Keep the ladder's variants as book/results/ladder-NAME.", type=str)
-@option("--seed S", "Seed of the weights [1]; repeatable.", type=COUNT, multiple=True)
+@option("--seed S", "Seed of weights [1] or broken [1 2]; repeatable.", type=COUNT, multiple=True)
 @option("--scheduler ADDRESS", "A Dask cluster for augmentation; by default one is started here.")
 @option("--workers N", "Processes of that cluster [as many as fit].")
 @option("--hours H", "Begin no further run of augmentation after so many hours.", type=HOURS)
@@ -40,15 +43,16 @@ def study(name: str, profile: str, set: Sequence[str], **options: Any) -> None:
     augmentation: run the study "Does it help?" from its plan in notebooks/studies/plans.
     extractor: the network behind the fidelity measures. ladder: the ablation study. weights: the
     generators that come with cellaug. cards: evaluate those again. broken: why some of their cells
-    break. All but the last two take hours on a processor; they resume after an interruption.
+    break; with --images also whether the gradient penalty is the cause, which trains.
+    Trainings take hours on a processor; they resume after an interruption.
     """
     from cellaug.book import run as runner
 
     images, arms, seed = options["images"], list(options["arm"]), list(options["seed"])
-    if name in ("cards", "broken") and (images or arms or seed):
-        raise DataError(f"{name} trains nothing: remove --arm, --seed and --images")
-    if name == "broken" and options["out"]:
-        raise DataError("broken writes a record into book/results: remove --out")
+    if name == "cards" and (images or arms or seed):
+        raise DataError("cards trains nothing: remove --arm, --seed and --images")
+    if name == "broken" and (arms or options["out"]):
+        raise DataError("broken tries every arm for a record in book/results: remove --out, --arm")
     spread = ("scheduler", "workers", "hours", "external", "class_map")
     own = {key: options[key] for key in spread if options[key]}
     if name != "augmentation" and own:

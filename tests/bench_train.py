@@ -62,8 +62,8 @@ ARMS = {
 }
 TRACED = ("ours", "ours-bfloat16", "conditional")
 TARGETS = {
-    "float32": ("ours", "torch", 1.5),
-    "bfloat16": ("ours-bfloat16", "torch-bfloat16", 1.4),
+    "float32": ("ours", "torch", 1.3),
+    "bfloat16": ("ours-bfloat16", "torch-bfloat16", 1.3),
     "share of matrix products": ("conditional", "products", 0.5),
 }
 """Which arm is to reach how many times another's rate; the last compares operations, not images."""

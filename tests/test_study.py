@@ -288,6 +288,16 @@ def test_weights_are_trained_measured_and_written(kind, tmp_path, monkeypatch):
         others = replace(splits["test"], class_names=("c", "d", "e"))
         with pytest.raises(DataError, match=r"draws none of the classes of .*: name the profile"):
             broken.measure(out, {**splits, "test": others}, (1.0,))
+        arms, work = {"as before": {}, "none": {"gamma": 0.0}}, tmp_path / "work"
+        with pytest.raises(DataError, match=r"draws none of the classes of .*: name the profile"):
+            broken.penalty(out, {**splits, "test": others}, 150, work, (1,), arms=arms)
+        broken.penalty(out, splits, 150, work, (1,), 20, arms, discriminator_depth=4)
+        facts, table = broken.penalties(out.name)
+        assert facts["sha256"] == card["sha256"]
+        assert [run["recipe"]["gamma"] for run in facts["runs"]] == [0.02, 0]
+        values = table.pivot_table("value", "measure", "arm")
+        assert set(table["measure"]) == set(broken.COMPARED)
+        assert values.loc["frechet", "as before"] != values.loc["frechet", "none"]
 
 
 def test_what_broken_cells_share_is_found():

@@ -9,8 +9,9 @@
 #
 # Some cells of a generator burst into coloured noise, or lie on a background that no slide has. What do
 # their latent vectors and activations have in common, does the moving average of batch statistics make
-# them, and what does a truncation bring and cost?
-# `cellaug study broken` measures a generator for some minutes and records it.
+# them, does the gradient penalty, and what does a truncation bring and cost?
+# `cellaug study broken` measures a generator for some minutes and records it; with `--images N` it also
+# trains it further with each penalty, which takes longer and resumes.
 
 # %% tags=["parameters"]
 profile = "pbc"
@@ -18,22 +19,28 @@ data = "pbc-fine"
 generator = "pbc-fine-64"  # its name, or its folder
 truncations = (2.5, 2.0, 1.5)
 resamples = 200
+images = 0  # that each further training is shown; 0 for none
+seeds = (1, 2)  # of those
 
 # %%
 from collections.abc import Mapping, Sequence
+from dataclasses import asdict
 from datetime import date
+from functools import partial
 from io import StringIO
 from pathlib import Path
 
-from cellaug.book.chapter import device, read_result, result_file, versions
+from cellaug.book.chapter import device, project_root, read_result, result_file, versions
 from cellaug.data import DataError, Dataset, to_uint8
 from cellaug.evaluation.colours import colour_statistics, unusual
 from cellaug.evaluation.features import pixels
 from cellaug.evaluation.fidelity import evaluate
 from cellaug.evaluation.scorecard import compact, tidy
 from cellaug.files import write_json
-from cellaug.generators import load_generator
-from studies.common import stored_splits
+from cellaug.generators import Generator, load_generator
+from cellaug.train import recipe_for
+from cellaug.training.finetune import begin, choices_of
+from studies.common import stored_splits, train_on
 
 import keras
 import numpy as np
@@ -53,22 +60,12 @@ def measure(
     `unusual`.
     """
     generator, test = load_generator(folder), splits["test"]
-    size, names, counts = generator.image_size, generator.class_names, test.counts()
-    real, train = test.in_memory(size), splits["train"].in_memory(size)
-    wanted, tables = counts.reindex([*names], fill_value=0).to_numpy(), []
-    if not wanted.any():
-        given = f"{generator.folder} draws none of the classes of {test.name}"
-        raise DataError(f"{given}: name the profile of the data that it was trained on")
+    wanted, tables = counts_of(generator, test), []
     for limit in (None, *limits):
-        images, labels = load_generator(folder, limit).generate_each(names, wanted, (1,))
-        made = Dataset.of_images(images, labels, names, folder.name, origin="synthetic")
-        found = evaluate(
-            real, made, train, features="shipped", resamples=resamples, seed=1, cas=False
-        )
-        table = tidy(found.card()["table"])
-        overall = table[(table["level"] == "overall") & table["measure"].isin(COMPARED)]
-        tables.append(overall.assign(truncation=limit))
-    shared, broken, in_batch = causes(generator.model, wanted, pixels(train))
+        drawn = load_generator(folder, limit).generate_each(generator.class_names, wanted, (1,))
+        tables.append(compared(generator, *drawn, splits, resamples).assign(truncation=limit))
+    train = pixels(splits["train"].in_memory(generator.image_size))
+    shared, broken, in_batch = causes(generator.model, wanted, train)
     facts = {
         "name": folder.name,
         "sha256": generator.digest,
@@ -86,6 +83,30 @@ def measure(
     path = result_file(f"broken-{folder.name}.json")
     write_json(path, facts)
     return path
+
+
+def counts_of(generator: Generator, test: Dataset) -> np.ndarray:
+    """How many cells of each class of a generator the test images have (classes,)."""
+    wanted = test.counts().reindex([*generator.class_names], fill_value=0).to_numpy()
+    if not wanted.any():
+        given = f"{generator.folder} draws none of the classes of {test.name}"
+        raise DataError(f"{given}: name the profile of the data that it was trained on")
+    return wanted
+
+
+def compared(
+    generator: Generator, images: np.ndarray, labels: np.ndarray, splits: Mapping[str, Dataset],
+    resamples: int,
+) -> pd.DataFrame:  # fmt: skip
+    """The measures `COMPARED` over all classes of drawn images against the test images."""
+    sets = [splits[name].in_memory(generator.image_size) for name in ("test", "train")]
+    names = generator.class_names
+    made = Dataset.of_images(images, labels, names, generator.folder.name, origin="synthetic")
+    found = evaluate(
+        sets[0], made, sets[1], features="shipped", resamples=resamples, seed=1, cas=False
+    )
+    table = tidy(found.card()["table"])
+    return table[(table["level"] == "overall") & table["measure"].isin(COMPARED)]
 
 
 def recorded(name: str) -> tuple[dict, pd.DataFrame]:
@@ -140,8 +161,65 @@ def causes(model: keras.Model, counts: np.ndarray, train: np.ndarray) -> tuple[d
     return found, float(broken.mean()), float(other.mean())
 
 
+# %% [markdown]
+# Does the gradient penalty make broken cells? The generator is trained further with each of these choices
+# of the recipe, all else being as it was, with a new discriminator and the same images in the same order.
+
+# %%
+PENALTIES: Mapping[str, Mapping[str, float]] = {
+    "as before, at every eighth step": {},
+    "at every step": {"penalty_every": 1},
+    "at real cells alone": {"r2": False},
+    "none": {"gamma": 0.0},
+}
+
+
+def penalty(
+    folder: Path, splits: Mapping[str, Dataset], images: int, work: Path, seeds: Sequence[int],
+    resamples: int = 200, arms: Mapping[str, Mapping[str, float]] = PENALTIES, **choices: float,
+) -> Path:  # fmt: skip
+    """Train a generator further with each penalty on about `images` images, and record the cells.
+
+    `work` is a folder for checkpoints, in which a run that was stopped goes on; `choices` are those
+    of the recipe in every arm. The record is ``book/results/penalty-<name>.json``.
+    """
+    source, cells, runs = load_generator(folder), splits["train"], []
+    wanted, size = counts_of(source, splits["test"]), source.image_size
+    for seed, arm in [(seed, arm) for seed in seeds for arm in arms]:
+        made = {**choices, **arms[arm]}
+        recipe = recipe_for(size, seed, made, choices_of(source, size))
+        facts = {"arm": arm, "seed": seed, "images": images, "start_from": source.digest}
+        facts |= {"recipe": asdict(recipe)}
+        done = train_on(
+            cells, partial(begin, recipe, size, cells.class_names, source=source), size,
+            recipe.batch_size, images, seed=seed, balance=True, settings=facts,
+            checkpoint=work / f"{list(arms).index(arm)}-{seed}.npz", label=f"{arm}, seed {seed}", restart=True,
+        )  # fmt: skip
+        rng, labels = np.random.default_rng(seed), np.repeat(np.arange(len(wanted)), wanted)
+        drawn = done.gan.generate(rng.standard_normal((len(labels), recipe.latent_dim)), labels)
+        table = compared(source, drawn, labels, splits, resamples)
+        runs.append(facts | {"images_seen": done.images_seen, "table": compact(table)})
+    facts = {"name": folder.name, "sha256": source.digest, "runs": runs}
+    facts |= {"date": date.today().isoformat(), "device": device(), "versions": versions()}
+    path = result_file(f"penalty-{folder.name}.json")
+    write_json(path, facts)
+    return path
+
+
+def penalties(name: str) -> tuple[dict, pd.DataFrame]:
+    """The record of `penalty`, and its tables with the columns `arm` and `seed`."""
+    found = read_result(f"penalty-{name}.json", "cellaug study broken --images 320000")
+    tables = [tidy(run["table"]).assign(arm=run["arm"], seed=run["seed"]) for run in found["runs"]]
+    return found, pd.concat(tables)
+
+
 # %%
 if __name__ == "__main__":
     chosen = load_generator(generator)
     splits = stored_splits(data, chosen.image_size)
     print(measure(chosen.folder, splits, truncations, resamples))
+
+# %%
+if __name__ == "__main__" and images:
+    work = project_root() / "build" / "study" / "broken" / chosen.folder.name
+    print(penalty(chosen.folder, splits, images, work, seeds, resamples))
