@@ -24,11 +24,8 @@ import click
 )
 @profile_options
 @option("--out PATH", "By default build/study/NAME; for cards the weights in the package.")
-@option(
-    "--images N",
-    "Images shown, repeats counted [ladder: key ladder_images; weights: 850000; broken: 0].",
-)
-@option("--arm NAME", "Only this variant of the ladder or the weights; repeatable.", multiple=True)
+@option("--images N", "Images shown, repeats counted [weights: 850000; ladder: of its profile].")
+@option("--arm NAME", "Only this arm of ladder, weights or broken; repeatable.", multiple=True)
 @option("--seeds N", "Seeds of each step of the ladder; first and last have at least 3.", default=1)
 @option("--record NAME", "Keep the ladder's variants as book/results/ladder-NAME.", type=str)
 @option("--seed S", "Seed of weights [1] or broken [1 2]; repeatable.", type=COUNT, multiple=True)
@@ -51,8 +48,10 @@ def study(name: str, profile: str, set: Sequence[str], **options: Any) -> None:
     images, arms, seed = options["images"], list(options["arm"]), list(options["seed"])
     if name == "cards" and (images or arms or seed):
         raise DataError("cards trains nothing: remove --arm, --seed and --images")
-    if name == "broken" and (arms or options["out"]):
-        raise DataError("broken tries every arm for a record in book/results: remove --out, --arm")
+    if name == "broken" and options["out"]:
+        raise DataError("broken writes a record into book/results: remove --out")
+    if name == "broken" and (arms or seed) and not images:
+        raise DataError("--arm and --seed are of the trainings of broken: give their --images too")
     spread = ("scheduler", "workers", "hours", "external", "class_map")
     own = {key: options[key] for key in spread if options[key]}
     if name != "augmentation" and own:

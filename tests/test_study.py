@@ -288,7 +288,9 @@ def test_weights_are_trained_measured_and_written(kind, tmp_path, monkeypatch):
         others = replace(splits["test"], class_names=("c", "d", "e"))
         with pytest.raises(DataError, match=r"draws none of the classes of .*: name the profile"):
             broken.measure(out, {**splits, "test": others}, (1.0,))
-        arms, work = {"as before": {}, "none": {"gamma": 0.0}}, tmp_path / "work"
+        arms, work = [next(iter(broken.PENALTIES)), "none"], tmp_path / "work"
+        with pytest.raises(DataError, match="no arm R3: there are as before"):
+            broken.penalty(out, splits, 150, work, (1,), arms=["R3"])
         with pytest.raises(DataError, match=r"draws none of the classes of .*: name the profile"):
             broken.penalty(out, {**splits, "test": others}, 150, work, (1,), arms=arms)
         broken.penalty(out, splits, 150, work, (1,), 20, arms, discriminator_depth=4)
@@ -297,7 +299,7 @@ def test_weights_are_trained_measured_and_written(kind, tmp_path, monkeypatch):
         assert [run["recipe"]["gamma"] for run in facts["runs"]] == [0.02, 0]
         values = table.pivot_table("value", "measure", "arm")
         assert set(table["measure"]) == set(broken.COMPARED)
-        assert values.loc["frechet", "as before"] != values.loc["frechet", "none"]
+        assert values.loc["frechet", arms[0]] != values.loc["frechet", "none"]
 
 
 def test_what_broken_cells_share_is_found():
@@ -376,6 +378,7 @@ def test_studies_from_the_command_line(tmp_path, monkeypatch, capsys):
         weights.measure_again(tmp_path / "weights", stored_splits("other", 16))
     assert "trains nothing" in study("cards", "--out", "weights", "--seed", 3, status=2)
     assert "remove --out" in study("broken", "--out", "weights", status=2)
+    assert "give their --images" in study("broken", "--arm", "none", status=2)
     with pytest.raises(DataError, match="holds no folder with a"):
         weights.measure_again(tmp_path, {})
 

@@ -20,6 +20,7 @@ generator = "pbc-fine-64"  # its name, or its folder
 truncations = (2.5, 2.0, 1.5)
 resamples = 200
 images = 0  # that each further training is shown; 0 for none
+arms = ()  # names of `PENALTIES`; by default all
 seeds = (1, 2)  # of those
 
 # %%
@@ -176,24 +177,28 @@ PENALTIES: Mapping[str, Mapping[str, float]] = {
 
 def penalty(
     folder: Path, splits: Mapping[str, Dataset], images: int, work: Path, seeds: Sequence[int],
-    resamples: int = 200, arms: Mapping[str, Mapping[str, float]] = PENALTIES, **choices: float,
+    resamples: int = 200, arms: Sequence[str] = (), **choices: float,
 ) -> Path:  # fmt: skip
     """Train a generator further with each penalty on about `images` images, and record the cells.
 
     `work` is a folder for checkpoints, in which a run that was stopped goes on; `choices` are those
-    of the recipe in every arm. The record is ``book/results/penalty-<name>.json``.
+    of the recipe in every arm. The record is ``book/results/penalty-<name>.json``; it has the arms
+    that are given, by default all of `PENALTIES`. Raises `DataError` for an unknown one.
     """
+    if unknown := set(arms) - set(PENALTIES):
+        known = ", ".join(PENALTIES)
+        raise DataError(f"no arm {', '.join(sorted(unknown))}: there are {known}")
     source, cells, runs = load_generator(folder), splits["train"], []
     wanted, size = counts_of(source, splits["test"]), source.image_size
-    for seed, arm in [(seed, arm) for seed in seeds for arm in arms]:
-        made = {**choices, **arms[arm]}
+    for seed, arm in [(seed, arm) for seed in seeds for arm in arms or PENALTIES]:
+        made = {**choices, **PENALTIES[arm]}
         recipe = recipe_for(size, seed, made, choices_of(source, size))
         facts = {"arm": arm, "seed": seed, "images": images, "start_from": source.digest}
         facts |= {"recipe": asdict(recipe)}
         done = train_on(
             cells, partial(begin, recipe, size, cells.class_names, source=source), size,
             recipe.batch_size, images, seed=seed, balance=True, settings=facts,
-            checkpoint=work / f"{list(arms).index(arm)}-{seed}.npz", label=f"{arm}, seed {seed}", restart=True,
+            checkpoint=work / f"{list(PENALTIES).index(arm)}-{seed}.npz", label=f"{arm}, seed {seed}", restart=True,
         )  # fmt: skip
         rng, labels = np.random.default_rng(seed), np.repeat(np.arange(len(wanted)), wanted)
         drawn = done.gan.generate(rng.standard_normal((len(labels), recipe.latent_dim)), labels)
@@ -222,4 +227,4 @@ if __name__ == "__main__":
 # %%
 if __name__ == "__main__" and images:
     work = project_root() / "build" / "study" / "broken" / chosen.folder.name
-    print(penalty(chosen.folder, splits, images, work, seeds, resamples))
+    print(penalty(chosen.folder, splits, images, work, seeds, resamples, arms))
