@@ -41,7 +41,7 @@ from cellaug.files import write_json
 from cellaug.generators import Generator, load_generator
 from cellaug.train import recipe_for
 from cellaug.training.finetune import begin, choices_of
-from studies.common import stored_splits, train_on
+from studies.common import require_known, stored_splits, train_on
 
 import keras
 import numpy as np
@@ -185,9 +185,7 @@ def penalty(
     of the recipe in every arm. The record is ``book/results/penalty-<name>.json``; it has the arms
     that are given, by default all of `PENALTIES`. Raises `DataError` for an unknown one.
     """
-    if unknown := set(arms) - set(PENALTIES):
-        known = ", ".join(PENALTIES)
-        raise DataError(f"no arm {', '.join(sorted(unknown))}: there are {known}")
+    require_known(arms, PENALTIES)
     source, cells, runs = load_generator(folder), splits["train"], []
     wanted, size = counts_of(source, splits["test"]), source.image_size
     for seed, arm in [(seed, arm) for seed in seeds for arm in arms or PENALTIES]:
@@ -198,7 +196,8 @@ def penalty(
         done = train_on(
             cells, partial(begin, recipe, size, cells.class_names, source=source), size,
             recipe.batch_size, images, seed=seed, balance=True, settings=facts,
-            checkpoint=work / f"{list(PENALTIES).index(arm)}-{seed}.npz", label=f"{arm}, seed {seed}", restart=True,
+            checkpoint=work / f"{list(PENALTIES).index(arm)}-{seed}.npz",
+            label=f"{arm}, seed {seed}", restart=True,
         )  # fmt: skip
         rng, labels = np.random.default_rng(seed), np.repeat(np.arange(len(wanted)), wanted)
         drawn = done.gan.generate(rng.standard_normal((len(labels), recipe.latent_dim)), labels)

@@ -7,7 +7,7 @@ from typing import Any
 
 from cellaug import networks
 from cellaug.book.source import code_hash
-from cellaug.data import Dataset, open_dataset, split, stored
+from cellaug.data import DataError, Dataset, open_dataset, split, stored
 from cellaug.data.splits import SEED
 from cellaug.evaluation.collapse import Diversity
 from cellaug.evaluation.features import NAME, SIZES
@@ -30,6 +30,12 @@ def stored_splits(data: str, size: int) -> dict[str, Dataset]:
     """
     cells = stored(open_dataset(data), size)
     return split(cells.subset(cells.table["origin"] == "real"), seed=SPLIT_SEED)
+
+
+def require_known(arms: Iterable[str], every: Iterable[str]) -> None:
+    """Raise DataError for arms that are none of a study's."""
+    if unknown := [arm for arm in arms if arm not in [*every]]:
+        raise DataError(f"no arm {', '.join(unknown)}: there are {', '.join(every)}")
 
 
 def vanilla(size: int, recipe: Recipe) -> Adversarial:

@@ -36,7 +36,7 @@ from typing import Any
 
 from cellaug import networks
 from cellaug.book.chapter import device, project_root, read_result, result_file, versions
-from cellaug.data import DataError, Dataset
+from cellaug.data import Dataset
 from cellaug.data.images import decode, write_png
 from cellaug.evaluation.collapse import COLLAPSED
 from cellaug.evaluation.features import load_extractor
@@ -46,7 +46,7 @@ from cellaug.files import inside, write_json
 from cellaug.training import Adversarial, AuxiliaryClassifier, Symmetries
 from cellaug.training.checkpoint import source_hash
 from cellaug.training.runs import Trained
-from studies.common import stored_splits, studies_hash, train_on, vanilla
+from studies.common import require_known, stored_splits, studies_hash, train_on, vanilla
 from studies.variants import Variant
 
 import keras
@@ -252,8 +252,7 @@ def run(
     Returns what all runs share, and `runs`. Raises `DataError` for an unknown arm.
     """
     every = recipes()
-    if unknown := [arm for arm in arms if arm not in every]:
-        raise DataError(f"no arm {', '.join(unknown)}: there are {', '.join(every)}")
+    require_known(arms, every)
     test, (start, *_, end) = splits["test"].in_memory(size), STEPS
     shared: dict[str, Any] = {"images": images, "size": size, "data": splits["train"].fingerprint}
     shared |= {"source": source_hash(), "evaluation": source_hash("evaluation")}

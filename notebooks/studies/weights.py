@@ -57,10 +57,12 @@ from cellaug.training import Adversarial, Recipe
 from cellaug.training.backends import accelerators
 from cellaug.training.finetune import begin, choices_of
 from cellaug.training.progress import duration
-from studies.common import SPLIT_SEED, stored_splits, train_on, vanilla
+from studies.common import SPLIT_SEED, require_known, stored_splits, train_on, vanilla
 
 import numpy as np
 from PIL import Image, ImageDraw, ImageFont
+
+KINDS = ("conditional", "vanilla")
 
 VANILLA = (
     "generator_depth", "discriminator_depth", "latent_dim", "kernel", "symmetries", "half_life",
@@ -379,9 +381,8 @@ def run(
     Returns:
         The record, or `out` if none was made.
     """
-    if unknown := set(arms) - {"conditional", "vanilla"}:
-        raise DataError(f"no arm {', '.join(sorted(unknown))}: there are conditional, vanilla")
-    chosen, data = arms or ("conditional", "vanilla"), splits["train"].name
+    require_known(arms, KINDS)
+    chosen, data = arms or KINDS, splits["train"].name
     kept, name = out, name or f"{data}-{size}"
     for seed in seeds if "conditional" in chosen else ():
         folder = out / (name if seed == 1 else f"{name}-seed-{seed}")
