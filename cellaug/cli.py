@@ -104,10 +104,13 @@ def run(profile: str, set: Sequence[str], keys: bool, chapter: Sequence[str], fo
 @option("--one-page", "All chapters on one page, for printing, in build/NAME/print.")
 def book(profile: str, set: Sequence[str], one_page: bool) -> None:
     """Build the HTML report from the chapters that were run."""
+    from cellaug.book import report
     from cellaug.book import run as runner
+    from cellaug.book.chapter import build_folder, merge_metrics
 
-    loaded = runner.load_profile(profile, set)
-    print(runner.build_book(*loaded, typed("run", profile, set), one_page))
+    name, values = runner.load_profile(profile, set)
+    runner.require_current(name, values, typed("run", profile, set))
+    print(report.build_html(build_folder(name), merge_metrics(name), one_page))
 
 
 @commands.command(context_settings={"ignore_unknown_options": True})

@@ -9,20 +9,23 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from importlib.machinery import ModuleSpec
 from types import ModuleType
-from typing import Any
+from typing import Any, TextIO
 
 
 @contextmanager
-def kept_quiet() -> Iterator[None]:
-    """Drop what is written to standard error, also by C++, unless the block raises."""
-    with tempfile.TemporaryFile() as written, os.fdopen(os.dup(2), "wb") as terminal:
+def kept_quiet() -> Iterator[TextIO]:
+    """Drop what is written to standard error, also by C++, unless the block raises.
+
+    Yields standard error as it was, for what is to be seen all the same.
+    """
+    with tempfile.TemporaryFile() as written, os.fdopen(os.dup(2), "w") as terminal:
         sys.stderr.flush()
         os.dup2(written.fileno(), 2)
         try:
-            yield
+            yield terminal
         except Exception:
             written.seek(0)
-            terminal.write(written.read())
+            terminal.buffer.write(written.read())
             raise
         finally:
             sys.stderr.flush()

@@ -59,7 +59,8 @@ def trained(tmp_path_factory):
 def in_process(runs, folder, scheduler="", workers=None, hours=None):
     """The runs one after another, without a cluster, which other tests start."""
     for run in ordered(runs):
-        tasks.perform(run.name, dict(run.settings), str(folder), cluster.needed(run))
+        read = {task: other.name for task, other in run.before.items()}
+        tasks.perform(run.name, dict(run.settings), str(folder), read)
     return []
 
 

@@ -442,6 +442,14 @@ def test_origins_are_believed_of_converted_and_of_linked_files(root, tmp_path):
         assert made == [name.replace(".png", ".bmp") for name in names[:3]]
 
 
+def test_a_row_without_a_path_says_nothing_of_other_files(root):
+    in_folders(root)
+    names = sorted(path.relative_to(root).as_posix() for path in root.glob("*/*.png"))
+    save(root, pd.DataFrame({"path": [names[0], ""], "group": ["P1", "P2"]}), "manifest.csv")
+    groups = open_dataset(root).table.set_index("path")["group"]
+    assert groups.pop(names[0]) == "P1" and set(groups) == {""}
+
+
 @pytest.mark.parametrize("name", ["manifest.csv", "manifest.parquet"])
 @pytest.mark.parametrize("place", ["", "train", "train/monocyte", ".."])
 def test_origins_are_believed_wherever_their_manifest_lies(root, tmp_path, place, name):

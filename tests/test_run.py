@@ -248,7 +248,7 @@ def test_a_failing_cell_publishes_nothing(tiny):
     failed = nbformat.read(tiny / "build/tiny/failed/02_vanilla_gan.ipynb", as_version=4)
     assert any(o.output_type == "error" for c in failed.cells for o in c.get("outputs", ()))
     with pytest.raises(book.BookError, match="02_vanilla_gan"):
-        run.build_book(name, profile)
+        run.require_current(name, profile)
 
     change(source, "x = 1 / (seed - 3)", "x = 1")
     run.run(name, profile, ["02"])

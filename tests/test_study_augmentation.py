@@ -439,7 +439,8 @@ def done(tiny, arm, scarcity="tail-6"):
     plan, folder = tiny
     run = plan.run(scarcity, arm, 1, plan.classifier)
     for each in ordered([run]):
-        result = perform(each.name, each.settings, str(folder), cluster.needed(each))
+        read = {task: other.name for task, other in each.before.items()}
+        result = perform(each.name, each.settings, str(folder), read)
     return result, folder
 
 

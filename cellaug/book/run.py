@@ -379,19 +379,6 @@ def _tidy(notebook: Any) -> None:
             cell.outputs = [o for o in cell.outputs if not _NOTHING.fullmatch(o.get("text", "-"))]
 
 
-def build_book(
-    name: str, profile: Mapping[str, Any], command: str = "cellaug run", one_page: bool = False
-) -> Path:
-    """Render the executed notebooks to ``build/<profile>/html``; returns its index page.
-
-    With `one_page` to a single page for paper, in ``build/<profile>/print``.
-    """
-    from cellaug.book.report import build_html
-
-    require_current(name, profile, command)
-    return build_html(build_folder(name), book.merge_metrics(name), one_page)
-
-
 def require_current(name: str, profile: Mapping[str, Any], command: str = "cellaug run") -> None:
     """Raise `BookError` unless every notebook was run with the present code, data and settings.
 

@@ -6,7 +6,6 @@ A second opening reads only new or changed files; an interrupted one continues w
 import hashlib
 import json
 import os
-import sys
 import threading
 import time
 import warnings
@@ -19,6 +18,7 @@ from typing import TextIO
 from cellaug.data.images import decode, generated_by, read_file
 from cellaug.errors import DataError
 from cellaug.files import cache_home, progress, write_atomically
+from cellaug.quiet import kept_quiet
 
 import cv2
 import pandas as pd
@@ -91,19 +91,9 @@ def _look_at(root: Path, names: Sequence[str], known: dict[str, list], index: Pa
 @contextmanager
 def _hushed() -> Iterator[TextIO]:
     """Silence standard error, where libraries write about bad files; yield what is not silenced."""
-    with (
-        _HUSHING,
-        warnings.catch_warnings(),
-        Path(os.devnull).open("w") as nowhere,
-        os.fdopen(os.dup(2), "w") as terminal,
-    ):
+    with _HUSHING, warnings.catch_warnings(), kept_quiet() as terminal:
         warnings.filterwarnings("ignore", module=r"PIL\.")
-        sys.stderr.flush()
-        os.dup2(nowhere.fileno(), 2)
-        try:
-            yield terminal
-        finally:
-            os.dup2(terminal.fileno(), 2)
+        yield terminal
 
 
 def _look(path: Path) -> list:

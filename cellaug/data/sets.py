@@ -264,14 +264,9 @@ def _by_path(known: Mapping[str, Any]) -> Callable[[str, Any], Any]:
 
     Images are converted, as from .png to .jpg, and keep what was written about them.
     """
-    stems = {os.path.splitext(path)[0]: path for path in known}  # noqa: PTH122 - many
-
-    def of(path: str, nothing: Any) -> Any:
-        if path in known:
-            return known[path]
-        return known.get(stems.get(os.path.splitext(path)[0], ""), nothing)  # noqa: PTH122
-
-    return of
+    # not by pathlib, which is slow where there are many
+    stems = {os.path.splitext(path)[0]: said for path, said in known.items()}  # noqa: PTH122
+    return lambda path, nothing: known.get(path, stems.get(os.path.splitext(path)[0], nothing))  # noqa: PTH122
 
 
 def _refuse_renamed(file: Path, rows: pd.DataFrame, there: Sequence[str]) -> None:

@@ -12,9 +12,9 @@ from typing import Any
 
 from cellaug.data import DataError
 from cellaug.data.dataset import printable
+from cellaug.data.images import decode
 from cellaug.evaluation import expert
 
-import cv2
 import numpy as np
 import pandas as pd
 from scipy import stats
@@ -102,15 +102,10 @@ def _score_classes(truth: dict, said: Sequence[str]) -> dict:
     most frequent pairs (label, answer, number) among the generated ones, `by_class` and `right`.
     """
     classes, real = np.array(truth["classes"]), truth["real"]
-    right, found = np.array(said) == classes, dict[str, Any]()
-    table = []
-    for name, part in (("real", right[real]), ("fake", right[~real])):
-        successes, trials = int(part.sum()), len(part)
-        low, high = expert.binomial_interval(successes, trials)
-        value = successes / trials if trials else None
-        found[name] = {"value": value, "low": low, "high": high}
-        found[name] |= {"successes": successes, "trials": trials}
-        table.append([successes, trials - successes])
+    right = np.array(said) == classes
+    scored = expert.score(real, real == right)  # as if "real" were said of what is named right
+    found: dict[str, Any] = {"real": scored["recall"], "fake": scored["specificity"]}
+    table = [[part["successes"], part["trials"] - part["successes"]] for part in found.values()]
     found["difference"] = float(stats.fisher_exact(table).pvalue)
     wrong = np.flatnonzero(~right & ~real)
     pairs = Counter((str(classes[k]), said[int(k)]) for k in wrong).most_common(3)
@@ -220,19 +215,13 @@ def extremes(scores: dict, key: str | Path) -> tuple[dict[str, np.ndarray], tupl
     for name, part in parts.items():
         shown = part[:EXTREMES]
         if shown and max(cell["index"] for cell in shown) < len(uris):
-            rows[name] = np.stack([_decoded(uris[cell["index"]]) for cell in shown])
+            files = [b64decode(uris[cell["index"]].partition(",")[2]) for cell in shown]
+            rows[name] = np.stack([decode(png)[0] for png in files])
             words = f"{{class}}\nreal: {{called_real}} of {len(scores['readers'])}"
             captions += [words.format(**cell) for cell in shown]
     if not rows:
         raise DataError(f"{file}: no generated cell to show; only 'real or generated?' rates them")
     return rows, (), captions
-
-
-def _decoded(uri: str) -> np.ndarray:
-    png = np.frombuffer(b64decode(uri.partition(",")[2]), np.uint8)
-    image = cv2.imdecode(png, cv2.IMREAD_COLOR)
-    assert image is not None, "a page of expert-test holds PNG files"
-    return np.ascontiguousarray(image[..., ::-1])
 
 
 def as_text(scores: dict) -> str:

@@ -9,7 +9,6 @@ from cellaug.figures.sheets import image_rows
 
 import numpy as np
 import pandas as pd
-from matplotlib.ticker import FixedLocator, NullFormatter
 
 LINES = ("-", "--", ":", "-.")
 
@@ -45,16 +44,11 @@ def score_curves(
             (known[arm],) = ax.plot(x, line["mean"], LINES[k % len(LINES)], **look)
         numbers = sorted(own["number"].unique())
         ax.set_xscale("log")
-        ax.xaxis.set_major_locator(FixedLocator(numbers))
-        ax.xaxis.set_minor_formatter(NullFormatter())
         ax.set_xticks(numbers, [f"{n:,.0f}" for n in numbers])
         ax.minorticks_off()
         ax.set(xlabel=xlabel if isinstance(xlabel, str) else xlabel[family])
-    tables = [
-        (rows[rows["family"] == family].pivot(index="number", columns="arm", values="mean"), ax)
-        for family, ax in zip(families, axes, strict=True)
-    ]
-    fig.alt = " ".join(alt.curves(table, ylabel, ax.get_xlabel()) for table, ax in tables)
+        table = own.pivot(index="number", columns="arm", values="mean")
+        fig.alt = f"{fig.alt} {alt.curves(table, ylabel, ax.get_xlabel())}".strip()
     axes[0].set_ylabel(ylabel)
     fig.legend(known.values(), known.keys(), loc="outside upper left", ncols=2)
     return fig

@@ -341,9 +341,8 @@ def keep_best(results: answers.Results, document: dict[str, Any], out: Path) -> 
     run = results.plan.run("all", document["arm"], seed, results.plan.classifier)
     document["seed"] = seed
     _copy(out / "runs" / run.name / "classifier", out / "classifier")
-    for other in ordered([run]):
-        if other.settings["task"] == "generator":
-            _copy(out / "runs" / other.name / "generator", out / "generator")
+    if made := run.before.get("generator"):
+        _copy(out / "runs" / made.name / "generator", out / "generator")
 
 
 def _copy(source: Path, target: Path) -> None:

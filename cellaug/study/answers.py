@@ -224,13 +224,12 @@ def verdict(row: Mapping[str, Any]) -> str:
 
 def points(row: Mapping[str, Any]) -> str:
     """A contrast's mean and interval in percentage points: "+1.2 (+0.3 to +2.1), 5 of 10 seeds"."""
-    mean, low, high = (
-        f"{100 * row[key]:+.1f}".replace("-", "−") for key in ("mean", "low", "high")
-    )
-    between = "" if np.isnan(row["low"]) else f" ({low} to {high})"
+    each = {key: row[key] for key in ("mean", "low", "high") if not pd.isna(row[key])}
+    said = {key: f"{100 * value:+.1f}".replace("-", "−") for key, value in each.items()}
+    between = f" ({said['low']} to {said['high']})" if "low" in said else ""
     most = max(row["n"], row.get("planned", 0))
     seeds = f"{row['n']}{f' of {most}' * (most > row['n'])} seed{'s' * (most != 1)}"
-    return f"{mean}{between}, {seeds}"
+    return f"{said['mean']}{between}, {seeds}"
 
 
 def doubt(row: Mapping[str, Any]) -> str:

@@ -141,10 +141,10 @@ def _wait(client: Client, todo: list[Run], folder: Path, hours: float | None) ->
                 failures[run.name] = "what it needs has failed"
                 waiting.remove(run)
             elif all(n not in running and _is_done(folder, n) for n in names):
+                read = {task: other.name for task, other in run.before.items()}
                 running[run.name] = client.submit(
-                    apart, run.name, dict(run.settings), str(folder), needed(run),
-                    key=run.name, pure=False,
-                )  # fmt: skip
+                    apart, run.name, dict(run.settings), str(folder), read, key=run.name, pure=False
+                )
                 waiting.remove(run)
 
     submit()
@@ -181,14 +181,6 @@ def _ended(running: dict[str, Future]) -> list[str]:
 
 def _is_done(folder: Path, name: str) -> bool:
     return (folder / name / RESULT).is_file()
-
-
-def needed(run: Run) -> dict[str, str]:
-    """The names of all runs that one reads, by task: its own needs', and those of the first."""
-    found: dict[str, str] = {}
-    for other in run.needs:
-        found |= needed(other) | {other.settings["task"]: other.name}
-    return found
 
 
 def _left(todo: list[Run], done: list[str], seconds: dict[str, list[float]], abreast: int) -> str:

@@ -1,7 +1,5 @@
 """The page of an advice: one HTML file that asks nothing of the network."""
 
-import io
-from base64 import b64encode
 from importlib.resources import files
 from typing import Any
 
@@ -12,24 +10,17 @@ from cellaug.study import answers
 
 import pandas as pd
 from jinja2 import Environment
-from matplotlib.figure import Figure
 
 
 def render(document: dict[str, Any], results: answers.Results | None) -> str:
     """The page of `cellaug.study.advise.advise`, with figures where the study was made."""
     template = files("cellaug.study").joinpath("advice.html").read_text("utf-8")
     environment = Environment(autoescape=True, trim_blocks=True, lstrip_blocks=True)
-    environment.filters["points"] = points
+    environment.filters["points"] = answers.points
     drawn = {} if results is None else draw(results, document)
     counts = pd.DataFrame(document["set"]["classes"]).T
     page = environment.from_string(template)
     return page.render(advice=document, figures=drawn, counts=counts, version=cellaug.__version__)
-
-
-def points(gain: dict[str, Any]) -> str:
-    """A gain of the document in percentage points with its interval and seeds."""
-    known = {key: float("nan") if value is None else value for key, value in gain.items()}
-    return answers.points(known)
 
 
 def draw(results: answers.Results, document: dict[str, Any]) -> dict[str, str]:
@@ -48,10 +39,4 @@ def draw(results: answers.Results, document: dict[str, Any]) -> dict[str, str]:
     curve = curve[curve.groupby("arm")["scarcity"].transform("nunique") > 1]
     curve = curve.assign(family="", number=curve["scarcity"].map(real))
     found["curve"] = charts.score_curves(curve, "real training images")
-    return {name: source(figure) for name, figure in found.items()}
-
-
-def source(figure: Figure) -> str:
-    """A figure as PNG in a data URL."""
-    figure.savefig(drawn := io.BytesIO(), format="png", dpi=200)
-    return "data:image/png;base64," + b64encode(drawn.getvalue()).decode()
+    return {name: f"data:image/png;base64,{figure.as_png()[0]}" for name, figure in found.items()}

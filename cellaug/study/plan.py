@@ -101,6 +101,11 @@ class Run:
         text = json.dumps([changed, [run.name for run in self.needs]], sort_keys=True)
         return f"{self.settings['task']}-{hashlib.sha256(text.encode()).hexdigest()[:12]}"
 
+    @property
+    def before(self) -> dict[str, "Run"]:
+        """All runs that it reads, by task: its own needs', and those of the first."""
+        return {run.settings["task"]: run for run in ordered(self.needs)}
+
 
 def require_choices(runs: Iterable[Run]) -> None:
     """DataError for a generator with a choice that `Recipe` does not have, before the first run."""

@@ -117,8 +117,7 @@ def gather(
 def facts(run: Run, record: Mapping[str, Any], folder: Path) -> dict[str, Any]:
     """Everything that made a classifier, as columns of the table."""
     settings, found = run.settings, record["found"]
-    needed = {other.settings["task"]: other for other in ordered(run.needs)}
-    known = {task: read_run(folder, other) or {} for task, other in needed.items()}
+    known = {task: read_run(folder, other) or {} for task, other in run.before.items()}
     before = sum(other["seconds"] for other in known.values())
     quality = known["generator"]["found"]["quality"] if "generator" in known else {}
     keys = ["data", "image_size", "seed", "arm", "sampling", "augment", "extra", "pool"]
@@ -129,7 +128,7 @@ def facts(run: Run, record: Mapping[str, Any], folder: Path) -> dict[str, Any]:
         **{key: settings[key] for key in keys},
         "ratio": str(settings["ratio"]),
         **settings["classifier"],
-        "generator_images": needed["generator"].settings["images"] if "generator" in needed else 0,
+        "generator_images": made.settings["images"] if (made := run.before.get("generator")) else 0,
         "generator_sha256": found.get("generator_sha256", ""),
         "real_images": sum(found["real"].values()),
         "extra_images": sum(found["extra"].values()),
@@ -209,10 +208,9 @@ def one_generator(
     A generator that was lost and trained again on another machine is not the same. Told by the
     weights (generator_sha256), or where an earlier run did not note them by its kernel distance.
     """
-    named = []
-    for arm in (contrast.arm, contrast.against):
-        needs = ordered([plan.run(contrast.scarcity, arm, seed, plan.classifier)])
-        named += [run.name for run in needs if run.settings["task"] == "generator"]
+    both = [plan.run(contrast.scarcity, arm, seed, plan.classifier).before
+            for arm in (contrast.arm, contrast.against)]  # fmt: skip
+    named = [before["generator"].name for before in both if "generator" in before]
     if len(set(named)) != 1 or len(named) != 2 or "generator_kernel_distance" not in table:
         return True
     known = table[table["run"].isin(runs)].drop_duplicates("run")
