@@ -167,8 +167,14 @@ def test_what_a_study_recommends(results):
     more = pairs.assign(arm="half synthetic, classical", low=-0.1)  # another arm is undecided
     said = answers.advice(replace(results, contrasts=pd.concat([worse, more]))).split("\n")
     assert said[0].endswith(
-        "; generated cells seem worse: *half selected, classical* (but not after Holm's correction)"
+        "; generated cells seem worse (but not after Holm's correction): *half selected, classical*"
         "; not shown to help: *half synthetic, classical*."
+    )
+    one = pd.concat([worse, worse.assign(arm="half synthetic, classical", adjusted=0.01)])
+    said = answers.advice(replace(results, contrasts=one)).split("\n")
+    assert said[0].endswith(
+        "; add no generated cells: *half selected, classical* (but not after Holm's correction), "
+        "*half synthetic, classical* did worse."
     )
     few = answers.advice(replace(results, contrasts=pairs.assign(n=3))).split("\n")
     assert few[0].endswith("is not decided, for there are too few seeds.")

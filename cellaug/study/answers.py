@@ -401,17 +401,16 @@ def advice(results: Results) -> str:
         words = f"**{scarcity}**: of the arms without synthesis take *{real}*"
         words += f" (macro F1 {own.at[real, 'mean']:.3f}, {own.at[real, 'n']:.0f} seeds)"
         rows = planned[planned["scarcity"] == scarcity]
-        told: dict[str, list[str]] = {}
-        sure = set()
+        told: dict[str, dict[str, str]] = {}
         for row in rows[rows["against"] == real].to_dict("records"):
-            told.setdefault(verdict(row), []).append(f"*{row['arm']}*{doubt(row)}")
-            sure |= set() if doubt(row) else {verdict(row)}
+            told.setdefault(verdict(row), {})[f"*{row['arm']}*"] = doubt(row)
         for word, do in (("better", "add generated cells"), ("worse", "add no generated cells")):
             if named := told.get(word):
-                do, did = (
-                    (do, f" did {word}") if word in sure else (f"generated cells seem {word}", "")
-                )
-                words += f"; {do}: {' and '.join(named)}{did}"
+                if all(doubts := [*named.values()]):
+                    words += f"; generated cells seem {word}{doubts[0]}: {', '.join(named)}"
+                else:
+                    both = [arm + doubted for arm, doubted in named.items()]
+                    words += f"; {do}: {', '.join(both)} did {word}"
                 break
         if undecided := told.get("undecided"):
             words += f"; not shown to help: {', '.join(undecided)}"
