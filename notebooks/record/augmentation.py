@@ -9,11 +9,11 @@
 #
 # Does a classifier get better when generated cells join its training images? Better than what one
 # gets without any generator, from flips, turns and more copies of the same images? Chapter 5 repeats
-# the thesis's comparison; the study on this page asks the question with paired runs on real cells (PBC,
+# the thesis's comparison; this study asks the question with paired runs on real cells (PBC,
 # 11 classes, 64 pixels).
 #
 # The study takes many hours, so it is recorded as far as it has come (`cellaug study augmentation
-# --profile pbc`). Nothing on this page was run again, and every number and every sentence about results
+# --profile pbc`). Nothing here was run again, and every number and every sentence about results
 # is made from the recorded tables.
 #
 # **You will see:** what is compared and how often it was, and, where runs are finished, five answers
@@ -195,7 +195,7 @@ shown(
     cells=cells,
 ) if cells else missing
 
-# %% [markdown]
+# %% [markdown] tags=["new-page"]
 # ## 2. Was the thesis's gain augmentation or extra data?
 #
 # The thesis's generator had seen 250,000 labelled images that its classifier never saw. Here a generator
