@@ -1,6 +1,7 @@
 """Tests of cellaug.figures: what is drawn, and that nothing is cut off."""
 
 import re
+from base64 import b64decode
 
 from cellaug import figures
 from cellaug.data import open_dataset
@@ -15,6 +16,8 @@ import matplotlib.pyplot as plt
 import numpy as np
 import pandas as pd
 import pytest
+from IPython.core.interactiveshell import InteractiveShell
+from IPython.core.pylabtools import select_figure_formats
 from matplotlib.axes import Axes
 from matplotlib.backends.backend_agg import FigureCanvasAgg
 
@@ -463,3 +466,21 @@ def test_fidelity_without_classes_or_training_images():
     fig = draw(figures.fidelity(finding([], copies=False)))
     words = " ".join(text.get_text() for text in fig.findobj(plt.Text))
     assert "all images" in words and "not measured: no training images" in words
+
+
+def test_a_notebook_draws_a_figure_once_with_its_alt_text(monkeypatch):
+    """Also in a shell that has a way of its own to draw figures, with fewer pixels."""
+    shell = InteractiveShell.instance()
+    try:
+        select_figure_formats(shell, {"png"})
+        figures.use_style()
+        fig = style.new_figure(3, 2)
+        fig.alt = "What it shows."
+        drawn, draw = [], fig.savefig
+        monkeypatch.setattr(fig, "savefig", lambda *a, **b: drawn.append(a) or draw(*a, **b))
+        data, facts = shell.display_formatter.format(fig)
+    finally:
+        InteractiveShell.clear_instance()
+    assert len(drawn) == 1 and data["text/plain"] == facts["image/png"]["alt"] == fig.alt
+    width = int.from_bytes(b64decode(data["image/png"])[16:20])
+    assert facts["image/png"]["width"] == width * style.CSS // style.DPI
