@@ -59,8 +59,7 @@ def trained(tmp_path_factory):
 def in_process(runs, folder, scheduler="", workers=None, hours=None):
     """The runs one after another, without a cluster, which other tests start."""
     for run in ordered(runs):
-        read = {task: other.name for task, other in run.before.items()}
-        tasks.perform(run.name, dict(run.settings), str(folder), read)
+        tasks.perform(run.name, dict(run.settings), str(folder), run.before)
     return []
 
 

@@ -439,8 +439,7 @@ def done(tiny, arm, scarcity="tail-6"):
     plan, folder = tiny
     run = plan.run(scarcity, arm, 1, plan.classifier)
     for each in ordered([run]):
-        read = {task: other.name for task, other in each.before.items()}
-        result = perform(each.name, each.settings, str(folder), read)
+        result = perform(each.name, each.settings, str(folder), each.before)
     return result, folder
 
 

@@ -279,7 +279,7 @@ def _refuse_renamed(file: Path, rows: pd.DataFrame, there: Sequence[str]) -> Non
     if generated.empty:
         return
     lists = (generated, rows["path"], there)
-    made, known, found = ({os.path.splitext(x)[0] for x in paths} for paths in lists)  # noqa: PTH122
+    made, known, found = ({os.path.splitext(x)[0] for x in paths} for paths in lists)  # noqa: PTH122 - many
     gone, others = made - found, sorted(found - known)
     if gone and others:
         what = f"{len(gone):,} of the {len(made):,} generated images that it names are not there"
@@ -304,7 +304,7 @@ def told(root: Path, names: Sequence[str], read: Path | None = None) -> pd.DataF
     links = {(k, x.name) for k, v in folders.items() for x in os.scandir(v) if x.is_symlink()}
     files = [f"{folders[folder]}/{name}" for folder, name in parts]
     files = [os.path.realpath(x) if y in links else x for x, y in zip(files, parts, strict=True)]
-    holding = {os.path.dirname(file) for file in files} | {*folders.values()}  # noqa: PTH120
+    holding = {os.path.dirname(file) for file in files} | {*folders.values()}  # noqa: PTH120 - many
     above = {place for folder in holding for place in (Path(folder), *Path(folder).parents)}
     found, inside = dict[str, dict[str, str]](), os.path.realpath(root)
     for file in sorted(place / name for place in above for name in MANIFESTS):

@@ -243,7 +243,7 @@ def _near(root: Path, paths: Iterable[str]) -> list[str]:
     @cache
     def names(folder: str) -> dict[str, str]:
         with suppress(OSError, ValueError):  # the latter for a NUL
-            there = sorted(os.listdir(f"{root}/{folder}"))  # noqa: PTH208
+            there = sorted(os.listdir(f"{root}/{folder}"))  # noqa: PTH208 - names are wanted
             return {Path(n).stem.lower(): n for n in there} | {n.lower(): n for n in there}
         return {}
 

@@ -168,7 +168,7 @@ def step_times(
     made |= {"task": "timing", "trained": settings["generator"]}
     runs = [Run({**made, "subset": {"scarcity": "all"}, "seed": k}) for k in range(1, many + 1)]
     carry_out(runs, folder, scheduler, workers)
-    found = [known["found"] for run in runs if (known := read_run(folder, run))]
+    found = [known["found"] for run in runs if (known := read_run(folder, run.name))]
     return pd.DataFrame(found).max().to_dict()
 
 
@@ -342,7 +342,7 @@ def keep_best(results: answers.Results, document: dict[str, Any], out: Path) -> 
     document["seed"] = seed
     _copy(out / "runs" / run.name / "classifier", out / "classifier")
     if made := run.before.get("generator"):
-        _copy(out / "runs" / made.name / "generator", out / "generator")
+        _copy(out / "runs" / made / "generator", out / "generator")
 
 
 def _copy(source: Path, target: Path) -> None:

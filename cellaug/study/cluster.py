@@ -141,10 +141,10 @@ def _wait(client: Client, todo: list[Run], folder: Path, hours: float | None) ->
                 failures[run.name] = "what it needs has failed"
                 waiting.remove(run)
             elif all(n not in running and _is_done(folder, n) for n in names):
-                read = {task: other.name for task, other in run.before.items()}
                 running[run.name] = client.submit(
-                    apart, run.name, dict(run.settings), str(folder), read, key=run.name, pure=False
-                )
+                    apart, run.name, dict(run.settings), str(folder), run.before,
+                    key=run.name, pure=False,
+                )  # fmt: skip
                 waiting.remove(run)
 
     submit()

@@ -102,9 +102,9 @@ class Run:
         return f"{self.settings['task']}-{hashlib.sha256(text.encode()).hexdigest()[:12]}"
 
     @property
-    def before(self) -> dict[str, "Run"]:
-        """All runs that it reads, by task: its own needs', and those of the first."""
-        return {run.settings["task"]: run for run in ordered(self.needs)}
+    def before(self) -> dict[str, str]:
+        """The names of all runs that it reads, by task: its own needs', and those of the first."""
+        return {run.settings["task"]: run.name for run in ordered(self.needs)}
 
 
 def require_choices(runs: Iterable[Run]) -> None:

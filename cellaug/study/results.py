@@ -71,9 +71,9 @@ def measures(
     return [(measure, kind, float(value)) for measure, kind, value in rows]
 
 
-def read_run(folder: Path, run: Run) -> dict[str, Any] | None:
+def read_run(folder: Path, name: str) -> dict[str, Any] | None:
     """The record of a run; None if it is not finished."""
-    file = folder / run.name / RESULT
+    file = folder / name / RESULT
     return json.loads(file.read_text("utf-8")) if file.is_file() else None
 
 
@@ -89,7 +89,7 @@ def gather(
     kinds = taxonomies(plan, validation.class_names)
     rows, answers = [], []
     for run in plan.runs():
-        record = read_run(folder, run)
+        record = read_run(folder, run.name)
         if record is None:
             continue
         made = facts(run, record, folder)
@@ -117,9 +117,10 @@ def gather(
 def facts(run: Run, record: Mapping[str, Any], folder: Path) -> dict[str, Any]:
     """Everything that made a classifier, as columns of the table."""
     settings, found = run.settings, record["found"]
-    known = {task: read_run(folder, other) or {} for task, other in run.before.items()}
+    known = {task: read_run(folder, name) or {} for task, name in run.before.items()}
     before = sum(other["seconds"] for other in known.values())
-    quality = known["generator"]["found"]["quality"] if "generator" in known else {}
+    made = known.get("generator")
+    quality = made["found"]["quality"] if made else {}
     keys = ["data", "image_size", "seed", "arm", "sampling", "augment", "extra", "pool"]
     keys += ["generator", "pretrain", "only"]
     return {
@@ -128,7 +129,7 @@ def facts(run: Run, record: Mapping[str, Any], folder: Path) -> dict[str, Any]:
         **{key: settings[key] for key in keys},
         "ratio": str(settings["ratio"]),
         **settings["classifier"],
-        "generator_images": made.settings["images"] if (made := run.before.get("generator")) else 0,
+        "generator_images": made["settings"]["images"] if made else 0,
         "generator_sha256": found.get("generator_sha256", ""),
         "real_images": sum(found["real"].values()),
         "extra_images": sum(found["extra"].values()),
@@ -210,7 +211,7 @@ def one_generator(
     """
     both = [plan.run(contrast.scarcity, arm, seed, plan.classifier).before
             for arm in (contrast.arm, contrast.against)]  # fmt: skip
-    named = [before["generator"].name for before in both if "generator" in before]
+    named = [before["generator"] for before in both if "generator" in before]
     if len(set(named)) != 1 or len(named) != 2 or "generator_kernel_distance" not in table:
         return True
     known = table[table["run"].isin(runs)].drop_duplicates("run")
@@ -298,7 +299,7 @@ def work(plan: Plan, folder: Path) -> pd.DataFrame:
     """What each finished run took: run, task, seconds, commit, device."""
     keys = ("name", "seconds", "commit", "device")
     rows = [{key: known[key] for key in keys} | {"task": run.settings["task"]}
-            for run in ordered(plan.runs()) if (known := read_run(folder, run))]  # fmt: skip
+            for run in ordered(plan.runs()) if (known := read_run(folder, run.name))]  # fmt: skip
     return pd.DataFrame(rows, columns=[*keys, "task"]).rename(columns={"name": "run"})
 
 
@@ -306,7 +307,7 @@ def selections(plan: Plan, folder: Path) -> pd.DataFrame:
     """How many generated images each selection kept and refused: scarcity, seed, class, reason."""
     rows = []
     for run in ordered(plan.runs()):
-        record = read_run(folder, run) if run.settings["task"] == "select" else None
+        record = read_run(folder, run.name) if run.settings["task"] == "select" else None
         for kind, reasons in (record["found"]["reasons"] if record else {}).items():
             made = {"run": run.name, "scarcity": run.settings["subset"]["scarcity"],
                     "seed": run.settings["seed"], "class": kind}  # fmt: skip
